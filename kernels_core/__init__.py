@@ -1,0 +1,106 @@
+"""kernels-core: run optimized compute kernels in PyTorch models, on any accelerator.
+
+A program marks layers as replaceable and maps layer names to kernel repositories; `kernelize` asks
+the installed backend plugins what fits this machine and replaces the layers' `forward`.
+
+Importing this package imports neither torch nor huggingface_hub: every public name below is loaded
+when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kernels_core.device import Architectures as Architectures
+    from kernels_core.device import CapabilityRange as CapabilityRange
+    from kernels_core.device import CUDAProperties as CUDAProperties
+    from kernels_core.device import Device as Device
+    from kernels_core.device import DeviceFacts as DeviceFacts
+    from kernels_core.device import DeviceProperties as DeviceProperties
+    from kernels_core.device import Features as Features
+    from kernels_core.device import MinimumVersions as MinimumVersions
+    from kernels_core.device import ROCMProperties as ROCMProperties
+    from kernels_core.errors import KernelsError as KernelsError
+    from kernels_core.hookspecs import hookimpl as hookimpl
+    from kernels_core.layers.bundled import bundled_mapping as bundled_mapping
+    from kernels_core.layers.extensible import (
+        replace_kernel_forward_from_hub as replace_kernel_forward_from_hub,
+    )
+    from kernels_core.layers.extensible import (
+        use_kernel_forward_from_hub as use_kernel_forward_from_hub,
+    )
+    from kernels_core.layers.extensible import use_kernelized_func as use_kernelized_func
+    from kernels_core.layers.fallback import KernelizeFallback as KernelizeFallback
+    from kernels_core.layers.kernelize import kernelize as kernelize
+    from kernels_core.layers.kernelize import unkernelize as unkernelize
+    from kernels_core.layers.mapping import register_kernel_mapping as register_kernel_mapping
+    from kernels_core.layers.mapping import use_kernel_mapping as use_kernel_mapping
+    from kernels_core.layers.report import KernelizeReport as KernelizeReport
+    from kernels_core.layers.report import report as report
+    from kernels_core.layers.repositories import LayerRepository as LayerRepository
+    from kernels_core.layers.repositories import (
+        LayerRepositoryProtocol as LayerRepositoryProtocol,
+    )
+    from kernels_core.layers.repositories import LocalLayerRepository as LocalLayerRepository
+    from kernels_core.layers.repositories import LockedLayerRepository as LockedLayerRepository
+    from kernels_core.loading import LoadedKernel as LoadedKernel
+    from kernels_core.loading import get_kernel_variants as get_kernel_variants
+    from kernels_core.loading import get_loaded_kernels as get_loaded_kernels
+    from kernels_core.loading import get_local_kernel as get_local_kernel
+    from kernels_core.mode import Mode as Mode
+
+_MODULES = {
+    "device": (
+        "Architectures",
+        "CUDAProperties",
+        "CapabilityRange",
+        "Device",
+        "DeviceFacts",
+        "DeviceProperties",
+        "Features",
+        "MinimumVersions",
+        "ROCMProperties",
+    ),
+    "errors": ("KernelsError",),
+    "hookspecs": ("hookimpl",),
+    "layers.bundled": ("bundled_mapping",),
+    "layers.extensible": (
+        "replace_kernel_forward_from_hub",
+        "use_kernel_forward_from_hub",
+        "use_kernelized_func",
+    ),
+    "layers.fallback": ("KernelizeFallback",),
+    "layers.kernelize": ("kernelize", "unkernelize"),
+    "layers.mapping": ("register_kernel_mapping", "use_kernel_mapping"),
+    "layers.report": ("KernelizeReport", "report"),
+    "layers.repositories": (
+        "LayerRepository",
+        "LayerRepositoryProtocol",
+        "LocalLayerRepository",
+        "LockedLayerRepository",
+    ),
+    "loading": ("LoadedKernel", "get_kernel_variants", "get_loaded_kernels", "get_local_kernel"),
+    "mode": ("Mode",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("kernels-core")
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

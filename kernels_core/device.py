@@ -1,0 +1,251 @@
+"""`Device`: what a mapping entry requires of a device, and what a device has.
+
+This is the only core module that names device families, because the public API fixes the names
+`CUDAProperties` and `ROCMProperties`. Plugins interpret requirements; the core only carries them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import attrs
+
+if TYPE_CHECKING:
+    from kernels_core.layers.mapping import DeviceRepositories
+
+# Only for advice in messages: which package serves a type that no installed plugin knows.
+_BUNDLED = frozenset({"cpu", "cuda", "mps", "rocm", "xpu"})
+
+
+def install_hint(device_type: str) -> str:
+    """What to install for a device type that no installed backend serves.
+
+    Example:
+        >>> install_hint("cpu")
+        'pip install kernels-backend-cpu'
+    """
+    if device_type in _BUNDLED:
+        return f"pip install kernels-backend-{device_type}"
+    return f"install the package of its vendor that provides the {device_type!r} backend"
+
+
+def is_known_type(device_type: str) -> bool:
+    """Whether a device type has a meaning even where no plugin for it is installed."""
+    return device_type in _BUNDLED
+
+
+def _names(values: Iterable[str]) -> frozenset[str]:
+    if isinstance(values, str):
+        return frozenset({values})
+    return frozenset(values)
+
+
+def _check_names(_: object, attribute: attrs.Attribute[frozenset[str]], value: object) -> None:
+    assert isinstance(value, frozenset)
+    if not value or not all(isinstance(name, str) and name for name in value):
+        raise ValueError(f"{attribute.name} must hold at least one non-empty name, got {value!r}.")
+
+
+@attrs.frozen
+class DeviceProperties:
+    """Base of everything that a mapping entry can require of a device.
+
+    A plugin brings a kind of its own by subclassing this with `attrs.frozen`: instances must be
+    hashable values, since a mapping replaces the entry that has equal properties.
+
+    Attributes:
+        device_type: the only device type it may be paired with; None leaves that to the plugin.
+    """
+
+    device_type: ClassVar[str | None] = None
+
+
+@attrs.frozen
+class CapabilityRange(DeviceProperties):
+    """A range of capabilities, inclusive at both ends.
+
+    Attributes:
+        min_capability: smallest capability that fits, as an integer.
+        max_capability: largest capability that fits, as an integer.
+
+    Raises:
+        TypeError: a bound is not an integer.
+        ValueError: a bound is negative, or min_capability exceeds max_capability.
+    """
+
+    min_capability: int = attrs.field()
+    max_capability: int = attrs.field()
+
+    @min_capability.validator
+    @max_capability.validator
+    def _check_bound(self, attribute: attrs.Attribute[int], value: object) -> None:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(
+                f"{type(self).__name__}.{attribute.name} must be an integer such as 75 for 7.5, "
+                f"got {value!r}."
+            )
+        if value < 0:
+            raise ValueError(
+                f"{type(self).__name__}.{attribute.name} must not be negative, got {value}."
+            )
+
+    def __attrs_post_init__(self) -> None:
+        if self.min_capability > self.max_capability:
+            raise ValueError(
+                f"{type(self).__name__}: min_capability {self.min_capability} exceeds "
+                f"max_capability {self.max_capability}."
+            )
+
+    @property
+    def width(self) -> int:
+        """How many capabilities beside the smallest one fit: the narrower, the more specific."""
+        return self.max_capability - self.min_capability
+
+
+@attrs.frozen
+class CUDAProperties(CapabilityRange):
+    """A range of CUDA compute capabilities: 7.5 is 75, 9.0 is 90.
+
+    Example:
+        >>> CUDAProperties(min_capability=75, max_capability=90)
+        CUDAProperties(min_capability=75, max_capability=90)
+    """
+
+    device_type: ClassVar[str | None] = "cuda"
+
+
+@attrs.frozen
+class ROCMProperties(CapabilityRange):
+    """A range of capabilities of AMD GPUs as torch numbers them.
+
+    These numbers cannot tell some architectures apart; `Architectures` with gfx names can.
+    """
+
+    device_type: ClassVar[str | None] = "rocm"
+
+
+@attrs.frozen
+class Architectures(DeviceProperties):
+    """One of these architectures, by the names that the device family uses.
+
+    Example:
+        >>> sorted(Architectures(["gfx942", "gfx950"]).names)
+        ['gfx942', 'gfx950']
+    """
+
+    names: frozenset[str] = attrs.field(converter=_names, validator=_check_names)
+
+
+@attrs.frozen
+class Features(DeviceProperties):
+    """All of these features, by the names that the device family uses.
+
+    Example:
+        >>> Features(["avx2"]) == Features({"avx2"})
+        True
+    """
+
+    names: frozenset[str] = attrs.field(converter=_names, validator=_check_names)
+
+
+def _versions(value: Mapping[str, str] | Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    pairs = value.items() if isinstance(value, Mapping) else value
+    return tuple(sorted((str(name), str(version)) for name, version in pairs))
+
+
+@attrs.frozen
+class MinimumVersions(DeviceProperties):
+    """At least these versions of the software below the device.
+
+    Example:
+        >>> MinimumVersions({"macos": "26.0"}).versions
+        (('macos', '26.0'),)
+    """
+
+    versions: tuple[tuple[str, str], ...] = attrs.field(converter=_versions)
+
+    @versions.validator
+    def _check_versions(self, _: object, value: tuple[tuple[str, str], ...]) -> None:
+        from packaging.version import InvalidVersion, Version
+
+        if not value:
+            raise ValueError("MinimumVersions needs at least one version.")
+        for name, version in value:
+            try:
+                Version(version)
+            except InvalidVersion:
+                raise ValueError(
+                    f"MinimumVersions: {version!r} for {name!r} is not a version such as '26.0'."
+                ) from None
+
+
+@attrs.frozen
+class DeviceFacts:
+    """What a device has. Plugins subclass this with what their family knows.
+
+    Attributes:
+        index: index of the device within its torch device type.
+        name: the device's name, for people.
+    """
+
+    index: int
+    name: str
+
+
+def _check_type(_: object, __: object, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"Device type must be a string such as 'cpu', got {value!r}.")
+    if not value.isidentifier() or value != value.lower():
+        raise ValueError(
+            f"Device type {value!r} is not a lower-case name such as 'cpu'. An index has no place "
+            f"here: a mapping is for all devices of a type."
+        )
+
+
+@attrs.frozen
+class Device:
+    """The devices that a mapping entry is for.
+
+    Attributes:
+        type: "cuda", "rocm", "mps", "xpu", "cpu", or a type that a plugin adds.
+        properties: what the device must have, or None when any device of the type fits.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: the type is not a name, or the properties belong to another type.
+
+    Example:
+        >>> Device("cuda", CUDAProperties(min_capability=80, max_capability=90)).type
+        'cuda'
+    """
+
+    type: str = attrs.field(validator=_check_type)
+    properties: DeviceProperties | None = attrs.field(default=None)
+
+    @properties.validator
+    def _check_properties(self, _: object, value: object) -> None:
+        if value is None:
+            return
+        if not isinstance(value, DeviceProperties):
+            raise TypeError(
+                f"Device properties must be a DeviceProperties such as CUDAProperties, "
+                f"got {value!r}."
+            )
+        expected = type(value).device_type
+        if expected is not None and expected != self.type:
+            raise ValueError(
+                f"{type(value).__name__} belongs to device type {expected!r}, not {self.type!r}."
+            )
+
+    def create_repo(self) -> DeviceRepositories:
+        """Make an empty set of repositories for this device type.
+
+        Example:
+            >>> Device("cpu").create_repo().device_type
+            'cpu'
+        """
+        # The one import from a floor above: the public API puts this method here.
+        from kernels_core.layers.mapping import DeviceRepositories
+
+        return DeviceRepositories(self.type)

@@ -1,0 +1,183 @@
+"""The exceptions of kernels-core.
+
+Every exception derives from `KernelsError` and from the built-in that its kind suggests, so callers
+may catch either. What an exception is about stands in its attributes, not only in its text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class KernelsError(Exception):
+    """Base of every exception that kernels-core raises on purpose.
+
+    The keyword arguments become attributes of the exception. They survive pickling, so an error
+    that was raised in a worker process still names its plugin, repository or layer.
+
+    Example:
+        >>> from kernels_core.errors import VariantNameError
+        >>> VariantNameError("not a variant", name="torch").name
+        'torch'
+    """
+
+    def __init__(self, message: str, **about: object) -> None:
+        super().__init__(message)
+        self.__dict__.update(about)
+
+
+class EnvironmentVariableError(KernelsError, ValueError):
+    """An environment variable has a value that cannot be understood."""
+
+    variable: str
+
+
+class InvalidModeError(KernelsError, ValueError):
+    """A combination of `Mode` flags that means nothing, or one that is not allowed here."""
+
+
+class MappingError(KernelsError, ValueError):
+    """A kernel mapping has a value that cannot be used."""
+
+
+class MappingTypeError(KernelsError, TypeError):
+    """A kernel mapping holds an object of the wrong type."""
+
+
+# Plugins and backends
+
+
+class PluginError(KernelsError, RuntimeError):
+    """A backend plugin broke the hook contract or failed.
+
+    Attributes:
+        plugin: name of the entry point.
+        distribution: name and version of the package that brings it.
+        phase: what the core was doing with it, for example "import" or "detect".
+    """
+
+    plugin: str
+    distribution: str
+    phase: str
+
+
+class PluginConflictError(PluginError):
+    """Two plugins claim the same backend name or the same tag; neither can be used."""
+
+
+class UnknownDeviceError(KernelsError, ValueError):
+    """No installed backend knows this type of device."""
+
+    device: str
+
+
+class BackendNotInstalledError(KernelsError, ImportError):
+    """The plugin that serves this type of device is not installed, or is switched off."""
+
+    backend: str
+
+
+class BackendUnavailableError(KernelsError, RuntimeError):
+    """The backend is installed, but this machine lacks what it needs, or the plugin failed."""
+
+    backend: str
+
+
+# Repositories
+
+
+class VariantNameError(KernelsError, ValueError):
+    """A directory name under `build/` does not follow the grammar of variant names."""
+
+    name: str
+
+
+class LoadError(KernelsError, RuntimeError):
+    """A kernel could not be loaded. Subclasses say at which step."""
+
+    repository: str
+
+
+class RepositoryNotFoundError(LoadError, FileNotFoundError):
+    """The kernel repository, or its `build` directory, is not there."""
+
+
+class NoFittingBuildError(LoadError, FileNotFoundError):
+    """The repository is there and none of its builds fits this machine.
+
+    Attributes:
+        decisions: one `BuildDecision` per build, each with the reason for its rejection.
+    """
+
+    decisions: Sequence[object]
+
+
+class MetadataError(LoadError, ValueError):
+    """A `metadata.json` that breaks its schema.
+
+    Attributes:
+        path: the file.
+        key: the offending key, or "" when the file as a whole is unreadable.
+    """
+
+    path: Path
+    key: str
+
+
+class DependencyError(LoadError, ImportError):
+    """Python packages or kernels that a kernel declares as dependencies are missing."""
+
+    missing: Sequence[str]
+
+
+class KernelImportError(LoadError, ImportError):
+    """The kernel's own code failed while it was imported; its exception is the `__cause__`."""
+
+
+class HubNotSupportedError(LoadError):
+    """The repository lives on the Hub, which this version of kernels-core cannot load from."""
+
+
+# Layers
+
+
+class InvalidLayerError(LoadError, TypeError):
+    """A kernel layer breaks the rules for layers.
+
+    Attributes:
+        layer: name of the layer in the kernel repository.
+        rule: which rule it breaks.
+    """
+
+    layer: str
+    rule: str
+
+
+class SignatureMismatchError(InvalidLayerError):
+    """A kernel's `forward` cannot stand in for the forward that it should replace."""
+
+
+class LayerModeError(KernelsError, ValueError):
+    """A mapping entry is registered for a mode that its layer does not support."""
+
+    repository: str
+    layer: str
+
+
+class NoKernelError(KernelsError, ValueError):
+    """No compatible kernel exists for a layer and the fallback policy does not allow to go without.
+
+    Attributes:
+        layer: name under which the layer is extensible.
+        reason: why there is none.
+    """
+
+    layer: str
+    reason: str
+
+
+class ApplyError(KernelsError, TypeError):
+    """A module's class does not let its forward be replaced."""
+
+    layer: str

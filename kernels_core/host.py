@@ -1,0 +1,110 @@
+"""What this machine is: operating system, CPU, Python, torch. No device is touched here."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import platform
+import sys
+import sysconfig
+
+import attrs
+
+_CPU_NAMES = {"arm64": "aarch64", "amd64": "x86_64"}
+
+
+@attrs.frozen
+class TorchInfo:
+    """The installed torch.
+
+    Attributes:
+        version: `torch.__version__` as it stands, for example "2.13.0+cpu".
+        release: (major, minor).
+        cxx11_abi: whether it was built with the C++11 ABI; None where builds carry no such tag
+            (everywhere but Linux).
+    """
+
+    version: str
+    release: tuple[int, int]
+    cxx11_abi: bool | None
+
+
+@attrs.frozen
+class HostInfo:
+    """This machine, as far as it can be told without touching a device.
+
+    Attributes:
+        os: "linux", "darwin" or "windows", as in variant names.
+        cpu: "x86_64", "aarch64", ..., as in variant names.
+        os_version: release of the operating system: the kernel's on Linux, the product version
+            (for example "26.1") on macOS.
+        python: (major, minor) of the running Python.
+        free_threaded: whether this Python was built without the GIL.
+        torch: the installed torch, or None.
+        tvm_ffi: (major, minor) of the installed tvm-ffi, or None.
+    """
+
+    os: str
+    cpu: str
+    os_version: str
+    python: tuple[int, int]
+    free_threaded: bool
+    torch: TorchInfo | None = None
+    tvm_ffi: tuple[int, int] | None = None
+
+    @property
+    def has_stable_python_abi(self) -> bool:
+        """Whether native builds, which use Python's stable ABI, can load into this Python.
+
+        Free-threaded Python has no stable ABI before 3.15 (PEP 803).
+        """
+        return not self.free_threaded or self.python >= (3, 15)
+
+
+def _release(version: str) -> tuple[int, int]:
+    from packaging.version import Version
+
+    parsed = Version(version)
+    return parsed.major, parsed.minor
+
+
+def _torch_info(os_name: str) -> TorchInfo | None:
+    # A program that has no torch, and one that only wants to know what fits, must both get an
+    # answer; a torch that is installed and fails to import is that program's own, loud problem.
+    if "torch" not in sys.modules and importlib.util.find_spec("torch") is None:
+        return None
+    import torch
+
+    version = str(torch.__version__)
+    abi = bool(torch.compiled_with_cxx11_abi()) if os_name == "linux" else None
+    return TorchInfo(version=version, release=_release(version), cxx11_abi=abi)
+
+
+def _tvm_ffi_release() -> tuple[int, int] | None:
+    from importlib import metadata
+
+    try:
+        return _release(metadata.version("apache-tvm-ffi"))
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@functools.cache
+def host_info() -> HostInfo:
+    """Describe this machine. Imports torch when it is installed; touches no device.
+
+    Example:
+        >>> host_info().os in {"linux", "darwin", "windows"}
+        True
+    """
+    os_name = platform.system().lower()
+    machine = platform.machine().lower()
+    return HostInfo(
+        os=os_name,
+        cpu=_CPU_NAMES.get(machine, machine),
+        os_version=platform.mac_ver()[0] if os_name == "darwin" else platform.release(),
+        python=sys.version_info[:2],
+        free_threaded=bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+        torch=_torch_info(os_name),
+        tvm_ffi=_tvm_ffi_release(),
+    )
