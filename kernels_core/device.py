@@ -7,7 +7,7 @@ This is the only core module that names device families, because the public API 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
@@ -193,7 +193,7 @@ class DeviceFacts:
     name: str
 
 
-def _check_type(_: object, __: object, value: object) -> None:
+def _check_type(_: object, __: object, value: Any) -> None:
     if not isinstance(value, str):
         raise TypeError(f"Device type must be a string such as 'cpu', got {value!r}.")
     if not value.isidentifier() or value != value.lower():

@@ -72,6 +72,10 @@ class UnknownDeviceError(KernelsError, ValueError):
     device: str
 
 
+class MissingDeviceError(KernelsError, ValueError):
+    """No device was given, and there are no parameters or buffers to tell one from."""
+
+
 class BackendNotInstalledError(KernelsError, ImportError):
     """The plugin that serves this type of device is not installed, or is switched off."""
 
@@ -181,3 +185,7 @@ class ApplyError(KernelsError, TypeError):
     """A module's class does not let its forward be replaced."""
 
     layer: str
+
+
+class ReportNotFoundError(KernelsError, LookupError):
+    """The model has no report, since it has not been kernelized."""

@@ -1,0 +1,1 @@
+"""Extensible layers, mappings, and `kernelize`."""

@@ -1,0 +1,56 @@
+"""`KernelizeFallback`: the cases in which a layer may keep its original forward."""
+
+from __future__ import annotations
+
+from enum import Flag
+
+
+class KernelizeFallback(Flag):
+    """The cases in which `kernelize` keeps a layer's original forward instead of raising.
+
+    Attributes:
+        NONE: never; every layer must get a kernel.
+        NO_LAYER: the mapping does not know the layer.
+        NO_DEVICE: the mapping has nothing for the layer's device.
+        NO_COMPATIBLE_PROPERTIES: it has, but not for a device with these properties.
+        NO_COMPATIBLE_MODE: it has, but nothing that can serve the requested mode.
+        NO_BUILD: the repository is there and none of its builds fits this machine.
+        CANNOT_LOAD: everything else that can go wrong from resolving to validating.
+        DEFAULT: all but `CANNOT_LOAD`; what `use_fallback=True` means.
+        ALL: every case.
+
+    Example:
+        >>> KernelizeFallback.NO_BUILD in KernelizeFallback.DEFAULT
+        True
+    """
+
+    NONE = 0
+    NO_LAYER = 1
+    NO_DEVICE = 2
+    NO_COMPATIBLE_PROPERTIES = 4
+    NO_COMPATIBLE_MODE = 8
+    NO_BUILD = 16
+    CANNOT_LOAD = 32
+    DEFAULT = NO_LAYER | NO_DEVICE | NO_COMPATIBLE_PROPERTIES | NO_COMPATIBLE_MODE | NO_BUILD
+    ALL = DEFAULT | CANNOT_LOAD
+
+
+def policy(use_fallback: bool | KernelizeFallback) -> KernelizeFallback:
+    """The flags that a `use_fallback` argument stands for.
+
+    Raises:
+        TypeError: it is neither a bool nor a `KernelizeFallback`.
+
+    Example:
+        >>> policy(False)
+        <KernelizeFallback.NONE: 0>
+    """
+    if use_fallback is True:
+        return KernelizeFallback.DEFAULT
+    if use_fallback is False:
+        return KernelizeFallback.NONE
+    if not isinstance(use_fallback, KernelizeFallback):
+        raise TypeError(
+            f"use_fallback must be a bool or a KernelizeFallback, got {use_fallback!r}."
+        )
+    return use_fallback

@@ -1,0 +1,240 @@
+"""Kernel mappings: which repository serves which layer, per device and mode.
+
+A process-wide base, and on top of it, inside a `use_kernel_mapping`, a mapping that belongs to the
+current context (`contextvars`). Both are replaced as a whole and never changed in place, so a
+reader needs no lock. Declaring a mapping needs no network, no torch and no plugin.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Mapping
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from kernels_core.device import Device, DeviceProperties
+from kernels_core.errors import MappingError, MappingTypeError
+from kernels_core.mode import Mode
+
+if TYPE_CHECKING:
+    from kernels_core.layers.repositories import LayerRepositoryProtocol
+
+KernelMapping: TypeAlias = (
+    "Mapping[str, Mapping[Device | str, "
+    "LayerRepositoryProtocol | Mapping[Mode, LayerRepositoryProtocol]]]"
+)
+"""What users write: layer name -> device -> repository, or mode -> repository."""
+
+
+class DeviceRepositories:
+    """The repositories of one layer for one device type, by required properties and mode.
+
+    Attributes:
+        device_type: the device type that all of them are for.
+        entries: what an entry requires of the device (None: nothing) -> mode -> repository, in
+            the order of registration.
+
+    Example:
+        >>> from kernels_core import Device, LocalLayerRepository
+        >>> repositories = Device("cpu").create_repo()
+        >>> repositories.insert(Device("cpu"), LocalLayerRepository("here", layer_name="RMSNorm"))
+        >>> len(repositories.entries)
+        1
+    """
+
+    __slots__ = ("device_type", "entries")
+
+    def __init__(self, device_type: str) -> None:
+        self.device_type = device_type
+        self.entries: dict[DeviceProperties | None, dict[Mode, LayerRepositoryProtocol]] = {}
+
+    def insert(
+        self,
+        device: Device,
+        repositories: LayerRepositoryProtocol | Mapping[Mode, LayerRepositoryProtocol],
+    ) -> None:
+        """Add an entry; one with equal properties is replaced.
+
+        Args:
+            device: the devices that the entry is for.
+            repositories: one repository, which counts as `Mode.FALLBACK`, or one per mode.
+
+        Raises:
+            MappingError: the device has another type, or the modes are empty.
+            MappingTypeError: something is no repository, or a key is no `Mode`.
+        """
+        if device.type != self.device_type:
+            raise MappingError(
+                f"An entry for device type {device.type!r} does not belong to the repositories "
+                f"of {self.device_type!r}."
+            )
+        self.entries[device.properties] = _by_mode(repositories)
+
+    def copy(self) -> DeviceRepositories:
+        """A set with the same entries, to be changed without changing this one."""
+        copied = DeviceRepositories(self.device_type)
+        copied.entries = dict(self.entries)
+        return copied
+
+
+_Repositories: TypeAlias = "Mapping[str, Mapping[str, DeviceRepositories]]"
+
+_base: _Repositories = {}
+_base_lock = threading.Lock()
+_context: ContextVar[_Repositories | None] = ContextVar("kernels_core_mapping", default=None)
+
+
+def _check_repository(repository: object) -> LayerRepositoryProtocol:
+    if not callable(getattr(repository, "load", None)) or isinstance(repository, type):
+        raise MappingTypeError(
+            f"{repository!r} is not a kernel repository: expected an object with a method "
+            f"load() -> type[nn.Module], such as a LayerRepository or LocalLayerRepository."
+        )
+    return repository  # type: ignore[return-value] # checked just above
+
+
+def _by_mode(repositories: object) -> dict[Mode, LayerRepositoryProtocol]:
+    if not isinstance(repositories, Mapping):
+        return {Mode.FALLBACK: _check_repository(repositories)}
+    if not repositories:
+        raise MappingError("A device is mapped to an empty dict: expected at least one mode.")
+    by_mode = {}
+    for mode, repository in repositories.items():
+        if not isinstance(mode, Mode):
+            raise MappingTypeError(f"{mode!r} is not a Mode: expected, for example, Mode.TRAINING.")
+        if not mode:
+            raise MappingError("A repository is registered for no mode at all.")
+        if mode is Mode.TORCH_COMPILE:
+            warnings.warn(
+                "A repository registered for Mode.TORCH_COMPILE alone is never used: combine it, "
+                "as in Mode.INFERENCE | Mode.TORCH_COMPILE.",
+                UserWarning,
+                stacklevel=5,
+            )
+        by_mode[mode] = _check_repository(repository)
+    return by_mode
+
+
+def _as_device(device: object) -> Device:
+    if isinstance(device, Device):
+        return device
+    if isinstance(device, str):
+        return Device(device)
+    raise MappingTypeError(f"{device!r} is not a device: expected a Device or a string like 'cpu'.")
+
+
+def _expect_mapping(value: object, of_what: str) -> Mapping[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise MappingTypeError(f"{of_what} must be a dict, got {value!r}.")
+    return value
+
+
+def _normalized(mapping: KernelMapping) -> _Repositories:
+    """What a user wrote, checked and copied, so that the user's dicts are never aliased."""
+    result: dict[str, Mapping[str, DeviceRepositories]] = {}
+    for layer_name, devices in _expect_mapping(mapping, "A kernel mapping").items():
+        if not isinstance(layer_name, str) or not layer_name:
+            raise MappingTypeError(f"A layer name must be a non-empty string, got {layer_name!r}.")
+        by_type: dict[str, DeviceRepositories] = {}
+        for key, repositories in _expect_mapping(devices, f"The entry of {layer_name!r}").items():
+            device = _as_device(key)
+            if device.type not in by_type:
+                by_type[device.type] = device.create_repo()
+            by_type[device.type].insert(device, repositories)
+        result[layer_name] = by_type
+    return result
+
+
+def _overlaid(base: _Repositories, added: _Repositories) -> _Repositories:
+    """A new mapping: `base` with the entries of `added` on top. Neither is changed."""
+    result = dict(base)
+    for layer_name, by_type in added.items():
+        merged = dict(result.get(layer_name, ()))
+        for device_type, repositories in by_type.items():
+            known = merged.get(device_type)
+            if known is not None:
+                known = known.copy()
+                known.entries.update(repositories.entries)
+            merged[device_type] = known or repositories
+        result[layer_name] = merged
+    return result
+
+
+def current_mapping() -> _Repositories:
+    """The mapping that `kernelize` would use here: layer name -> device type -> repositories."""
+    context = _context.get()
+    return _base if context is None else context
+
+
+def register_kernel_mapping(mapping: KernelMapping, inherit_mapping: bool = True) -> None:
+    """Add a mapping to the current context, which is the whole process unless inside a `with`.
+
+    Outside of any `use_kernel_mapping` this is process-wide, other threads included; inside one it
+    lasts until that one ends.
+
+    Args:
+        mapping: layer name -> device (`Device` or device type) -> repository, or mode ->
+            repository. A bare repository counts as `Mode.FALLBACK`. An entry for the same layer,
+            device type and equal properties replaces the earlier one.
+        inherit_mapping: with False, what is there is erased first.
+
+    Raises:
+        MappingError: a value that cannot be used.
+        MappingTypeError: an object of the wrong type. What is registered stays as it was.
+
+    Example:
+        >>> from kernels_core import LayerRepository, register_kernel_mapping
+        >>> register_kernel_mapping(
+        ...     {"RMSNorm": {"cuda": LayerRepository("org/norms", "RMSNorm", version=1)}}
+        ... )
+    """
+    global _base
+    added = _normalized(mapping)
+    context = _context.get()
+    if context is not None:
+        _context.set(_overlaid(context if inherit_mapping else {}, added))
+        return
+    with _base_lock:
+        _base = _overlaid(_base if inherit_mapping else {}, added)
+
+
+class _MappingContext:
+    def __init__(self, mapping: KernelMapping, inherit_mapping: bool) -> None:
+        # Read here, so that bad input fails where it stands and the caller may reuse the dicts.
+        self._added = _normalized(mapping)
+        self._inherit = inherit_mapping
+        self._tokens: list[Token[_Repositories | None]] = []
+
+    def __enter__(self) -> None:
+        below = current_mapping() if self._inherit else {}
+        self._tokens.append(_context.set(_overlaid(below, self._added)))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _context.reset(self._tokens.pop())
+
+
+def use_kernel_mapping(mapping: KernelMapping, inherit_mapping: bool = True) -> _MappingContext:
+    """A context manager inside which a mapping is in force.
+
+    Args:
+        mapping: as for `register_kernel_mapping`.
+        inherit_mapping: whether it extends the mapping outside; with False it stands alone.
+
+    Raises:
+        MappingError: a value that cannot be used.
+        MappingTypeError: an object of the wrong type.
+
+    Example:
+        >>> from kernels_core import LayerRepository, use_kernel_mapping
+        >>> mapping = {"RMSNorm": {"cuda": LayerRepository("org/norms", "RMSNorm", version=1)}}
+        >>> with use_kernel_mapping(mapping):
+        ...     pass  # kernelize(model, mode=Mode.INFERENCE)
+    """
+    return _MappingContext(mapping, inherit_mapping)

@@ -1,0 +1,301 @@
+"""Layer repositories: the values that mappings hold. Making one touches nothing.
+
+Anything with `load() -> type[nn.Module]` is a layer repository. Those of this package can also be
+asked to resolve a build for one device first, which imports nothing, and to load that build after.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import attrs
+
+from kernels_core.errors import HubNotSupportedError, InvalidLayerError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from kernels_core.plugins import Backend
+    from kernels_core.repository.local import Build
+
+
+@runtime_checkable
+class LayerRepositoryProtocol(Protocol):
+    """What a mapping may hold: an object that knows how to load a layer."""
+
+    def load(self) -> type[nn.Module]:
+        """Load the layer's class."""
+        ...
+
+
+@runtime_checkable
+class ResolvableRepository(LayerRepositoryProtocol, Protocol):
+    """A repository that chooses among builds for one device."""
+
+    def resolve(self, backend: Backend, device_index: int) -> Build:
+        """Choose the build for a device. Imports nothing."""
+        ...
+
+    def load_layer(self, build: Build) -> type[nn.Module]:
+        """Import a build and return the layer's class."""
+        ...
+
+
+def layer_of(build: Build, layer_name: str) -> type[nn.Module]:
+    """Import a build and pick one of the layers that it exports.
+
+    Args:
+        build: the build.
+        layer_name: name of the layer in its `layers` module.
+
+    Raises:
+        InvalidLayerError: the kernel exports no `layers`, or not this one.
+    """
+    from kernels_core.loading import load_build
+
+    layers = getattr(load_build(build), "layers", None)
+    if layers is None:
+        raise InvalidLayerError(
+            f"{build.repository} (variant {build.variant}) has no layers: its __init__.py must "
+            f"export a module named 'layers'.",
+            repository=build.repository,
+            layer=layer_name,
+            rule="exported",
+        )
+    layer: type[nn.Module] | None = getattr(layers, layer_name, None)
+    if layer is None:
+        there = sorted(name for name, value in vars(layers).items() if _is_layer(value))
+        raise InvalidLayerError(
+            f"{build.repository} (variant {build.variant}) has no layer {layer_name!r}; "
+            f"its layers are: {', '.join(there) or 'none'}.",
+            repository=build.repository,
+            layer=layer_name,
+            rule="exported",
+        )
+    return layer
+
+
+def _is_layer(value: object) -> bool:
+    from torch import nn
+
+    return isinstance(value, type) and issubclass(value, nn.Module)
+
+
+def _check_name(_: object, attribute: attrs.Attribute[str], value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{attribute.name} must be a string, got {value!r}.")
+    if not value:
+        raise ValueError(f"{attribute.name} must not be empty.")
+
+
+def _check_repo_id(instance: object, attribute: attrs.Attribute[str], value: object) -> None:
+    _check_name(instance, attribute, value)
+    parts = str(value).split("/")
+    if len(parts) != 2 or not all(parts):
+        raise ValueError(f"repo_id must have the form 'organization/name', got {value!r}.")
+
+
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"repo_path must be a path, got {path!r}.")
+    return Path(path).expanduser().absolute()
+
+
+@attrs.frozen
+class LocalLayerRepository:
+    """A layer of a kernel repository on disk.
+
+    Attributes:
+        repo_path: the repository, the directory that holds `build`. A relative path is taken from
+            the working directory of the moment.
+        layer_name: name of the layer's class in the kernel.
+        package_name: name of the package inside the variant directory, for older repositories
+            whose directory is not named like them.
+
+    Example:
+        >>> LocalLayerRepository("/kernels/activation", layer_name="SiluAndMul").layer_name
+        'SiluAndMul'
+    """
+
+    repo_path: Path = attrs.field(converter=_absolute)
+    layer_name: str = attrs.field(kw_only=True, validator=_check_name)
+    package_name: str | None = attrs.field(
+        kw_only=True, default=None, validator=attrs.validators.optional(_check_name)
+    )
+
+    def resolve(self, backend: Backend, device_index: int) -> Build:
+        """Choose the build for a device. Imports nothing.
+
+        Args:
+            backend: the backend that serves the device.
+            device_index: index of the device within its torch device type.
+
+        Raises:
+            RepositoryNotFoundError: there is no repository at this path.
+            NoFittingBuildError: none of its builds fits; lists each with its reason.
+        """
+        from kernels_core.loading import resolve_local
+
+        return resolve_local(
+            self.repo_path,
+            backend=backend,
+            device_index=device_index,
+            package_name=self.package_name,
+        )
+
+    def load_layer(self, build: Build) -> type[nn.Module]:
+        """Import a build and return the layer's class.
+
+        Args:
+            build: what `resolve` chose.
+
+        Raises:
+            InvalidLayerError: the kernel does not export the layer.
+        """
+        return layer_of(build, self.layer_name)
+
+    def load(self) -> type[nn.Module]:
+        """Load the layer for the default backend of this machine."""
+        from kernels_core.plugins import registry
+
+        return self.load_layer(self.resolve(registry().default_backend(), 0))
+
+    def __str__(self) -> str:
+        return f"{self.repo_path} (layer {self.layer_name})"
+
+
+def _trusted(value: bool | Iterable[str]) -> bool | tuple[str, ...]:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"trust_remote_code must be a bool or a list of names, got {value!r}.")
+    return tuple(value)
+
+
+def _agent(value: str | Mapping[str, str] | None) -> str | tuple[tuple[str, str], ...] | None:
+    return tuple(sorted(value.items())) if isinstance(value, Mapping) else value
+
+
+def _check_version(_: object, __: object, value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise TypeError(
+            f"version must be a specifier such as '>=0.0.3,<0.1' or a major version such as 1, "
+            f"got {value!r}."
+        )
+    if isinstance(value, int):
+        if value < 0:
+            raise ValueError(f"version must not be negative, got {value}.")
+        return
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    try:
+        SpecifierSet(value)
+    except InvalidSpecifier:
+        raise ValueError(
+            f"version {value!r} is not a PEP 440 specifier such as '>=0.0.3,<0.1'; "
+            f"for exactly one version write '==0.0.3'."
+        ) from None
+
+
+@attrs.frozen
+class LayerRepository:
+    """A layer of a kernel repository on the Hub.
+
+    It can be declared, compared and mapped. Loading from the Hub is not part of this version:
+    `load` raises `HubNotSupportedError`.
+
+    Attributes:
+        repo_id: "organization/name".
+        layer_name: name of the layer's class in the kernel.
+        revision: branch, tag or commit; None means "main" unless `version` is given.
+        version: a PEP 440 specifier over the version tags, or an int, the branch of that major
+            version. Not together with `revision`.
+        trust_remote_code: whether to load from a publisher that is not trusted, or a list of
+            repositories for which to do so.
+        user_agent: what to tell the Hub about the application.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: `revision` and `version` together, a malformed `repo_id` or `version`.
+
+    Example:
+        >>> LayerRepository("org/activation", "SiluAndMul", version=">=0.0.3,<0.1").version
+        '>=0.0.3,<0.1'
+    """
+
+    repo_id: str = attrs.field(validator=_check_repo_id)
+    layer_name: str = attrs.field(validator=_check_name)
+    revision: str | None = attrs.field(
+        kw_only=True, default=None, validator=attrs.validators.optional(_check_name)
+    )
+    version: int | str | None = attrs.field(kw_only=True, default=None, validator=_check_version)
+    trust_remote_code: bool | tuple[str, ...] = attrs.field(
+        kw_only=True, default=False, converter=_trusted
+    )
+    user_agent: str | tuple[tuple[str, str], ...] | None = attrs.field(
+        kw_only=True, default=None, converter=_agent
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.revision is not None and self.version is not None:
+            raise ValueError("Give revision or version, not both: each of them names a commit.")
+
+    def load(self) -> type[nn.Module]:
+        """Load the layer. Not part of this version.
+
+        Raises:
+            HubNotSupportedError: always.
+        """
+        raise _hub_not_supported(str(self), self.repo_id)
+
+    def __str__(self) -> str:
+        at = f"version {self.version}" if self.version is not None else self.revision or "main"
+        return f"{self.repo_id} at {at} (layer {self.layer_name})"
+
+
+@attrs.frozen
+class LockedLayerRepository:
+    """A layer of a kernel repository on the Hub, at the commit that a lock file names.
+
+    It can be declared, compared and mapped. Loading from the Hub is not part of this version:
+    `load` raises `HubNotSupportedError`.
+
+    Attributes:
+        repo_id: "organization/name".
+        layer_name: name of the layer's class in the kernel.
+        lockfile: the lock file; None means the one in the caller's package metadata.
+
+    Example:
+        >>> LockedLayerRepository("org/activation", layer_name="SiluAndMul").lockfile is None
+        True
+    """
+
+    repo_id: str = attrs.field(validator=_check_repo_id)
+    layer_name: str = attrs.field(kw_only=True, validator=_check_name)
+    lockfile: Path | None = attrs.field(
+        kw_only=True, default=None, converter=attrs.converters.optional(_absolute)
+    )
+
+    def load(self) -> type[nn.Module]:
+        """Load the layer. Not part of this version.
+
+        Raises:
+            HubNotSupportedError: always.
+        """
+        raise _hub_not_supported(str(self), self.repo_id)
+
+    def __str__(self) -> str:
+        return f"{self.repo_id} at its locked commit (layer {self.layer_name})"
+
+
+def _hub_not_supported(repository: str, repo_id: str) -> HubNotSupportedError:
+    return HubNotSupportedError(
+        f"{repository} lives on the Hub, which this version of kernels-core cannot load from: "
+        f"download the repository and map a LocalLayerRepository instead.",
+        repository=repo_id,
+    )

@@ -1,0 +1,199 @@
+"""What a kernel layer must fulfil before its forward may replace another.
+
+The rules come from the "Layers" section of the kernel requirements: a layer is pure code, with the
+forward of the layer that adopts it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from kernels_core.errors import InvalidLayerError, SignatureMismatchError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_FLAGS = frozenset({"has_backward", "can_torch_compile"})
+
+# What Python itself puts into the namespace of a class.
+_IMPLICIT = frozenset(
+    {
+        "__annotate__",
+        "__annotate_func__",
+        "__annotations__",
+        "__annotations_cache__",
+        "__dict__",
+        "__doc__",
+        "__firstlineno__",
+        "__module__",
+        "__qualname__",
+        "__static_attributes__",
+        "__weakref__",
+    }
+)
+
+
+def check_layer(layer: object, *, repository: str, name: str) -> None:
+    """Check that a layer is pure: a subclass of nn.Module with a forward and nothing else.
+
+    Args:
+        layer: what the repository loaded.
+        repository: the repository, for the message.
+        name: the layer's name, for the message.
+
+    Raises:
+        InvalidLayerError: the rule that it breaks, and the member that breaks it.
+    """
+    from torch import nn
+
+    def invalid(rule: str, text: str) -> InvalidLayerError:
+        return InvalidLayerError(
+            f"Layer {name!r} of {repository} {text}", repository=repository, layer=name, rule=rule
+        )
+
+    if not isinstance(layer, type) or not issubclass(layer, nn.Module):
+        raise invalid("module", f"must be a subclass of torch.nn.Module, got {layer!r}.")
+    if layer.forward is nn.Module.forward:
+        raise invalid("forward", "defines no forward.")
+    for base in layer.__mro__[: layer.__mro__.index(nn.Module)]:
+        members = set(base.__dict__) - _IMPLICIT - _FLAGS - {"forward"}
+        if "__init__" in members:
+            raise invalid(
+                "constructor",
+                "has a constructor, which would never run: a kernel's forward runs on instances "
+                "of the layer that adopts it.",
+            )
+        if members:
+            raise invalid(
+                "members",
+                f"has the member {min(members)!r}: only forward, has_backward and "
+                f"can_torch_compile are allowed, since nothing else reaches the adopting layer.",
+            )
+    for flag in _FLAGS:
+        value = getattr(layer, flag, True)
+        if not isinstance(value, bool):
+            raise invalid("flags", f"must have a bool as {flag}, got {value!r}.")
+
+
+def required_members(layer: type[nn.Module]) -> tuple[str, ...]:
+    """The members that a layer's forward expects of the module that adopts it.
+
+    A layer names them by annotations in its class body, such as `weight: torch.Tensor`.
+
+    Args:
+        layer: a layer that passed `check_layer`.
+    """
+    from torch import nn
+
+    names: dict[str, None] = {}
+    for base in layer.__mro__[: layer.__mro__.index(nn.Module)]:
+        names.update(dict.fromkeys(inspect.get_annotations(base)))
+    return tuple(name for name in names if name not in _FLAGS)
+
+
+def check_members(modules: Iterable[nn.Module], layer: type[nn.Module], repository: str) -> None:
+    """Check that modules have every member that a layer's forward expects.
+
+    Args:
+        modules: the modules that are to adopt the layer.
+        layer: the layer.
+        repository: the repository, for the message.
+
+    Raises:
+        InvalidLayerError: the first module and the member that it lacks.
+    """
+    expected = required_members(layer)
+    for module in modules:
+        for member in expected:
+            if not hasattr(module, member):
+                raise InvalidLayerError(
+                    f"Layer {layer.__name__!r} of {repository} expects the member {member!r}, "
+                    f"which {type(module).__qualname__} lacks. Its members differ from those of "
+                    f"the layer that the kernel was written for.",
+                    repository=repository,
+                    layer=layer.__name__,
+                    rule="expected members",
+                )
+
+
+def check_signature(layer: type[nn.Module], adopting: type[nn.Module], repository: str) -> str:
+    """Check that a layer's forward can be called as the one that it replaces.
+
+    Both must take the same number of parameters of the same kinds, with a default wherever the
+    original has one; keyword-only parameters must have the same names.
+
+    Args:
+        layer: the kernel's layer.
+        adopting: the class whose forward it replaces.
+        repository: the repository, for the message.
+
+    Returns:
+        A note when positional parameters have other names, so that calls by keyword fail; or "".
+
+    Raises:
+        SignatureMismatchError: names both signatures and the first difference.
+    """
+    ours = _parameters(layer, layer.__name__, repository)
+    theirs = _parameters(adopting, layer.__name__, repository)
+    difference = _difference(ours, theirs)
+    if difference:
+        raise SignatureMismatchError(
+            f"The forward of layer {layer.__name__!r} of {repository} cannot replace that of "
+            f"{adopting.__qualname__}: {difference}. Kernel: forward{_text(ours)}; "
+            f"original: forward{_text(theirs)}.",
+            repository=repository,
+            layer=layer.__name__,
+            rule="signature",
+        )
+    renamed = [
+        f"{theirs_one.name} is {ours_one.name}"
+        for ours_one, theirs_one in zip(ours[1:], theirs[1:], strict=True)
+        if ours_one.name != theirs_one.name and ours_one.kind is ours_one.POSITIONAL_OR_KEYWORD
+    ]
+    if not renamed:
+        return ""
+    return f"calls by keyword fail: in the kernel {', '.join(renamed)}"
+
+
+def _parameters(cls: Any, layer: str, repository: str) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(cls.forward).parameters.values())
+    except (TypeError, ValueError) as error:
+        raise SignatureMismatchError(
+            f"The signature of {cls.__qualname__}.forward cannot be read, so it cannot be "
+            f"compared: {error}",
+            repository=repository,
+            layer=layer,
+            rule="signature",
+        ) from error
+
+
+def _text(parameters: list[inspect.Parameter]) -> str:
+    plain = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]
+    return str(inspect.Signature(plain))
+
+
+def _difference(ours: list[inspect.Parameter], theirs: list[inspect.Parameter]) -> str:
+    if len(ours) != len(theirs):
+        return f"it takes {len(ours) - 1} parameters instead of {len(theirs) - 1}"
+    # The first is the module itself. Keyword-only parameters have no order.
+    for our, their in zip(_ordered(ours[1:]), _ordered(theirs[1:]), strict=True):
+        if our.kind is not their.kind:
+            return (
+                f"parameter {our.name!r} is {our.kind.description} instead of "
+                f"{their.kind.description}"
+            )
+        if our.kind is our.KEYWORD_ONLY and our.name != their.name:
+            return f"keyword-only parameter {their.name!r} is missing"
+        if their.default is not their.empty and our.default is our.empty:
+            return f"parameter {our.name!r} has no default, where the original has one"
+    return ""
+
+
+def _ordered(parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:
+    return sorted(
+        parameters,
+        key=lambda one: (one.kind, one.name if one.kind is one.KEYWORD_ONLY else ""),
+    )
