@@ -9,6 +9,7 @@ often a model is kernelized.
 from __future__ import annotations
 
 import copy
+import copyreg
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -102,8 +103,11 @@ def _reduce_ex(self: Any, protocol: Any) -> Any:
     if isinstance(reduced, str):
         return reduced
     construct, arguments, *rest = reduced
-    pickled_as = original_class(cls)
-    return (construct, tuple(pickled_as if a is cls else a for a in arguments), *rest)
+    original = original_class(cls)
+    if construct is copyreg.__newobj__:  # type: ignore[attr-defined] # not in the stubs
+        # pickle insists that __newobj__ makes an object of the class that is being pickled
+        return (copyreg._reconstructor, (original, object, None), *rest)  # type: ignore[attr-defined]
+    return (construct, tuple(original if a is cls else a for a in arguments), *rest)
 
 
 def _rebuilt(self: Any, copied_state: Callable[[Any, Any], Any]) -> Any:
