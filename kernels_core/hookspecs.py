@@ -10,6 +10,7 @@ every value that comes back, and never broadcasts: one plugin's failure is never
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -127,6 +128,35 @@ class BackendTag:
 
     def __str__(self) -> str:
         return self.prefix + "".join(str(number) for number in self.version)
+
+    @classmethod
+    def parse(cls, text: str, *, backend: str, prefix: str, first_major: int) -> BackendTag | None:
+        """Read a tag made of a prefix, a major and a minor version; None when it is no such tag.
+
+        Nothing separates the two numbers. The major one is the shortest run of digits that is not
+        below `first_major`, so that a tag goes on to be read the same when versions grow longer.
+
+        Args:
+            text: any text at all.
+            backend: name of the backend.
+            prefix: the letters before the version.
+            first_major: the oldest major version that builds can be for.
+
+        Example:
+            >>> BackendTag.parse("cu1210", backend="cuda", prefix="cu", first_major=10).version
+            (12, 10)
+            >>> BackendTag.parse("cu0128", backend="cuda", prefix="cu", first_major=10) is None
+            True
+        """
+        # ASCII digits only, and no more than any version has: int() refuses thousands of them.
+        match = re.fullmatch(re.escape(prefix) + "([0-9]{2,9})", text)
+        digits = match.group(1) if match else ""
+        for end in range(1, len(digits)):
+            major, minor = int(digits[:end]), int(digits[end:])
+            if major >= first_major:
+                tag = cls(backend, prefix, (major, minor))
+                return tag if str(tag) == text else None
+        return None
 
 
 def _check_rank(_: object, __: object, value: object) -> None:

@@ -20,6 +20,7 @@ FLOORS = {
     "host": 1,
     "device": 1,
     "hookspecs": 2,
+    "matching": 3,
     "plugins": 3,
     "variants": 4,
     "repository": 5,
