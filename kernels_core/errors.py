@@ -55,11 +55,15 @@ class PluginError(KernelsError, RuntimeError):
         plugin: name of the entry point.
         distribution: name and version of the package that brings it.
         phase: what the core was doing with it, for example "import" or "detect".
+        backend: name of the backend that it declares; "" when it failed before it declared one.
+        torch_device_type: what torch calls the devices of that backend; "" likewise.
     """
 
     plugin: str
     distribution: str
     phase: str
+    backend: str = ""
+    torch_device_type: str = ""
 
 
 class PluginConflictError(PluginError):

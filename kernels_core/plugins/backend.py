@@ -1,0 +1,297 @@
+"""`Backend`: the typed facade over the hooks of one plugin.
+
+Every hook is bound once and called directly. What comes back is checked here, so that the rest of
+the core may rely on it, and what goes wrong is a `PluginError` that names hook and plugin.
+"""
+
+from __future__ import annotations
+
+import reprlib
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from kernels_core.device import DeviceFacts, DeviceProperties
+from kernels_core.errors import BackendUnavailableError, PluginError, UnknownDeviceError
+from kernels_core.hookspecs import (
+    BackendInfo,
+    BackendTag,
+    Candidate,
+    Detection,
+    Match,
+    SelectionRequest,
+)
+from kernels_core.host import host_info
+from kernels_core.plugins.discovery import PluginSource
+
+_T = TypeVar("_T")
+
+_FITS = Match.yes()
+
+PHASES = {
+    "kernels_backend": "declare",
+    "kernels_detect": "detect",
+    "kernels_device_facts": "facts",
+    "kernels_parse_tag": "parse_tag",
+    "kernels_match_tag": "match_tag",
+    "kernels_match_device": "match_device",
+    "kernels_match_archs": "match_archs",
+    "kernels_select": "select",
+    "kernels_bundled": "bundled",
+}
+"""What the core is doing when it calls a hook; the `phase` of a `PluginError`."""
+
+
+class Hooks:
+    """The hook functions of one plugin, by hook name.
+
+    Args:
+        source: the plugin, for errors.
+        functions: the implemented hooks, each taking the arguments of its specification in order.
+
+    Attributes:
+        info: what the plugin declared, once it has.
+    """
+
+    def __init__(self, source: PluginSource, functions: Mapping[str, Callable[..., object]]):
+        self.source = source
+        self.info: BackendInfo | None = None
+        self._functions = dict(functions)
+
+    def __contains__(self, hook: str) -> bool:
+        return hook in self._functions
+
+    def call(self, hook: str, expected: type[_T], *arguments: object) -> _T:
+        """Call a hook and check the type of its answer.
+
+        Args:
+            hook: name of the hook.
+            expected: what it must return.
+            arguments: the arguments of the specification, in order.
+
+        Raises:
+            PluginError: the hook raised, or returned something else.
+        """
+        try:
+            answer = self._functions[hook](*arguments)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit, or a panic in native code
+            raise self.error(hook, f"raised {describe(error)}.") from error
+        if not isinstance(answer, expected):
+            raise self.wrong(hook, f"must return a {expected.__name__}", answer)
+        return answer
+
+    def error(self, hook: str, problem: str) -> PluginError:
+        """Make the error for a problem with one hook."""
+        error = self.source.error(PHASES[hook], f"{hook} {problem}")
+        if self.info is not None:
+            error.backend = self.info.name
+            error.torch_device_type = self.info.torch_device_type
+        return error
+
+    def wrong(self, hook: str, expected: str, answer: object) -> PluginError:
+        """Make the error for an answer that breaks the contract."""
+        return self.error(hook, f"{expected}, got {type(answer).__name__}: {reprlib.repr(answer)}.")
+
+
+def describe(error: BaseException) -> str:
+    """Type and text of an exception, also of one whose text cannot be had."""
+    return traceback.format_exception_only(error)[-1].strip()
+
+
+class Backend:
+    """One usable backend plugin.
+
+    What the machine is asked, detection and device facts, is asked once and kept. All methods may
+    be called from any thread, and raise `PluginError` when the plugin fails or breaks the contract.
+
+    Attributes:
+        info: what the plugin declared.
+        source: where the plugin comes from.
+    """
+
+    def __init__(self, info: BackendInfo, hooks: Hooks):
+        self.info = info
+        self.source = hooks.source
+        self._hooks = hooks
+        self._detected: Detection | PluginError | None = None
+        self._facts: dict[int, DeviceFacts] = {}
+        self.renew_lock()
+
+    def __repr__(self) -> str:
+        return f"<Backend {self.name!r} from {self.distribution}>"
+
+    @property
+    def name(self) -> str:
+        """Name of the backend, which is also the device type in mappings."""
+        return self.info.name
+
+    @property
+    def plugin(self) -> str:
+        """Name of the plugin's entry point."""
+        return self.source.plugin
+
+    @property
+    def distribution(self) -> str:
+        """Name and version of the package that brings the plugin."""
+        return self.source.distribution
+
+    def renew_lock(self) -> None:
+        """Forget who holds the lock: in a forked child, the thread that held it does not exist."""
+        self._lock = threading.RLock()
+
+    def detection(self) -> Detection:
+        """Tell whether the backend can be used on this machine. Asked once; so is a failure.
+
+        Raises:
+            PluginError: `kernels_detect` failed (phase "detect").
+        """
+        if self._detected is None:
+            with self._lock:
+                if self._detected is None:
+                    self._detected = self._detect()
+        if isinstance(self._detected, PluginError):
+            # Without its old traceback, which would grow with every call that raises it.
+            raise self._detected.with_traceback(None)
+        return self._detected
+
+    def _detect(self) -> Detection | PluginError:
+        host = host_info()
+        try:
+            return self._hooks.call("kernels_detect", Detection, host)
+        except PluginError as error:
+            return error
+
+    def device_facts(self, index: int) -> DeviceFacts:
+        """Describe one device.
+
+        Args:
+            index: index of the device within its torch device type.
+
+        Raises:
+            PluginError: detection or `kernels_device_facts` failed.
+            BackendUnavailableError: there is no device at all.
+            UnknownDeviceError: there is no device of this index.
+        """
+        facts = self._facts.get(index)
+        if facts is None:
+            with self._lock:
+                facts = self._facts.get(index)
+                if facts is None:
+                    facts = self._facts[index] = self._ask_facts(index)
+        return facts
+
+    def _ask_facts(self, index: int) -> DeviceFacts:
+        detection = self.detection()
+        if not detection.available:
+            raise BackendUnavailableError(
+                f"Backend {self.name!r} ({self.distribution}) has no device here: "
+                f"{detection.reason}",
+                backend=self.name,
+            )
+        device = f"{self.info.torch_device_type}:{index}"
+        if not 0 <= index < detection.device_count:
+            raise UnknownDeviceError(
+                f"There is no device {device}: backend {self.name!r} found "
+                f"{detection.device_count}, counted from 0.",
+                device=device,
+            )
+        facts = self._hooks.call("kernels_device_facts", self.info.facts, index)
+        if facts.index != index:
+            raise self._hooks.wrong("kernels_device_facts", f"must describe {device}", facts)
+        return facts
+
+    def parse_tag(self, text: str) -> BackendTag | None:
+        """Read the backend part of a variant name; None when it is not one of this backend's.
+
+        Args:
+            text: for example "cu130"; may be any text.
+        """
+        tag = self._hooks.call("kernels_parse_tag", object, text)
+        if tag is None:
+            return None
+        if not isinstance(tag, BackendTag):
+            raise self._hooks.wrong("kernels_parse_tag", "must return a BackendTag or None", tag)
+        if tag.backend != self.name:
+            expected = f"must return a tag of backend {self.name!r}"
+        elif not all(type(number) is int for number in tag.version):
+            expected = "must return a tag whose version consists of integers"
+        elif str(tag) != text:
+            expected = f"must return a tag that reads {text!r} again, or None"
+        else:
+            return tag
+        raise self._hooks.wrong("kernels_parse_tag", expected, tag)
+
+    def match_tag(self, tag: BackendTag) -> Match:
+        """Tell whether a build with this tag runs on what was detected here.
+
+        Args:
+            tag: a parsed tag. One of another backend does not fit.
+        """
+        if tag.backend != self.name:
+            return Match.no(f"it is built for backend {tag.backend!r}, not for {self.name!r}")
+        return self._hooks.call("kernels_match_tag", Match, tag, self.detection())
+
+    def match_device(self, required: DeviceProperties | None, facts: DeviceFacts) -> Match:
+        """Tell whether a device has what a mapping entry requires.
+
+        Args:
+            required: what the entry requires; None fits every device.
+            facts: the device.
+        """
+        if required is None:
+            return _FITS
+        if "kernels_match_device" not in self._hooks or not isinstance(
+            required, self.info.properties
+        ):
+            return Match.no(f"backend {self.name!r} does not know {type(required).__name__}")
+        return self._hooks.call("kernels_match_device", Match, required, facts)
+
+    def match_archs(self, archs: Sequence[str], facts: DeviceFacts) -> Match:
+        """Tell whether a build that declares these architectures covers a device.
+
+        Args:
+            archs: the declared architectures, at least one.
+            facts: the device.
+        """
+        if "kernels_match_archs" not in self._hooks:
+            return _FITS
+        return self._hooks.call("kernels_match_archs", Match, archs, facts)
+
+    def select(
+        self, request: SelectionRequest, candidates: Sequence[Candidate]
+    ) -> tuple[Candidate, ...]:
+        """Put the candidates for a layer in order, best first.
+
+        Args:
+            request: what is being chosen for.
+            candidates: in the core's own order, which stays when the plugin has no opinion.
+        """
+        given = tuple(candidates)
+        if "kernels_select" not in self._hooks:
+            return given
+        answer = self._hooks.call("kernels_select", object, request, given)
+        if answer is None:
+            return given
+        # By identity: candidates hold repositories of users, which may not even be hashable.
+        if not isinstance(answer, Sequence) or sorted(map(id, answer)) != sorted(map(id, given)):
+            raise self._hooks.wrong(
+                "kernels_select", "must return the candidates it got in some order, or None", answer
+            )
+        return tuple(answer)
+
+    def bundled(self) -> Mapping[str, Mapping[Any, Any]]:
+        """The kernels that the backend brings along, as a kernel mapping."""
+        if "kernels_bundled" not in self._hooks:
+            return {}
+        answer = self._hooks.call("kernels_bundled", object)
+        if not isinstance(answer, Mapping) or not all(
+            isinstance(layer_name, str) and isinstance(devices, Mapping)
+            for layer_name, devices in answer.items()
+        ):
+            raise self._hooks.wrong(
+                "kernels_bundled", "must return a mapping of layer names to mappings", answer
+            )
+        return answer

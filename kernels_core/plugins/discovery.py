@@ -1,0 +1,156 @@
+"""Find the backend plugins that are installed and allowed. Nothing is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import metadata
+
+import attrs
+
+from kernels_core import environment
+from kernels_core.errors import PluginError
+from kernels_core.hookspecs import ENTRY_POINT_GROUP
+
+ALLOW_LIST = "KERNELS_BACKENDS"
+DENY_LIST = "KERNELS_DISABLED_BACKENDS"
+
+
+@attrs.frozen
+class PluginSource:
+    """Where a plugin comes from; every error about a plugin names it.
+
+    Attributes:
+        plugin: name of the entry point.
+        distribution: name and version of the package that brings it.
+    """
+
+    plugin: str
+    distribution: str
+
+    def __str__(self) -> str:
+        return f"{self.plugin!r} of {self.distribution}"
+
+    def error(self, phase: str, problem: str) -> PluginError:
+        """Make the error for a problem with this plugin.
+
+        Args:
+            phase: what the core was doing with the plugin, for example "import".
+            problem: what is wrong, what was expected and what to do.
+
+        Example:
+            >>> str(PluginSource("acme", "acme-kernels 1.0").error("import", "No module."))
+            "Backend plugin 'acme' of acme-kernels 1.0 failed (import): No module."
+        """
+        return PluginError(
+            f"Backend plugin {self} failed ({phase}): {problem}",
+            plugin=self.plugin,
+            distribution=self.distribution,
+            phase=phase,
+        )
+
+
+@attrs.frozen
+class FoundPlugin:
+    """An entry point that may be loaded."""
+
+    source: PluginSource
+    entry_point: metadata.EntryPoint
+
+
+@attrs.frozen
+class BlockedPlugin:
+    """A plugin that is installed and that the environment switches off.
+
+    Attributes:
+        plugin: name of the entry point.
+        distribution: name and version of the package that brings it.
+        reason: which variable blocks it, and how.
+    """
+
+    plugin: str
+    distribution: str
+    reason: str
+
+
+@attrs.frozen
+class Discovered:
+    """What is installed, each part in an order that does not depend on the file system.
+
+    Attributes:
+        plugins: what may be loaded.
+        blocked: what the environment switches off.
+        errors: packages whose entry points cannot be read.
+    """
+
+    plugins: tuple[FoundPlugin, ...]
+    blocked: tuple[BlockedPlugin, ...]
+    errors: tuple[PluginError, ...]
+
+
+def discover() -> Discovered:
+    """Look for installed backend plugins.
+
+    An entry point that is seen twice, as when one package stands on the path twice, counts once.
+
+    Example:
+        >>> isinstance(discover().plugins, tuple)
+        True
+    """
+    plugins: dict[tuple[str, str, str], FoundPlugin] = {}
+    errors = []
+    for distribution in metadata.distributions():
+        try:
+            for found in _plugins_of(distribution):
+                entry = found.entry_point
+                plugins.setdefault((_canonical_name(distribution), entry.name, entry.value), found)
+        except Exception as error:
+            # One unreadable package must not hide the plugins of all others.
+            source = PluginSource("?", _describe(distribution))
+            problem = f"its entry points cannot be read ({error!r}); reinstall the package."
+            failure = source.error("discover", problem)
+            failure.__cause__ = error
+            errors.append(failure)
+    return _apply_lists(
+        [plugins[key] for key in sorted(plugins, key=lambda key: (key[1], key[0], key[2]))],
+        tuple(sorted(errors, key=str)),
+    )
+
+
+def _apply_lists(plugins: list[FoundPlugin], errors: tuple[PluginError, ...]) -> Discovered:
+    allowed = environment.names(ALLOW_LIST)
+    denied = environment.names(DENY_LIST) or frozenset()
+    kept, blocked = [], []
+    for found in plugins:
+        source, name = found.source, found.source.plugin.lower()
+        if name in denied:
+            reason = f"{DENY_LIST} lists {source.plugin!r}"
+        elif allowed is not None and name not in allowed:
+            reason = f"{ALLOW_LIST} does not list {source.plugin!r}"
+        else:
+            kept.append(found)
+            continue
+        blocked.append(BlockedPlugin(source.plugin, source.distribution, reason))
+    return Discovered(tuple(kept), tuple(blocked), errors)
+
+
+def _plugins_of(distribution: metadata.Distribution) -> Iterator[FoundPlugin]:
+    # Looking at the text first keeps this fast, and keeps packages that are none of our business
+    # but have malformed entry points from being reported as broken plugins.
+    if ENTRY_POINT_GROUP not in (distribution.read_text("entry_points.txt") or ""):
+        return
+    for entry_point in distribution.entry_points:
+        if entry_point.group == ENTRY_POINT_GROUP:
+            yield FoundPlugin(PluginSource(entry_point.name, _describe(distribution)), entry_point)
+
+
+def _canonical_name(distribution: metadata.Distribution) -> str:
+    from packaging.utils import canonicalize_name
+
+    return canonicalize_name(distribution.metadata["Name"])
+
+
+def _describe(distribution: metadata.Distribution) -> str:
+    try:
+        return f"{distribution.metadata['Name']} {distribution.version}"
+    except Exception:  # a package without metadata still has to be named
+        return f"a package without metadata ({distribution.locate_file('')})"

@@ -1,0 +1,179 @@
+"""Turn one entry point into a `Backend`: import it, validate its hooks, take its declaration.
+
+pluggy validates the hooks. Every plugin gets a manager of its own, so there is nothing that could
+broadcast a call, and a plugin that is refused leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from kernels_core import hookspecs
+from kernels_core.device import Device, DeviceFacts, DeviceProperties
+from kernels_core.errors import PluginError
+from kernels_core.hookspecs import API_VERSION, BackendInfo
+from kernels_core.plugins.backend import Backend, Hooks, describe
+from kernels_core.plugins.discovery import FoundPlugin, PluginSource
+
+REQUIRED_HOOKS = (
+    "kernels_backend",
+    "kernels_detect",
+    "kernels_device_facts",
+    "kernels_parse_tag",
+    "kernels_match_tag",
+)
+
+# `torch-universal` names the builds that fit every backend.
+_RESERVED_NOARCH_NAME = "universal"
+
+
+def load_backend(found: FoundPlugin) -> Backend:
+    """Import a plugin and make its backend.
+
+    Args:
+        found: the entry point.
+
+    Raises:
+        PluginError: whatever is wrong with the plugin; `phase` says at which step.
+    """
+    source = found.source
+    try:
+        plugin = found.entry_point.load()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit, or a panic in native code
+        raise source.error(
+            "import", f"importing {found.entry_point.value!r} raised {describe(error)}."
+        ) from error
+    if not isinstance(plugin, ModuleType):
+        raise source.error(
+            "import",
+            f"a plugin is a module, and {found.entry_point.value!r} is a {type(plugin).__name__}: "
+            f"name the module alone, as in `{source.plugin} = 'package.plugin'`.",
+        )
+    return make_backend(plugin, source)
+
+
+def make_backend(plugin: ModuleType, source: PluginSource) -> Backend:
+    """Make the backend of an imported plugin module.
+
+    Args:
+        plugin: the module that implements the hooks.
+        source: where it comes from, for errors.
+
+    Raises:
+        PluginError: its hooks (phase "register") or its declaration ("declare") are invalid.
+    """
+    try:
+        hooks = Hooks(source, _hook_functions(plugin, source))
+    except PluginError:
+        raise
+    except Exception as error:  # pluggy's own refusals, and a module that resists inspection
+        raise source.error("register", f"{describe(error)}.") from error
+    info = hooks.info = hooks.call("kernels_backend", BackendInfo)
+    _check_declaration(info, hooks)
+    return Backend(info, hooks)
+
+
+def _hook_functions(plugin: ModuleType, source: PluginSource) -> dict[str, Callable[..., object]]:
+    manager = pluggy.PluginManager(hookspecs.PROJECT_NAME)
+    manager.add_hookspecs(hookspecs)
+    known = [name for name in vars(hookspecs) if manager.parse_hookspec_opts(hookspecs, name)]
+    problem = _problem_with_names(plugin, manager, known)
+    if problem:
+        raise source.error("register", problem)
+    manager.register(plugin, source.plugin)
+    functions = {}
+    for hook in known:
+        caller: pluggy.HookCaller = getattr(manager.hook, hook)
+        implementations = caller.get_hookimpls()
+        if len(implementations) > 1:
+            raise source.error("register", f"it implements {hook} more than once: keep one.")
+        if implementations:
+            functions[hook] = _bind(hook, caller, implementations[0], source)
+    missing = [hook for hook in REQUIRED_HOOKS if hook not in functions]
+    if missing:
+        raise source.error(
+            "register", f"it lacks required hooks: implement {', '.join(missing)} with @hookimpl."
+        )
+    return functions
+
+
+def _problem_with_names(plugin: ModuleType, manager: pluggy.PluginManager, known: list[str]) -> str:
+    for name in dir(plugin):
+        options = manager.parse_hookimpl_opts(plugin, name)
+        if options is None:
+            if name in known:
+                return f"{name} is not a function marked with @hookimpl: mark it, or rename it."
+            continue
+        hook = options.get("specname") or name
+        # pluggy's `optionalhook` is how a plugin implements hooks that only newer cores have.
+        if hook not in known and not options.get("optionalhook"):
+            close = difflib.get_close_matches(hook, known, n=1)
+            advice = f"did you mean {close[0]}?" if close else f"the hooks are {', '.join(known)}."
+            return f"{hook} is not a hook of API version {API_VERSION}: {advice}"
+        if options.get("wrapper") or options.get("hookwrapper"):
+            return f"{hook} is a hook wrapper: a plugin answers for itself only, remove `wrapper`."
+    return ""
+
+
+def _bind(
+    hook: str, caller: pluggy.HookCaller, implementation: pluggy.HookImpl, source: PluginSource
+) -> Callable[..., object]:
+    """The implementation as a function of all arguments of the hook, in their order."""
+    assert caller.spec is not None
+    specified = caller.spec.argnames
+    function = implementation.function
+    defaulted = [name for name in implementation.kwargnames if name in specified]
+    if defaulted:
+        # pluggy never passes arguments that have a default: the plugin would miss them silently.
+        raise source.error(
+            "register", f"{hook} gives {defaulted[0]!r} a default: remove it, it is always passed."
+        )
+    positions = [specified.index(name) for name in implementation.argnames]
+    if positions == list(range(len(specified))):
+        return function
+
+    def with_its_own_arguments(*arguments: Any) -> object:
+        return function(*[arguments[position] for position in positions])
+
+    return with_its_own_arguments
+
+
+def _check_declaration(info: BackendInfo, hooks: Hooks) -> None:
+    hook = "kernels_backend"
+    if info.api_version != API_VERSION:
+        older = "the plugin" if info.api_version < API_VERSION else "kernels-core"
+        raise hooks.error(
+            hook,
+            f"declares API version {info.api_version} and this kernels-core speaks {API_VERSION}: "
+            f"upgrade {older}.",
+        )
+    for attribute in ("name", "torch_device_type", "noarch_name"):
+        try:
+            Device(getattr(info, attribute))
+        except ValueError:
+            raise hooks.wrong(
+                hook,
+                f"must declare a lower-case identifier as {attribute}",
+                getattr(info, attribute),
+            ) from None
+    if info.noarch_name == _RESERVED_NOARCH_NAME:
+        raise hooks.error(
+            hook, f"must not declare noarch_name {info.noarch_name!r}: it names builds for all."
+        )
+    _check_kind(info.facts, DeviceFacts, "facts", hooks)
+    for kind in info.properties:
+        _check_kind(kind, DeviceProperties, "properties", hooks)
+
+
+def _check_kind(kind: object, base: type, attribute: str, hooks: Hooks) -> None:
+    if not isinstance(kind, type) or not issubclass(kind, base):
+        raise hooks.wrong(
+            "kernels_backend", f"must declare subclasses of {base.__name__} as {attribute}", kind
+        )

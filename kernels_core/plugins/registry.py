@@ -1,0 +1,378 @@
+"""`registry()`: the installed backends, found once per process, and which of them serves.
+
+Nothing happens at import. Discovery imports the plugins and takes their declarations; a device is
+asked for only when a backend has to be chosen.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NoReturn
+
+from kernels_core import environment
+from kernels_core.device import install_hint, is_known_type
+from kernels_core.errors import (
+    BackendNotInstalledError,
+    BackendUnavailableError,
+    PluginConflictError,
+    PluginError,
+    UnknownDeviceError,
+)
+from kernels_core.hookspecs import BackendTag
+from kernels_core.plugins.backend import Backend
+from kernels_core.plugins.discovery import BlockedPlugin, discover
+from kernels_core.plugins.failures import PluginFailure, conflict, name_conflicts
+from kernels_core.plugins.registration import load_backend
+
+STRICT = "KERNELS_STRICT_PLUGINS"
+CHOICE = "KERNELS_BACKEND"
+
+
+class Registry:
+    """What is installed, and which backend serves a device type.
+
+    Attributes:
+        backends: the usable backends by name, in the order of their names.
+        failures: the plugins that failed, one entry each. One that failed only to detect stays
+            among the backends, where it counts as unavailable.
+        blocked: the plugins that the environment switches off.
+    """
+
+    backends: Mapping[str, Backend]
+    failures: tuple[PluginFailure, ...]
+    blocked: tuple[BlockedPlugin, ...]
+
+    def __init__(
+        self,
+        backends: Iterable[Backend],
+        failures: Iterable[PluginFailure] = (),
+        blocked: Iterable[BlockedPlugin] = (),
+    ):
+        self.failures = tuple(failures)
+        self.blocked = tuple(blocked)
+        self._contested_tags: dict[str, PluginConflictError] = {}
+        self._keep(backends)
+        self.renew_locks()
+
+    def renew_locks(self) -> None:
+        """Forget who holds the locks: in a forked child, the threads that did do not exist."""
+        self._lock = threading.RLock()
+        for backend in self.backends.values():
+            backend.renew_lock()
+
+    # Choosing a backend
+
+    def backend(self, name: str) -> Backend:
+        """The backend of this name, whether or not this machine has such a device.
+
+        Args:
+            name: name of the backend.
+
+        Raises:
+            UnknownDeviceError: no plugin has this name.
+            BackendNotInstalledError: its plugin is not installed, or is switched off.
+            BackendUnavailableError: its plugin failed; the `__cause__` says how.
+            PluginConflictError: several plugins claim the name.
+
+        Example:
+            >>> for name in registry().backends:
+            ...     assert registry().backend(name).name == name
+        """
+        backend = self.backends.get(name)
+        if backend is None:
+            self._raise_absent(name, [f for f in self.failures if name in f.names])
+        return backend
+
+    def backend_for(self, device_type: str) -> Backend:
+        """The available backend that serves a device type.
+
+        Several plugins may serve one type: torch calls ROCm devices "cuda" as well. The one that
+        finds a device here serves; among several of those `KERNELS_BACKEND` decides, then the name
+        that equals the type, then the higher priority.
+
+        Args:
+            device_type: name of a backend, or what torch calls its devices.
+
+        Raises:
+            UnknownDeviceError: no plugin serves this type.
+            BackendNotInstalledError: the plugin that does is not installed, or is switched off.
+            BackendUnavailableError: none finds a device here, or the plugin failed.
+            PluginConflictError: several plugins claim the name.
+
+        Example:
+            >>> for name, backend in registry().backends.items():
+            ...     if backend.detection().available:
+            ...         assert registry().backend_for(name) is backend
+        """
+        chosen = self._chosen_by_environment()
+        candidates = [
+            backend
+            for backend in self.backends.values()
+            if device_type in (backend.name, backend.info.torch_device_type)
+        ]
+        failed = [f for f in self.failures if device_type in f.device_types]
+        if not candidates:
+            self._raise_absent(device_type, failed)
+        if chosen is not None and chosen in candidates:
+            return self._require(chosen)
+        candidates.sort(key=lambda backend: (backend.name != device_type, *_preference(backend)))
+        return self._first_available(
+            candidates,
+            f"No backend for device type {device_type!r} can be used here:",
+            failed,
+            [blocked for blocked in self.blocked if blocked.plugin == device_type],
+        )
+
+    def default_backend(self) -> Backend:
+        """The backend to use where none is asked for.
+
+        That is the one `KERNELS_BACKEND` names, else the available one of the highest priority.
+
+        Raises:
+            BackendNotInstalledError: no plugin is installed, or the one named is not.
+            BackendUnavailableError: none finds a device here, or the one named does not.
+            UnknownDeviceError: no plugin has the name in `KERNELS_BACKEND`.
+            PluginConflictError: several plugins claim that name.
+        """
+        chosen = self._chosen_by_environment()
+        if chosen is not None:
+            return self._require(chosen)
+        if not (self.backends or self.failures or self.blocked):
+            raise BackendNotInstalledError(
+                "No backend plugin is installed: install the one for your device, for example "
+                "with pip install kernels-backend-<device type>.",
+                backend="",
+            )
+        return self._first_available(
+            sorted(self.backends.values(), key=_preference),
+            "No installed backend can be used here:",
+            self.failures,
+            self.blocked,
+        )
+
+    def _chosen_by_environment(self) -> Backend | None:
+        name = os.environ.get(CHOICE, "").strip().lower()
+        if not name:
+            return None
+        if name not in self.backends:
+            self._raise_absent(name, [f for f in self.failures if name in f.names], by=CHOICE)
+        return self.backends[name]
+
+    def _require(self, chosen: Backend) -> Backend:
+        return self._first_available([chosen], f"{CHOICE}={chosen.name} cannot be used here:")
+
+    def _first_available(
+        self,
+        candidates: Sequence[Backend],
+        problem: str,
+        failed: Iterable[PluginFailure] = (),
+        blocked: Iterable[BlockedPlugin] = (),
+    ) -> Backend:
+        """The first candidate that finds a device, or an error that lists why each does not."""
+        reasons = []
+        errors: list[PluginError] = []
+        for backend in candidates:
+            try:
+                detection = backend.detection()
+            except PluginError as error:
+                self._fail({backend: error}, quarantine=False)
+                errors.append(error)
+            else:
+                if detection.available:
+                    return backend
+                reasons.append(f"{backend.name} ({backend.distribution}): {detection.reason}")
+        errors += [failure.error for failure in failed if failure.error not in errors]
+        reasons += [str(error) for error in errors]
+        reasons += [f"{b.plugin} ({b.distribution}): {b.reason}" for b in blocked]
+        raise BackendUnavailableError(
+            "\n  ".join([problem, *reasons]),
+            backend=candidates[0].name if candidates else "",
+        ) from next(iter(errors), None)
+
+    def _raise_absent(
+        self, wanted: str, failed: Collection[PluginFailure], *, by: str = ""
+    ) -> NoReturn:
+        """Say why no usable backend is called `wanted`, which the variable `by` may have named."""
+        prefix = f"{by}={wanted}: " if by else ""
+        for failure in failed:
+            if isinstance(failure.error, PluginConflictError):
+                raise failure.error.with_traceback(None)
+        for failure in failed:
+            raise BackendUnavailableError(
+                f"{prefix}the plugin for {wanted!r} is installed and failed. {failure.error}",
+                backend=wanted,
+            ) from failure.error
+        for blocked in self.blocked:
+            if blocked.plugin == wanted:
+                raise BackendNotInstalledError(
+                    f"{prefix}the plugin for {wanted!r} ({blocked.distribution}) is installed but "
+                    f"switched off: {blocked.reason}.",
+                    backend=wanted,
+                )
+        installed = ", ".join(self.backends) or "none"
+        advice = f"Installed backends: {installed}. To get {wanted!r}: {install_hint(wanted)}."
+        if is_known_type(wanted):
+            raise BackendNotInstalledError(
+                f"{prefix}no plugin for {wanted!r} is installed. {advice}", backend=wanted
+            )
+        raise UnknownDeviceError(f"{prefix}no plugin knows {wanted!r}. {advice}", device=wanted)
+
+    # Tags
+
+    def parse_tag(self, text: str) -> BackendTag | None:
+        """Read the backend part of a variant name; None when no plugin knows it.
+
+        A plugin that fails at it is put out of use, and so are two that claim the same tag.
+
+        Args:
+            text: for example "cu130"; may be any text.
+
+        Raises:
+            PluginConflictError: several plugins claim this tag.
+
+        Example:
+            >>> registry().parse_tag("no tag of anyone") is None
+            True
+        """
+        if text in self._contested_tags:
+            raise self._contested_tags[text].with_traceback(None)
+        tags: dict[Backend, BackendTag] = {}
+        for backend in self.backends.values():
+            try:
+                tag = backend.parse_tag(text)
+            except PluginError as error:
+                self._fail({backend: error}, quarantine=True)
+            else:
+                if tag is not None:
+                    tags[backend] = tag
+        if len(tags) > 1:
+            errors = conflict(f"the tag {text!r}", list(tags), phase="parse_tag")
+            self._contested_tags[text] = next(iter(errors.values()))
+            self._fail(errors, quarantine=True)
+            raise self._contested_tags[text]
+        return next(iter(tags.values()), None)
+
+    # Failures
+
+    def _fail(self, errors: Mapping[Backend, PluginError], *, quarantine: bool) -> None:
+        """Record the errors of backends, warn of each plugin once, and take it out of use if asked.
+
+        Raises:
+            PluginError: the first of them, when `KERNELS_STRICT_PLUGINS` is set.
+        """
+        if environment.flag(STRICT):
+            raise next(iter(errors.values()))
+        with self._lock:
+            if quarantine:
+                # A new mapping, since another thread may be walking over the present one.
+                self._keep(backend for backend in self.backends.values() if backend not in errors)
+            known = {(failure.plugin, failure.distribution) for failure in self.failures}
+            new = [
+                PluginFailure.of(error)
+                for backend, error in errors.items()
+                if (backend.plugin, backend.distribution) not in known
+            ]
+            self.failures += tuple(new)
+        for failure in new:
+            failure.warn()
+
+    def _keep(self, backends: Iterable[Backend]) -> None:
+        self.backends = MappingProxyType({backend.name: backend for backend in backends})
+
+
+def _preference(backend: Backend) -> tuple[int, str]:
+    return -backend.info.priority, backend.name
+
+
+def _load() -> Registry:
+    """Discover, load and declare every plugin, each on its own, and keep conflicting ones apart."""
+    discovered = discover()
+    errors = list(discovered.errors)
+    loaded = []
+    for found in discovered.plugins:
+        try:
+            loaded.append(load_backend(found))
+        except PluginError as error:
+            errors.append(error)
+    conflicts = name_conflicts(loaded)
+    errors += conflicts.values()
+    if errors and environment.flag(STRICT):
+        raise errors[0]
+    usable = [backend for backend in loaded if backend not in conflicts]
+    return Registry(
+        sorted(usable, key=lambda backend: backend.name),
+        [PluginFailure.of(error) for error in errors],
+        discovered.blocked,
+    )
+
+
+_registry: Registry | None = None
+_lock = threading.RLock()
+_loading = False
+
+
+def registry() -> Registry:
+    """The registry of this process. The first call discovers and loads the plugins.
+
+    Raises:
+        PluginError: a plugin failed and `KERNELS_STRICT_PLUGINS` is set.
+
+    Example:
+        >>> registry() is registry()
+        True
+    """
+    return _registry or _load_once()
+
+
+def _load_once() -> Registry:
+    global _registry, _loading
+    with _lock:
+        if _registry is not None:
+            return _registry
+        if _loading:
+            # The lock lets only the loading thread come here: a plugin that is being imported.
+            raise RuntimeError(
+                "a backend plugin asked for the registry while the plugins are being loaded: "
+                "it must not use kernelize, kernel loading or the registry when it is imported."
+            )
+        _loading = True
+        try:
+            loaded = _registry = _load()
+        finally:
+            _loading = False
+    # Outside the lock and after the fact: a filter may turn warnings into exceptions.
+    for failure in loaded.failures:
+        failure.warn()
+    return loaded
+
+
+def reset() -> None:
+    """Forget what was found, so that the next use looks again: after installing a plugin.
+
+    Example:
+        >>> before = registry()
+        >>> reset()
+        >>> registry() is before
+        False
+    """
+    global _registry
+    with _lock:
+        _registry = None
+    importlib.invalidate_caches()
+
+
+def _renew_locks_after_fork() -> None:
+    """Leave no lock that a thread of the parent held: in the child nobody would release it."""
+    global _lock, _loading
+    _lock = threading.RLock()
+    _loading = False
+    if _registry is not None:
+        _registry.renew_locks()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks_after_fork)
