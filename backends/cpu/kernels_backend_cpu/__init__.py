@@ -1,0 +1,1 @@
+"""The host's processor as a backend of kernels-core: the hooks are in `plugin`."""

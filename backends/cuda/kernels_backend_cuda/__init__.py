@@ -1,0 +1,1 @@
+"""NVIDIA GPUs as a backend of kernels-core: the hooks are in `plugin`."""

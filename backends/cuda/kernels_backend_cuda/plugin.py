@@ -1,0 +1,114 @@
+"""The hooks of the CUDA backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kernels_backend_cuda import _probe
+from kernels_backend_cuda._archs import covers
+from kernels_backend_cuda.facts import CUDAFacts
+from kernels_core.device import CUDAProperties
+from kernels_core.hookspecs import BackendInfo, BackendTag, Detection, Match, hookimpl
+from kernels_core.host import HostInfo
+from kernels_core.matching import match_capability
+
+# Tags have two digits for the major version: torch 2 has never been built for a CUDA before 11.
+_FIRST_MAJOR = 10
+
+
+@hookimpl
+def kernels_backend() -> BackendInfo:
+    """Declare the backend."""
+    return BackendInfo(
+        name="cuda",
+        api_version=1,
+        torch_device_type="cuda",
+        noarch_name="cuda",
+        facts=CUDAFacts,
+        properties=(CUDAProperties,),
+        priority=100,
+    )
+
+
+@hookimpl
+def kernels_detect(host: HostInfo) -> Detection:
+    """Tell whether torch can use NVIDIA GPUs here, or why not."""
+    if host.torch is None:
+        return Detection(0, reason="torch is not installed")
+    runtime = _probe.runtime()
+    if runtime.cuda is None:
+        return Detection(0, reason=f"torch {host.torch.version} was built without CUDA")
+    obstacle = _obstacle(runtime)
+    if obstacle:
+        reason = f"CUDA {runtime.cuda} runtime is present, {obstacle}"
+        return Detection(0, runtime_version=runtime.cuda, reason=reason)
+    return Detection(runtime.device_count, runtime_version=runtime.cuda)
+
+
+def _obstacle(runtime: _probe.Runtime) -> str:
+    """What keeps torch from using a device although it was built with CUDA; "" when nothing."""
+    assert runtime.cuda is not None
+    count = f"{runtime.device_count} device{'' if runtime.device_count == 1 else 's'}"
+    if runtime.driver is None:
+        return "" if runtime.device_count else f"{count}: no NVIDIA driver was found"
+    supported = f"the NVIDIA driver supports CUDA {runtime.driver[0]}.{runtime.driver[1]}"
+    # NVML counts devices that the runtime cannot use: it needs a driver of at least its own major.
+    if runtime.driver[0] < _release(runtime.cuda)[0]:
+        return f"{count}: {supported} at most, update it"
+    if not runtime.device_count:
+        return f"{count}: {supported}, does CUDA_VISIBLE_DEVICES hide them?"
+    return ""
+
+
+@hookimpl
+def kernels_device_facts(index: int) -> CUDAFacts:
+    """Describe one GPU."""
+    gpu = _probe.gpu(index)
+    return CUDAFacts(
+        index=index,
+        name=gpu.name,
+        capability=(gpu.major, gpu.minor),
+        total_memory=gpu.total_memory,
+    )
+
+
+@hookimpl
+def kernels_parse_tag(text: str) -> BackendTag | None:
+    """Read tags such as `cu128` (12.8) and `cu1210` (12.10)."""
+    return BackendTag.parse(text, backend="cuda", prefix="cu", first_major=_FIRST_MAJOR)
+
+
+@hookimpl
+def kernels_match_tag(tag: BackendTag, detection: Detection) -> Match:
+    """Accept builds for the major version of the runtime, and not for a newer minor one."""
+    built_for = f"built for CUDA {tag.version[0]}.{tag.version[1]}"
+    if detection.runtime_version is None:
+        return Match.no(f"{built_for}, and there is no CUDA runtime")
+    major, minor = _release(detection.runtime_version)
+    if tag.version[0] == major and tag.version[1] <= minor:
+        return Match.yes(tag.version[1])
+    return Match.no(f"{built_for}, and the runtime is {detection.runtime_version}")
+
+
+@hookimpl
+def kernels_match_device(required: CUDAProperties, facts: CUDAFacts) -> Match:
+    """Accept devices in the range of capabilities."""
+    return match_capability(required, facts.capability)
+
+
+@hookimpl
+def kernels_match_archs(archs: Sequence[str], facts: CUDAFacts) -> Match:
+    """Accept builds with code for the device.
+
+    Where not one entry can be read the metadata is newer than this plugin, and the build accepted.
+    """
+    answers = [covers(arch, facts.capability) for arch in archs]
+    if any(answers) or all(answer is None for answer in answers):
+        return Match.yes()
+    major, minor = facts.capability
+    return Match.no(f"built for {', '.join(archs)}, and the device has capability {major}.{minor}")
+
+
+def _release(version: str) -> tuple[int, int]:
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)

@@ -1,0 +1,1 @@
+"""Apple silicon GPUs as a backend of kernels-core: the hooks are in `plugin`."""

@@ -1,0 +1,1 @@
+"""Intel GPUs as a backend of kernels-core: the hooks are in `plugin`."""
