@@ -83,9 +83,12 @@ def _make_class(original: type[nn.Module], layer: type[nn.Module]) -> type[nn.Mo
             "__deepcopy__": _deepcopy,
         }
     )
+    metaclass: Any = type(original)
+    if original.__basicsize__ != nn.Module.__basicsize__:  # it has __slots__
+        derived: type[nn.Module] = metaclass(original.__name__, (original,), namespace)
+        return derived
     # Under its real base from the start, it would run the original's __init_subclass__, which may
     # register the class or demand arguments.
-    metaclass: Any = type(original)
     made: type[nn.Module] = metaclass(original.__name__, (nn.Module,), namespace)
     made.__bases__ = (original,)
     return made

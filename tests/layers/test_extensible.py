@@ -1,0 +1,195 @@
+"""Marking layers and functions as extensible changes nothing but their findability."""
+
+import copy
+import inspect
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import kernels_core
+from kernels_core import (
+    Mode,
+    kernelize,
+    register_kernel_mapping,
+    replace_kernel_forward_from_hub,
+    unkernelize,
+    use_kernel_forward_from_hub,
+    use_kernelized_func,
+)
+
+X = torch.ones(2)
+
+
+@use_kernel_forward_from_hub("double")
+def double(x: torch.Tensor, *, times: int = 1) -> torch.Tensor:
+    """Double a tensor."""
+    return 2 * times * x
+
+
+@use_kernel_forward_from_hub("double")
+def double_too(x: torch.Tensor, *, times: int = 1) -> torch.Tensor:
+    return 2 * times * x
+
+
+@use_kernelized_func(double, double_too)
+class Owner(nn.Module):
+    def __init__(self, size: int, *, bias: bool = False):
+        super().__init__()
+        self.linear = nn.Linear(size, size, bias=bias)
+        self.wanted = True
+
+    def forward(self, x):
+        return double(x) + double_too(x)
+
+
+@use_kernelized_func(double)
+class OtherOwner(nn.Module):
+    def forward(self, x):
+        return double(x)
+
+
+@pytest.fixture(autouse=True)
+def _undo_functions():
+    yield
+    unkernelize(Owner(1))
+
+
+@pytest.fixture
+def tenfold(make_kernel):
+    return make_kernel(
+        """
+        class Tenfold(nn.Module):
+            def forward(self, x, *, times=1):
+                return 10 * times * x
+        """
+    )("Tenfold")
+
+
+def test_a_decorated_class_stays_itself():
+    class Layer(nn.Module):
+        def forward(self, x):
+            return x
+
+    assert use_kernel_forward_from_hub("Layer")(Layer) is Layer
+    assert Layer.kernel_layer_name == "Layer"
+    assert Layer.kernel_condition is None
+    assert Layer()(X) is X
+
+
+def test_a_condition_is_found_on_the_class_and_not_bound():
+    class Layer(nn.Module):
+        pass
+
+    replace_kernel_forward_from_hub(Layer, "Layer", lambda module: module is None)
+    assert Layer().kernel_condition(None) is True
+
+
+@pytest.mark.parametrize("target", [7, "Layer", int, torch.ones(1)])
+def test_only_modules_and_functions_can_be_extensible(target):
+    with pytest.raises(TypeError, match=r"subclass of torch\.nn\.Module or a function"):
+        use_kernel_forward_from_hub("Layer")(target)
+
+
+@pytest.mark.parametrize("name", ["", None, 7, nn.Linear])
+def test_the_name_is_a_string(name):
+    with pytest.raises(TypeError, match="layer name must be a non-empty string"):
+        use_kernel_forward_from_hub(name)
+    with pytest.raises(TypeError, match="layer name must be a non-empty string"):
+        replace_kernel_forward_from_hub(nn.Linear, name)
+
+
+def test_the_condition_is_callable():
+    with pytest.raises(TypeError, match="condition must be callable"):
+        use_kernel_forward_from_hub("Layer", condition=True)
+
+
+def test_a_function_becomes_a_module_that_runs_it():
+    assert isinstance(double, nn.Module)
+    assert double(X, times=2).tolist() == [4, 4]
+    assert double.__name__ == "double"
+    assert double.__doc__ == "Double a tensor."
+    assert str(inspect.signature(double)) == str(inspect.signature(double.__wrapped__))
+    assert "extensible function" in repr(double)
+    assert "double" in repr(double)
+
+
+def test_a_function_is_one_object_when_copied_or_pickled():
+    assert copy.copy(double) is double
+    assert copy.deepcopy(double) is double
+    assert pickle.loads(pickle.dumps(double)) is double
+
+
+def test_functions_are_attached_but_no_submodules():
+    owner = Owner(2, bias=True)
+    assert list(owner._kernel_funcs.values()) == [double, double_too]
+    assert [name for name, _ in owner.named_modules()] == ["", "linear"]
+    assert list(owner.state_dict()) == ["linear.weight", "linear.bias"]
+    assert list(inspect.signature(Owner).parameters) == ["size", "bias"]
+
+
+def test_only_extensible_functions_can_be_attached():
+    with pytest.raises(TypeError, match="not an extensible function"):
+        use_kernelized_func(len)
+    with pytest.raises(TypeError, match=r"subclass of torch\.nn\.Module"):
+        use_kernelized_func(double)(int)
+
+
+def test_kernelizing_an_owner_sets_its_functions_for_the_whole_process(tenfold):
+    register_kernel_mapping({"double": {"cpu": tenfold}})
+    owner, other = Owner(2), OtherOwner()
+    kernelize(owner, mode=Mode.INFERENCE)
+    assert owner(X).tolist() == [20, 20]
+    assert other(X).tolist() == [10, 10]
+    assert double(X, times=3).tolist() == [30, 30]
+    rows = kernels_core.report(owner).rows
+    assert [row.class_name for row in rows] == ["double", "double_too"]
+    assert all("one function for the whole process" in row.note for row in rows)
+    register_kernel_mapping({}, inherit_mapping=False)
+    kernelize(other, mode=Mode.INFERENCE, device="cpu")
+    assert owner(X).tolist() == [12, 12], "the last call decided for double, not for double_too"
+    unkernelize(owner)
+    assert owner(X).tolist() == [4, 4]
+
+
+def test_a_kernelized_function_is_still_one_object_when_copied_or_pickled(tenfold):
+    register_kernel_mapping({"double": {"cpu": tenfold}})
+    owner = kernelize(Owner(2), mode=Mode.INFERENCE)
+    assert copy.deepcopy(owner)._kernel_funcs["double"] is double
+    assert pickle.loads(pickle.dumps(owner))._kernel_funcs["double"] is double
+    assert copy.copy(double) is double
+
+
+def test_a_functions_condition_is_asked_per_owner(tenfold):
+    @use_kernel_forward_from_hub("double", condition=lambda owner: owner.wanted)
+    def conditional(x, *, times=1):
+        return 2 * times * x
+
+    @use_kernelized_func(conditional)
+    class ConditionalOwner(Owner):
+        pass
+
+    register_kernel_mapping({"double": {"cpu": tenfold}})
+    owner = kernelize(ConditionalOwner(2), mode=Mode.INFERENCE)
+    assert conditional(X).tolist() == [10, 10]
+    owner.wanted = False
+    kernelize(owner, mode=Mode.INFERENCE)
+    assert conditional(X).tolist() == [2, 2]
+
+
+def test_two_functions_of_one_name_are_both_attached():
+    def other():
+        @use_kernel_forward_from_hub("double")
+        def double(x, *, times=1):
+            return x
+
+        return double
+
+    namesake = other()
+
+    @use_kernelized_func(double, namesake)
+    class Both(nn.Module):
+        pass
+
+    assert list(Both()._kernel_funcs.values()) == [double, namesake]

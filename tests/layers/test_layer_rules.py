@@ -1,0 +1,173 @@
+"""The rules for kernel layers, each broken by one edit."""
+
+import pytest
+import torch
+from torch import nn
+
+from kernels_core import (
+    Mode,
+    errors,
+    kernelize,
+    register_kernel_mapping,
+    use_kernel_forward_from_hub,
+)
+
+
+@use_kernel_forward_from_hub("Adopting")
+class Adopting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x, y=1, *, scale=2, **rest):
+        return x
+
+
+def kernelize_with(kernel):
+    register_kernel_mapping({"Adopting": {"cpu": kernel("Layer")}})
+    return kernelize(Adopting(), mode=Mode.INFERENCE)
+
+
+BROKEN_LAYERS = {
+    "module": ("class Layer: pass", "must be a subclass of torch.nn.Module"),
+    "forward": ("class Layer(nn.Module): pass", "defines no forward"),
+    "constructor": (
+        """
+        class Layer(nn.Module):
+            def __init__(self):
+                super().__init__()
+
+            def forward(self, x, y=1, *, scale=2, **rest):
+                return x
+        """,
+        "has a constructor",
+    ),
+    "members": (
+        """
+        class Layer(nn.Module):
+            def forward(self, x, y=1, *, scale=2, **rest):
+                return self.helper(x)
+
+            def helper(self, x):
+                return x
+        """,
+        "has the member 'helper'",
+    ),
+    "members (inherited)": (
+        """
+        class Base(nn.Module):
+            size = 3
+
+        class Layer(Base):
+            def forward(self, x, y=1, *, scale=2, **rest):
+                return x
+        """,
+        "has the member 'size'",
+    ),
+    "flags": (
+        """
+        class Layer(nn.Module):
+            can_torch_compile = "yes"
+
+            def forward(self, x, y=1, *, scale=2, **rest):
+                return x
+        """,
+        "must have a bool as can_torch_compile, got 'yes'",
+    ),
+    "exported": ("class Another(nn.Module): pass", "has no layer 'Layer'; its layers are: Another"),
+}
+
+
+@pytest.mark.parametrize("rule", BROKEN_LAYERS)
+def test_a_layer_that_breaks_a_rule(make_kernel, rule):
+    source, text = BROKEN_LAYERS[rule]
+    with pytest.raises(errors.InvalidLayerError, match=text) as caught:
+        kernelize_with(make_kernel(source))
+    assert caught.value.rule == rule.partition(" ")[0]
+    assert "kernel" in caught.value.repository
+
+
+def test_a_kernel_without_layers(make_repository):
+    path = make_repository({"torch-cpu": {"__init__.py": "x = 1"}})
+    from kernels_core import LocalLayerRepository
+
+    with pytest.raises(errors.InvalidLayerError, match="has no layers: its __init__.py must"):
+        kernelize_with(lambda name: LocalLayerRepository(path, layer_name=name))
+
+
+def test_a_layer_may_inherit_and_annotate(make_kernel):
+    kernelized = kernelize_with(
+        make_kernel(
+            '''
+            class Base(nn.Module):
+                """A base with a documented annotation."""
+
+                weight: torch.Tensor
+                has_backward: bool = False
+
+                def forward(self, x, y=1, *, scale=2, **rest):
+                    return x + self.weight
+
+            class Layer(Base):
+                pass
+            '''
+        )
+    )
+    assert kernelized(torch.ones(1)).item() == 2
+    assert kernelized.has_backward is False
+
+
+SIGNATURES = {
+    "(self, x, y=1, *, scale=2, **rest)": "",
+    "(self, a, b=None, *, scale=0, **kwargs)": "",
+    "(self, x=0, y=1, *, scale=2, **rest)": "",
+    "(self, x, y=1, **rest)": "3 parameters instead of 4",
+    "(self, x, y=1, z=1, *, scale=2, **rest)": "5 parameters instead of 4",
+    "(self, x, y, *, scale=2, **rest)": "'y' has no default, where the original has one",
+    "(self, x, y=1, *, factor=2, **rest)": "keyword-only parameter 'scale' is missing",
+    "(self, x, y=1, scale=2, **rest)": "'scale' is positional or keyword instead of keyword-only",
+    "(self, x, /, y=1, *, scale=2, **rest)": "'x' is positional-only instead of positional or",
+    "(self, x, y=1, *rest, scale=2)": "'rest' is variadic positional instead of keyword-only",
+}
+
+
+@pytest.mark.parametrize("signature", SIGNATURES)
+def test_signatures(make_kernel, signature):
+    kernel = make_kernel(f"class Layer(nn.Module):\n    def forward{signature}: return x")
+    difference = SIGNATURES[signature]
+    if not difference:
+        kernelize_with(kernel)
+        return
+    with pytest.raises(errors.SignatureMismatchError) as caught:
+        kernelize_with(kernel)
+    assert difference in str(caught.value)
+    assert f"Kernel: forward{signature}; original: forward(self, x, y=1" in str(caught.value)
+
+
+def test_the_order_of_keyword_only_parameters_does_not_matter(make_kernel):
+    @use_kernel_forward_from_hub("Keywords")
+    class Keywords(nn.Module):
+        def forward(self, x, *, a, b):
+            return x
+
+    kernel = make_kernel("class Layer(nn.Module):\n    def forward(self, x, *, b, a): return a - b")
+    register_kernel_mapping({"Keywords": {"cpu": kernel("Layer")}})
+    module = kernelize(Keywords(), mode=Mode.INFERENCE, device="cpu", use_fallback=False)
+    assert module(0, a=5, b=3) == 2
+
+
+def test_a_positional_variadic_signature_can_be_replaced(make_kernel):
+    @use_kernel_forward_from_hub("Variadic")
+    def variadic(*tensors):
+        return sum(tensors)
+
+    from kernels_core import use_kernelized_func
+
+    @use_kernelized_func(variadic)
+    class User(nn.Module):
+        pass
+
+    kernel = make_kernel("class Layer(nn.Module):\n    def forward(self, *xs): return 10 * sum(xs)")
+    register_kernel_mapping({"Variadic": {"cpu": kernel("Layer")}})
+    kernelize(User(), mode=Mode.INFERENCE, device="cpu", use_fallback=False)
+    assert variadic(1, 2) == 30
