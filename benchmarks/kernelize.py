@@ -1,0 +1,168 @@
+"""Benchmark of kernelize, of importing the package, and of calling a kernelized layer.
+
+Measures kernels-core and its peer, Hugging Face `kernels`, in turn, each time in a fresh process,
+and compares with what would be ideal. Prints a table and, as the last line, the same as JSON; with
+`--json` only JSON goes to standard output. Figures are information: whether a target was met does
+not change the exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tables import describe
+from trees import write_repository
+
+PACKAGES = {"ours": "kernels_core", "peer": "kernels"}
+LAYERS = (100, 1_000, 10_000, 50_000)
+PROCESSES = 5
+
+SCALE_TARGET = 2.5
+SCALE_TARGET_LAYERS = 10_000
+IMPORT_TARGET = 1 / 3
+CALL_TARGET_NS = 60 if sys.version_info < (3, 12) else 300
+
+IMPORT = """
+import sys, time
+start = time.perf_counter()
+from {package} import kernelize, Mode, Device, LayerRepository, use_kernel_forward_from_hub
+elapsed = time.perf_counter() - start
+heavy = [name for name in ("torch", "huggingface_hub") if name in sys.modules]
+import json
+print(json.dumps({{"ms": elapsed * 1000, "heavy": heavy}}))
+"""
+
+
+def run_python(*arguments: str) -> Any:
+    """Run a fresh Python and read the JSON that it prints last.
+
+    Raises:
+        CalledProcessError: it failed; what it said is on standard error.
+    """
+    command = [sys.executable, *arguments]
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def in_turn(processes: int, what: str, measure: Callable[[str], Any]) -> dict[str, list[Any]]:
+    """Measure both implementations, one process each in turn.
+
+    Args:
+        processes: how many processes for each of them.
+        what: what is measured, for people who wait.
+        measure: runs a process for the package of that name.
+
+    Returns:
+        What the processes said, by implementation.
+    """
+    said: dict[str, list[Any]] = {who: [] for who in PACKAGES}
+    for number in range(processes):
+        print(f"Measuring {what}, {number + 1} of {processes}", file=sys.stderr, flush=True)
+        for who, package in PACKAGES.items():
+            said[who].append(measure(package))
+    return said
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    """Median and spread over processes."""
+    figures = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
+def worker(what: str, package: str, repository: Path, *layers: int) -> Any:
+    """Run the worker in a process of its own."""
+    script = Path(__file__).with_name("worker.py")
+    return run_python(str(script), what, package, str(repository), *map(str, layers))
+
+
+def scale(processes: int, repository: Path, layers: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Run kernelize over trees of all sizes, in milliseconds and in multiples of the floor.
+
+    The multiple is taken within each process, against the floor that the same process measured.
+    """
+    said = in_turn(processes, "kernelize", lambda of: worker("scale", of, repository, *layers))
+    found: dict[tuple[Any, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for who, runs in said.items():
+        for figures in (figures for run in runs for figures in run):
+            values = found[figures["layers"], figures["device_from"], figures["step"]]
+            values["floor_ms"].append(figures["floor_ms"])
+            values[f"{who}_ms"].append(figures["ms"])
+            values[f"{who}_floors"].append(figures["ms"] / figures["floor_ms"])
+    rows = []
+    for (count, device_from, step), values in found.items():
+        row: dict[str, Any] = {"layers": count, "device_from": device_from, "step": step}
+        row |= {name: summary(figures) for name, figures in values.items()}
+        if count >= SCALE_TARGET_LAYERS and step != "first":
+            row["target_floors"] = SCALE_TARGET
+            row["met"] = row["ours_floors"]["median"] <= SCALE_TARGET
+        rows.append(row)
+    return rows
+
+
+def imports(processes: int) -> dict[str, Any]:
+    """Import time of the names that a declaration needs."""
+
+    def measure(package: str) -> Any:
+        return run_python("-c", IMPORT.format(package=package))
+
+    in_turn(1, "import, to warm up", measure)
+    said = in_turn(processes, "import", measure)
+    result: dict[str, Any] = {who: summary([run["ms"] for run in said[who]]) for who in said}
+    result["ours_imports_heavy"] = sorted({name for run in said["ours"] for name in run["heavy"]})
+    result["target_ms"] = round(result["peer"]["median"] * IMPORT_TARGET, 3)
+    result["met"] = (
+        result["ours"]["median"] <= result["target_ms"] and not result["ours_imports_heavy"]
+    )
+    return result
+
+
+def calls(processes: int, repository: Path) -> dict[str, Any]:
+    """Nanoseconds per call beyond the same function as a plain forward."""
+    said = in_turn(processes, "calls", lambda package: worker("call", package, repository))
+    result: dict[str, Any] = {who: summary(values) for who, values in said.items()}
+    result["target_ns"] = CALL_TARGET_NS
+    result["met"] = result["ours"]["median"] <= CALL_TARGET_NS
+    return result
+
+
+def environment() -> dict[str, Any]:
+    """What the figures hold for."""
+    packages = {name: version(name) for name in ("kernels-core", "kernels", "torch")}
+    return {"python": platform.python_version(), "cpus": os.cpu_count(), **packages}
+
+
+def main() -> None:
+    """Measure everything and print it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="only JSON on standard output")
+    parser.add_argument("--processes", type=int, default=PROCESSES, help="fresh processes each")
+    parser.add_argument("--layers", type=int, nargs="+", default=LAYERS, help="sizes of trees")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        repository = Path(folder, "bench")
+        write_repository(repository)
+        result = {
+            "environment": environment(),
+            "import": imports(arguments.processes),
+            "call": calls(arguments.processes, repository),
+            "kernelize": scale(arguments.processes, repository, tuple(arguments.layers)),
+        }
+    table = describe(result, arguments.processes)
+    print(table, file=sys.stderr if arguments.json else sys.stdout)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The benchmark's result as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def verdict(row: dict[str, Any]) -> str:
+    """Whether the target was met, in words."""
+    return "" if "met" not in row else "met" if row["met"] else "not met"
+
+
+def spread(figures: dict[str, float], unit: str = "") -> str:
+    """Median, minimum and maximum."""
+    median, low, high = (f"{figures[name]:.1f}" for name in ("median", "min", "max"))
+    return f"{median}{unit} ({low} to {high})"
+
+
+def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows of cells as lines with aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def scale_table(rows: list[dict[str, Any]]) -> list[str]:
+    """One line per tree and step."""
+    head = ("layers", "device from", "step", "floor ms", "ours ms", "times floor", "peer ms")
+    lines = [(*head, "times floor", "target", "")]
+    for row in rows:
+        target = f"at most {row['target_floors']}" if "target_floors" in row else ""
+        lines.append(
+            (
+                f"{row['layers']:,}",
+                row["device_from"],
+                row["step"],
+                *(f"{row[key]['median']:.2f}" for key in ("floor_ms", "ours_ms")),
+                spread(row["ours_floors"]),
+                f"{row['peer_ms']['median']:.2f}",
+                spread(row["peer_floors"]),
+                target,
+                verdict(row),
+            )
+        )
+    return aligned(lines)
+
+
+def describe(result: dict[str, Any], processes: int) -> str:
+    """The result as a table for people."""
+    imported, called = result["import"], result["call"]
+    heavy = ", ".join(imported["ours_imports_heavy"]) or "neither torch nor huggingface_hub"
+    rows = [
+        ("", "ours", "peer", "target", ""),
+        (
+            "import",
+            spread(imported["ours"], " ms"),
+            spread(imported["peer"], " ms"),
+            f"at most {imported['target_ms']:.1f} ms, a third of the peer's",
+            verdict(imported),
+        ),
+        (
+            "overhead per call",
+            spread(called["ours"], " ns"),
+            spread(called["peer"], " ns"),
+            f"at most {called['target_ns']} ns",
+            verdict(called),
+        ),
+    ]
+    about = ", ".join(f"{name} {value}" for name, value in result["environment"].items())
+    return "\n".join(
+        [
+            f"{about}; median (min to max) of {processes} processes each, in turn",
+            "",
+            "kernelize; changed: one layer added, one moved, one wrapped since the last",
+            *scale_table(result["kernelize"]),
+            "",
+            *aligned(rows),
+            f"the import of ours brings in {heavy}",
+        ]
+    )
