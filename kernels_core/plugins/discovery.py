@@ -146,11 +146,21 @@ def _plugins_of(distribution: metadata.Distribution) -> Iterator[FoundPlugin]:
 def _canonical_name(distribution: metadata.Distribution) -> str:
     from packaging.utils import canonicalize_name
 
-    return canonicalize_name(distribution.metadata["Name"])
+    return canonicalize_name(_metadata(distribution, "Name") or _describe(distribution))
 
 
 def _describe(distribution: metadata.Distribution) -> str:
+    name, version = _metadata(distribution, "Name"), _metadata(distribution, "Version")
+    if name is None:
+        return f"a package without metadata in {distribution.locate_file('')}"
+    return f"{name} {version or '(unknown version)'}"
+
+
+def _metadata(distribution: metadata.Distribution, field: str) -> str | None:
+    # Without a METADATA file some versions of Python return nothing here, and others raise.
     try:
-        return f"{distribution.metadata['Name']} {distribution.version}"
-    except Exception:  # a package without metadata still has to be named
-        return f"a package without metadata ({distribution.locate_file('')})"
+        if field in distribution.metadata:
+            return distribution.metadata[field]
+    except Exception:
+        pass
+    return None

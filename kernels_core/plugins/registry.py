@@ -300,6 +300,7 @@ def _load() -> Registry:
             errors.append(error)
     conflicts = name_conflicts(loaded)
     errors += conflicts.values()
+    errors.sort(key=lambda error: (error.plugin, error.distribution))
     if errors and environment.flag(STRICT):
         raise errors[0]
     usable = [backend for backend in loaded if backend not in conflicts]

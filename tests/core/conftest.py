@@ -1,0 +1,214 @@
+"""Fixtures that several test modules of the core use."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from kernels_core.plugins import Backend, Registry, registry, reset
+
+T = TypeVar("T")
+
+PLUGIN_HEADER = """
+import attrs
+from kernels_core import DeviceFacts, DeviceProperties, hookimpl
+from kernels_core.hookspecs import BackendInfo, BackendTag, Detection, Match
+
+
+@attrs.frozen
+class Facts(DeviceFacts):
+    cores: int
+
+
+@attrs.frozen
+class Cores(DeviceProperties):
+    minimum: int
+"""
+
+PLUGIN_HOOKS = {
+    "kernels_backend": """
+        @hookimpl
+        def kernels_backend():
+            return BackendInfo(
+                name="{name}",
+                api_version=1,
+                torch_device_type="{torch_device_type}",
+                noarch_name="{noarch_name}",
+                facts=Facts,
+                properties=(Cores,),
+                priority={priority},
+            )
+        """,
+    "kernels_detect": """
+        @hookimpl
+        def kernels_detect(host):
+            return {detection}
+        """,
+    "kernels_device_facts": """
+        @hookimpl
+        def kernels_device_facts(index):
+            return Facts(index, "{name} device", cores=8)
+        """,
+    "kernels_parse_tag": """
+        @hookimpl
+        def kernels_parse_tag(text):
+            return BackendTag("{name}", "{name}") if text == "{name}" else None
+        """,
+    "kernels_match_tag": """
+        @hookimpl
+        def kernels_match_tag(tag, detection):
+            return Match.yes()
+        """,
+}
+
+
+def plugin_source(
+    name: str = "acme",
+    *,
+    torch_device_type: str | None = None,
+    noarch_name: str | None = None,
+    detection: str = 'Detection(2, runtime_version="1.0")',
+    priority: int = 100,
+    also: str = "",
+    **hooks: str | None,
+) -> str:
+    """The source of a plugin module that works, but for the `hooks` that are replaced or dropped.
+
+    A hook that is given is the source of its whole definition; None leaves the hook out.
+    """
+    parts = [PLUGIN_HEADER]
+    parts += [textwrap.dedent(source) for source in (PLUGIN_HOOKS | hooks).values() if source]
+    filled = {
+        "{detection}": detection,
+        "{name}": name,
+        "{torch_device_type}": torch_device_type or name,
+        "{noarch_name}": noarch_name or name,
+        "{priority}": str(priority),
+    }
+    text = "\n".join([*parts, textwrap.dedent(also)])
+    for placeholder, value in filled.items():
+        text = text.replace(placeholder, value)
+    return text
+
+
+class InstalledPlugins:
+    """Distributions with backend plugins, found through their metadata as installed ones are."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.path = [str(folder)]
+        self.warnings: list[str] = []
+
+    def install(
+        self,
+        name: str = "acme",
+        *,
+        declares: str | None = None,
+        source: str | None = None,
+        distribution: str | None = None,
+        entry_points: dict[str, str] | None = None,
+        version: str = "0.1",
+        folder: Path | None = None,
+        **plugin: str | int | None,
+    ) -> Path:
+        """Write the distribution `<name>-kernels` with the module `<name>_plugin`.
+
+        The module is a plugin that works and declares the backend `declares`, by default `name`,
+        but for what `plugin` changes (see `plugin_source`), unless `source` is given. Returns
+        the folder of the distribution's metadata.
+        """
+        folder = folder or self.folder
+        distribution = distribution or f"{name}-kernels"
+        module = folder / f"{name}_plugin.py"
+        module.write_text(
+            plugin_source(declares or name, **plugin)
+            if source is None
+            else textwrap.dedent(source),
+            encoding="utf-8",
+        )
+        info = folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n", encoding="utf-8"
+        )
+        entry_points = entry_points or {name: f"{name}_plugin"}
+        lines = [f"{entry} = {value}" for entry, value in entry_points.items()]
+        (info / "entry_points.txt").write_text(
+            "\n".join(["[kernels_core.backends]", *lines, ""]), encoding="utf-8"
+        )
+        return info
+
+    def load(self) -> Registry:
+        """The registry; what it warns of is added to `warnings`."""
+        return self.watch(registry)
+
+    def watch(self, function: Callable[..., T], *arguments: object) -> T:
+        """Call a function and add what it warns of to `warnings`, also when it raises."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                return function(*arguments)
+            finally:
+                self.warnings += [str(w.message) for w in caught if w.category is RuntimeWarning]
+
+    def backend(self, name: str = "acme", **plugin: str | int | None) -> Backend:
+        """Install a plugin and return its backend."""
+        self.install(name, **plugin)
+        return self.load().backend(name)
+
+
+@pytest.fixture
+def installed_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """No backend plugin is installed but those that the test installs, and no variable is set."""
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    for variable in [name for name in os.environ if name.startswith("KERNELS_")]:
+        monkeypatch.delenv(variable)
+    installed = InstalledPlugins(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    distributions = functools.partial(metadata.distributions, path=installed.path)
+    monkeypatch.setattr(metadata, "distributions", distributions)
+    reset()
+    yield installed
+    reset()
+    for name, module in list(sys.modules.items()):
+        if str(tmp_path) in (getattr(module, "__file__", None) or ""):
+            del sys.modules[name]
+
+
+ANVIL_HOOKS = {
+    "kernels_parse_tag": """
+        @hookimpl
+        def kernels_parse_tag(text):
+            return BackendTag.parse(text, backend="anvil", prefix="anvil", first_major=1)
+        """,
+    "kernels_match_tag": """
+        @hookimpl
+        def kernels_match_tag(tag, detection):
+            if tag.version <= (2, 3):
+                return Match.yes(*tag.version)
+            return Match.no(f"built for {tag}, newer than 2.3")
+        """,
+    "kernels_match_archs": """
+        @hookimpl
+        def kernels_match_archs(archs, facts):
+            if "iron" in archs:
+                return Match.yes()
+            return Match.no(f"built for {', '.join(archs)}, and {facts.name} is iron")
+        """,
+}
+
+
+@pytest.fixture
+def anvil(installed_plugins: InstalledPlugins) -> Backend:
+    """A backend with versioned tags, `anvil23` the newest that fits, and devices of arch iron."""
+    return installed_plugins.backend("anvil", **ANVIL_HOOKS)
