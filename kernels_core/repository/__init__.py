@@ -1,0 +1,1 @@
+"""Kernel repositories: what is in one, which build to use, and importing it."""

@@ -1,0 +1,69 @@
+"""Whether what a build depends on is there."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+from collections.abc import Iterable
+
+from kernels_core.errors import DependencyError
+from kernels_core.repository.metadata import Metadata
+
+# Names that kernels declare for packages that are distributed under another one.
+_DISTRIBUTIONS = {"onednn": "onednn-devel", "tvm-ffi": "apache-tvm-ffi"}
+
+
+def check_dependencies(metadata: Metadata, *, repository: str) -> None:
+    """Make sure that everything a build declares as a dependency is there. Imports nothing.
+
+    Args:
+        metadata: what the build says about itself.
+        repository: what to call the repository in errors.
+
+    Raises:
+        DependencyError: a Python package is missing or too old, or the build needs other kernels,
+            which this version cannot fetch.
+
+    Example:
+        >>> check_dependencies(Metadata(python_depends=("attrs",)), repository="org/name")
+    """
+    missing = tuple(_missing_packages(metadata.python_depends))
+    if missing:
+        raise DependencyError(
+            f"The kernel in {repository} needs Python packages that are not installed. "
+            f"Install them: pip install {shlex.join(missing)}",
+            repository=repository,
+            missing=missing,
+        )
+    if metadata.kernel_depends:
+        names = ", ".join(map(str, metadata.kernel_depends))
+        raise DependencyError(
+            f"The kernel in {repository} needs other kernels from the Hub: {names}. "
+            f"This version of kernels-core cannot load kernels that depend on others yet.",
+            repository=repository,
+            missing=tuple(dependency.repo_id for dependency in metadata.kernel_depends),
+        )
+
+
+def _missing_packages(requirements: Iterable[str]) -> Iterable[str]:
+    from importlib import metadata
+
+    from packaging.requirements import Requirement
+
+    for text in requirements:
+        requirement = Requirement(text)
+        distribution = _DISTRIBUTIONS.get(requirement.name.lower(), requirement.name)
+        try:
+            there = requirement.specifier.contains(metadata.version(distribution), prereleases=True)
+        except metadata.PackageNotFoundError:
+            # What is importable without being installed (a checkout on the path, a package under
+            # another name) is there as well; only its version is unknown.
+            there = not requirement.specifier and _importable(requirement.name)
+        if not there:
+            yield f"{distribution}{requirement.specifier}"
+
+
+def _importable(name: str) -> bool:
+    module = name.replace("-", "_")
+    # A dotted name would import its parents.
+    return module.isidentifier() and importlib.util.find_spec(module) is not None

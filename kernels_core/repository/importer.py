@@ -1,0 +1,134 @@
+"""Importing a build of a kernel.
+
+Every build gets a module name of its own, made from its path, so that several builds of one kernel
+live beside each other. Its modules are found by one finder in `sys.meta_path`, which serves names
+of builds only and takes source files and extension modules, never bytecode: what runs is what lies
+there to be read and checked.
+
+Importing once per process, whichever threads ask, and retrying after a failure are the import
+system's own per-module lock at work; there is no second one here that it could deadlock with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from importlib.machinery import (
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    ModuleSpec,
+    SourceFileLoader,
+)
+from importlib.util import spec_from_file_location
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kernels_core.repository.local import Build
+
+_PREFIX = "kernel_build_"
+
+
+def import_build(build: Build) -> ModuleType:
+    """Import a build, once per process.
+
+    Args:
+        build: the build to import.
+
+    Returns:
+        The package's module. Its name is the same in every process that imports the same path.
+
+    Raises:
+        Exception: whatever the kernel's own code raises, unchanged. A failed import leaves nothing
+            behind in `sys.modules`; the next call tries again.
+    """
+    name = module_name(build)
+    _FINDER.packages[name] = build.package
+    if _FINDER not in sys.meta_path:
+        # In front, so that nobody else's finder gets to look for a kernel's modules.
+        sys.meta_path.insert(0, _FINDER)
+    return importlib.import_module(name)
+
+
+def module_name(build: Build) -> str:
+    """The name under which a build is imported: readable, and unique by its path.
+
+    Example:
+        >>> from kernels_core.repository.local import Build
+        >>> path = Path("/kernels/activation/build/torch-cpu")
+        >>> module_name(Build("/kernels/activation", "torch-cpu", path, path))
+        'kernel_build_activation_torch_cpu_...'
+    """
+    path = os.path.normcase(os.path.realpath(build.package))
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    readable = re.sub(r"[^A-Za-z0-9]+", "_", f"{Path(build.repository).name}_{build.variant}")
+    return f"{_PREFIX}{readable}_{digest}"
+
+
+class _SourceLoader(SourceFileLoader):
+    """Compiles source; neither reads nor writes bytecode."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
+class _PackageLoader(_SourceLoader):
+    """Loads the package of a build; when that fails, its submodules must go too."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        try:
+            super().exec_module(module)
+        except BaseException:
+            inside = f"{self.name}."
+            for name in [name for name in sys.modules if name.startswith(inside)]:
+                sys.modules.pop(name, None)
+            raise
+
+
+_LOADERS = ((ExtensionFileLoader, EXTENSION_SUFFIXES), (_SourceLoader, SOURCE_SUFFIXES))
+
+
+class _Finder:
+    """Finds the modules of builds, and only those."""
+
+    def __init__(self) -> None:
+        self.packages: dict[str, Path] = {}
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Called by the import system for every module that is not imported yet."""
+        if not fullname.startswith(_PREFIX):
+            return None
+        if path is None:
+            return self._package_spec(fullname)
+        for directory in path:
+            finder = FileFinder(directory, *_LOADERS)
+            spec = finder.find_spec(fullname, target)
+            if spec is not None:
+                return spec
+        # Returning None would let the next finder look, which reads bytecode.
+        raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+
+    def _package_spec(self, fullname: str) -> ModuleSpec | None:
+        package = self.packages.get(fullname)
+        if package is None:
+            return None
+        file = package / "__init__.py"
+        return spec_from_file_location(
+            fullname,
+            file,
+            loader=_PackageLoader(fullname, str(file)),
+            submodule_search_locations=[str(package)],
+        )
+
+
+_FINDER = _Finder()
