@@ -48,19 +48,17 @@ class Hooks:
 
     Args:
         source: the plugin, for errors.
-        functions: the implemented hooks, each taking the arguments of its specification in order.
+        functions: by hook name, each taking the arguments of its specification in order.
 
     Attributes:
         info: what the plugin declared, once it has.
+        functions: the implemented hooks, by hook name.
     """
 
     def __init__(self, source: PluginSource, functions: Mapping[str, Callable[..., object]]):
         self.source = source
         self.info: BackendInfo | None = None
-        self._functions = dict(functions)
-
-    def __contains__(self, hook: str) -> bool:
-        return hook in self._functions
+        self.functions = dict(functions)
 
     def call(self, hook: str, expected: type[_T], *arguments: object) -> _T:
         """Call a hook and check the type of its answer.
@@ -74,7 +72,7 @@ class Hooks:
             PluginError: the hook raised, or returned something else.
         """
         try:
-            answer = self._functions[hook](*arguments)
+            answer = self.functions[hook](*arguments)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit, or a panic in native code
@@ -243,7 +241,7 @@ class Backend:
         """
         if required is None:
             return _FITS
-        if "kernels_match_device" not in self._hooks or not isinstance(
+        if "kernels_match_device" not in self._hooks.functions or not isinstance(
             required, self.info.properties
         ):
             return Match.no(f"backend {self.name!r} does not know {type(required).__name__}")
@@ -256,7 +254,7 @@ class Backend:
             archs: the declared architectures, at least one.
             facts: the device.
         """
-        if "kernels_match_archs" not in self._hooks:
+        if "kernels_match_archs" not in self._hooks.functions:
             return _FITS
         return self._hooks.call("kernels_match_archs", Match, archs, facts)
 
@@ -270,7 +268,7 @@ class Backend:
             candidates: in the core's own order, which stays when the plugin has no opinion.
         """
         given = tuple(candidates)
-        if "kernels_select" not in self._hooks:
+        if "kernels_select" not in self._hooks.functions:
             return given
         answer = self._hooks.call("kernels_select", object, request, given)
         if answer is None:
@@ -284,7 +282,7 @@ class Backend:
 
     def bundled(self) -> Mapping[str, Mapping[Any, Any]]:
         """The kernels that the backend brings along, as a kernel mapping."""
-        if "kernels_bundled" not in self._hooks:
+        if "kernels_bundled" not in self._hooks.functions:
             return {}
         answer = self._hooks.call("kernels_bundled", object)
         if not isinstance(answer, Mapping) or not all(

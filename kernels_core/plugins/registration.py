@@ -140,7 +140,7 @@ def _bind(
         return function
 
     def with_its_own_arguments(*arguments: Any) -> object:
-        return function(*[arguments[position] for position in positions])
+        return function(*map(arguments.__getitem__, positions))
 
     return with_its_own_arguments
 
