@@ -14,7 +14,7 @@ import attrs
 
 from kernels_core.errors import HubNotSupportedError
 from kernels_core.plugins import Backend, registry
-from kernels_core.repository.importer import import_build
+from kernels_core.repository.importer import import_build, module_name
 from kernels_core.repository.local import Build, LocalRepository
 from kernels_core.repository.metadata import Metadata
 from kernels_core.variants.fit import BuildDecision
@@ -76,8 +76,12 @@ def get_local_kernel(
         Exception: whatever the kernel's own code raises while it is imported, unchanged.
 
     Example:
-        >>> from kernels_core import get_local_kernel
-        >>> activation = get_local_kernel("kernels/activation")  # doctest: +SKIP
+        >>> import tempfile
+        >>> build = Path(tempfile.mkdtemp(), "build", "torch-universal")
+        >>> build.mkdir(parents=True)
+        >>> _ = (build / "__init__.py").write_text("answer = 42")
+        >>> get_local_kernel(build.parents[1]).answer
+        42
     """
     if not isinstance(repo_path, (str, os.PathLike)):
         raise TypeError(f"repo_path must be a str or a Path, got {repo_path!r}.")
@@ -95,7 +99,7 @@ def get_loaded_kernels() -> list[LoadedKernel]:
     return list(_loaded.values())
 
 
-def get_kernel_variants(repo: Path, *, backend: str | None = None) -> list[BuildDecision]:
+def get_kernel_variants(repo: str | Path, *, backend: str | None = None) -> list[BuildDecision]:
     """Decide over every build in a kernel repository on disk.
 
     Args:
@@ -112,8 +116,12 @@ def get_kernel_variants(repo: Path, *, backend: str | None = None) -> list[Build
         KernelsError: the backend is not there, see `Registry.backend_for`.
 
     Example:
-        >>> for decision in get_kernel_variants(Path("kernels/activation")):  # doctest: +SKIP
+        >>> import tempfile
+        >>> repository = Path(tempfile.mkdtemp())
+        >>> (repository / "build" / "torch-abacus").mkdir(parents=True)
+        >>> for decision in get_kernel_variants(repository):
         ...     print(decision.name, decision.reason or "fits")
+        torch-abacus made for backend 'abacus'; ...
     """
     if isinstance(repo, str):
         raise HubNotSupportedError(
@@ -149,9 +157,13 @@ def resolve_local(
         DependencyError: something that the chosen build needs is not installed.
 
     Example:
-        >>> build = resolve_local(
-        ...     "kernels/activation", backend=registry().backend("cpu"), device_index=0
-        ... )  # doctest: +SKIP
+        >>> import tempfile
+        >>> build = Path(tempfile.mkdtemp(), "build", "torch-universal")
+        >>> build.mkdir(parents=True)
+        >>> _ = (build / "__init__.py").touch()
+        >>> backend = registry().default_backend()
+        >>> resolve_local(build.parents[1], backend=backend, device_index=0).variant
+        'torch-universal'
     """
     return LocalRepository(Path(repo_path), package_name).choose(backend, device_index)
 
@@ -166,10 +178,14 @@ def load_build(build: Build) -> ModuleType:
         Exception: whatever the kernel's own code raises, unchanged.
 
     Example:
-        >>> module = load_build(build)  # doctest: +SKIP
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp())
+        >>> _ = (path / "__init__.py").write_text("answer = 42")
+        >>> load_build(Build("org/name", "torch-universal", path=path, package=path)).answer
+        42
     """
     module = import_build(build)
-    _loaded.setdefault(module.__name__, LoadedKernel(build, module))
+    _loaded.setdefault(module_name(build), LoadedKernel(build, module))
     return module
 
 
