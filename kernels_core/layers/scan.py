@@ -6,7 +6,7 @@ class and device.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from kernels_core.errors import MissingDeviceError
@@ -22,6 +22,8 @@ FOREIGN_FORWARD = (
     "which a kernel would bypass"
 )
 CONDITION = "its condition is False"
+
+_UNSEEN: list[Any] = []  # stands for a class that was not met yet
 
 
 class Group:
@@ -58,73 +60,68 @@ class Group:
 
 
 class _Tree:
-    """The extensible modules of a model, each once, by class, with the way up from each."""
+    """The extensible modules of a model by class, each once, and the modules that use functions."""
 
     def __init__(self, model: nn.Module) -> None:
-        # Per class: its modules and, in the same order, their parents; None: not extensible.
-        self.by_class: dict[type[nn.Module], tuple[list[Any], list[Any]] | None] = {}
-        # Functions in the order of discovery, with the modules that use them.
-        self.functions: dict[nn.Module, list[nn.Module]] = {}
-        self._parents: dict[int, nn.Module | None] = {id(model): None}
+        self.model = model
+        # None: the class is not extensible.
+        self.by_class: dict[type[nn.Module], list[nn.Module] | None] = {}
+        self.owners: list[nn.Module] = []
+        self._parents: dict[int, nn.Module] = {}
         self._found: dict[int, torch.device | None] = {}
-        self._walk(model)
+        self._walk()
 
-    def _walk(self, model: nn.Module) -> None:
+    def _walk(self) -> None:
         by_class = self.by_class
-        self._add(model, None)
-        seen = {id(model)}
-        stack = [model]
-        while stack:
-            parent = stack.pop()
-            for child in parent._modules.values():
-                if child is None or id(child) in seen:
+        seen: set[int] = set()
+        pending: list[Iterable[nn.Module | None]] = [(self.model,)]
+        while pending:
+            for module in pending.pop():
+                key = id(module)
+                if key in seen or module is None:
                     continue
-                seen.add(id(child))
-                if child._modules:
-                    self._parents[id(child)] = parent
-                    stack.append(child)
-                cls = type(child)
-                # _add does all of it; what follows is its short form for what is met most.
-                if cls not in by_class or "_kernel_funcs" in child.__dict__:
-                    self._add(child, parent)
-                else:
-                    lists = by_class[cls]
-                    if lists is not None:
-                        lists[0].append(child)
-                        lists[1].append(parent)
+                seen.add(key)
+                attributes = module.__dict__
+                children = attributes["_modules"]
+                if children:
+                    pending.append(children.values())
+                if "_kernel_funcs" in attributes:
+                    self.owners.append(module)
+                members = by_class.get(type(module), _UNSEEN)
+                if members is _UNSEEN:
+                    members = self._first_of_class(type(module))
+                if members is not None:
+                    members.append(module)
 
-    def _add(self, module: nn.Module, parent: nn.Module | None) -> None:
-        cls = type(module)
-        if cls not in self.by_class:
-            marked = mark_of(original_class(cls))[0] is not None
-            self.by_class[cls] = ([], []) if marked else None
-        lists = self.by_class[cls]
-        if lists is not None:
-            lists[0].append(module)
-            lists[1].append(parent)
-        for function in module.__dict__.get("_kernel_funcs", {}).values():
-            self.functions.setdefault(function, []).append(module)
-            self._parents.setdefault(id(module), parent)
+    def _first_of_class(self, cls: type[nn.Module]) -> list[nn.Module] | None:
+        extensible = mark_of(original_class(cls))[0] is not None
+        members = self.by_class[cls] = [] if extensible else None
+        return members
 
-    def owner_device(self, owner: nn.Module) -> torch.device:
-        """Where a module that uses functions lives."""
-        return self.device_of(owner, self._parents[id(owner)])
-
-    def device_of(self, module: nn.Module, parent: nn.Module | None) -> torch.device:
-        """Where a module lives: by its own tensors, else its subtree's, else an ancestor's."""
+    def device_of(self, module: nn.Module) -> torch.device:
+        """Where a module lives: by its own or its subtree's tensors, else by an ancestor's."""
         device = _first_device(module)
-        while device is None and parent is not None:
-            key = id(parent)
+        ancestor = self._parent(module) if device is None else None
+        while device is None and ancestor is not None:
+            key = id(ancestor)
             if key not in self._found:
-                self._found[key] = _first_device(parent)
+                self._found[key] = _first_device(ancestor)
             device = self._found[key]
-            parent = self._parents[key]
+            ancestor = self._parent(ancestor)
         if device is None:
             raise MissingDeviceError(
-                f"{type(module).__qualname__} has no parameters or buffers to tell its device "
-                f"from, and nothing around it has: pass device=, as in device='cpu'."
+                f"Cannot tell the device of {type(self.model).__qualname__}: it has no parameters "
+                f"or buffers. Pass device=, as in kernelize(model, mode=..., device='cpu')."
             )
         return device
+
+    def _parent(self, module: nn.Module) -> nn.Module | None:
+        # Few modules have no tensors in or below them: the way up is only drawn when one is met.
+        if not self._parents:
+            for parent in self.model.modules():
+                for child in parent.children():
+                    self._parents.setdefault(id(child), parent)
+        return self._parents.get(id(module))
 
 
 def own_device(module: nn.Module) -> torch.device | None:
@@ -157,10 +154,10 @@ def _first_device(module: nn.Module) -> torch.device | None:
 def modules_by_class(model: nn.Module) -> Iterator[tuple[type[nn.Module], list[nn.Module]]]:
     """The extensible modules and functions of a model, by their present class."""
     tree = _Tree(model)
-    for cls, lists in tree.by_class.items():
-        if lists is not None:
-            yield cls, lists[0]
-    for function in tree.functions:
+    for cls, members in tree.by_class.items():
+        if members is not None:
+            yield cls, members
+    for function in _owners_by_function(tree):
         yield type(function), [function]
 
 
@@ -177,29 +174,23 @@ def scan(model: nn.Module, device: torch.device | None) -> list[Group]:
     Raises:
         MissingDeviceError: no device is given and a module has none.
     """
-    if device is None and _first_device(model) is None:
-        raise MissingDeviceError(
-            f"Cannot tell the device of {type(model).__qualname__}: it has no parameters or "
-            f"buffers. Pass device=, as in kernelize(model, mode=..., device='cpu')."
-        )
     tree = _Tree(model)
+    if device is None:
+        tree.device_of(model)  # a model without tensors is an error, extensible layers or none
     groups: list[Group] = []
-    for cls, lists in tree.by_class.items():
-        if lists is not None:
-            groups.extend(_groups_of(tree, cls, lists, device))
+    for cls, members in tree.by_class.items():
+        if members is not None:
+            groups.extend(_groups_of(tree, cls, members, device))
     groups.extend(_function_groups(tree, device))
     return groups
 
 
 def _groups_of(
-    tree: _Tree,
-    cls: type[nn.Module],
-    lists: tuple[list[nn.Module], list[nn.Module]],
-    given: torch.device | None,
-) -> Iterator[Group]:
+    tree: _Tree, cls: type[nn.Module], members: list[nn.Module], given: torch.device | None
+) -> Iterable[Group]:
     layer_name, overriding = mark_of(original_class(cls))
     assert layer_name is not None
-    always_kept = (
+    overridden = (
         f"{overriding.__qualname__} has a forward of its own, which the mark on its base class "
         f"does not cover"
         if overriding
@@ -207,35 +198,49 @@ def _groups_of(
     )
     condition = getattr(cls, "kernel_condition", None)
     groups: dict[tuple[str, torch.device], Group] = {}
-    group: Group | None = None
-    for module, parent in zip(*lists, strict=True):
-        device = given or own_device(module) or tree.device_of(module, parent)
-        if always_kept:
-            kept = always_kept
-        elif condition is not None and not condition(module):
+    last_kept, last_device, neighbours = None, None, members
+    for module in members:
+        attributes = module.__dict__
+        kept = overridden
+        if condition is not None and not kept and not condition(module):
             kept = CONDITION
-        elif "forward" in module.__dict__:
-            kept = FOREIGN_FORWARD
-        else:
-            kept = ""
+        if "forward" in attributes:
+            kept = kept or FOREIGN_FORWARD
+        device = given
+        if device is None:
+            for parameter in attributes["_parameters"].values():
+                if parameter is not None:
+                    device = parameter.device
+                    break
+            else:
+                device = tree.device_of(module)
         # Neighbours mostly belong together, which saves hashing the device.
-        if group is None or group.device != device or group.kept != kept:
+        if kept != last_kept or device != last_device:
             group = groups.get((kept, device))
             if group is None:
                 group = groups[kept, device] = Group(layer_name, cls, device, kept=kept)
-        group.modules.append(module)
-    yield from groups.values()
+            last_kept, last_device, neighbours = kept, device, group.modules
+        neighbours.append(module)
+    return groups.values()
+
+
+def _owners_by_function(tree: _Tree) -> dict[nn.Module, list[nn.Module]]:
+    owners_of: dict[nn.Module, list[nn.Module]] = {}
+    for owner in tree.owners:
+        for function in owner.__dict__["_kernel_funcs"].values():
+            owners_of.setdefault(function, []).append(owner)
+    return owners_of
 
 
 def _function_groups(tree: _Tree, given: torch.device | None) -> Iterator[Group]:
-    for function, owners in tree.functions.items():
+    for function, owners in _owners_by_function(tree).items():
         cls = type(function)
         layer_name, _ = mark_of(original_class(cls))
         assert layer_name is not None
         condition = getattr(cls, "kernel_condition", None)
         asking = [owner for owner in owners if condition is None or condition(owner)]
-        owner = (asking or owners)[0]
+        device = given or tree.device_of((asking or owners)[0])
         kept = "" if asking else CONDITION
-        group = Group(layer_name, cls, given or tree.owner_device(owner), kept=kept, function=True)
+        group = Group(layer_name, cls, device, kept=kept, function=True)
         group.modules.append(function)
         yield group

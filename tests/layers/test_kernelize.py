@@ -404,9 +404,9 @@ def test_bad_arguments(scaled, arguments, error, text):
 
 
 def test_a_model_is_a_module():
-    with pytest.raises(TypeError, match="model must be a torch.nn.Module, got <class"):
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got <class"):
         kernelize(Scale, mode=Mode.INFERENCE)
-    with pytest.raises(TypeError, match="model must be a torch.nn.Module"):
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module"):
         unkernelize({"model": Scale()})
 
 

@@ -91,7 +91,7 @@ def test_a_kernel_without_layers(make_repository):
     path = make_repository({"torch-cpu": {"__init__.py": "x = 1"}})
     from kernels_core import LocalLayerRepository
 
-    with pytest.raises(errors.InvalidLayerError, match="has no layers: its __init__.py must"):
+    with pytest.raises(errors.InvalidLayerError, match=r"has no layers: its __init__\.py must"):
         kernelize_with(lambda name: LocalLayerRepository(path, layer_name=name))
 
 
