@@ -54,7 +54,8 @@ def _missing_packages(requirements: Iterable[str]) -> Iterable[str]:
         requirement = Requirement(text)
         distribution = _DISTRIBUTIONS.get(requirement.name.lower(), requirement.name)
         try:
-            there = requirement.specifier.contains(metadata.version(distribution), prereleases=True)
+            version = metadata.version(distribution)
+            there = requirement.specifier.contains(version, prereleases=True)
         except metadata.PackageNotFoundError:
             # What is importable without being installed (a checkout on the path, a package under
             # another name) is there as well; only its version is unknown.

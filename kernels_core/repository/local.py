@@ -6,6 +6,7 @@ A path that a user names is trusted by being named: symbolic links are followed.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,34 +62,34 @@ class LocalRepository:
     path: Path = attrs.field(converter=_absolute)
     package_name: str | None = None
 
-    def builds(self) -> dict[str, Path]:
-        """The directories of the builds, by their names; which may be no valid variant names.
+    def builds(self) -> tuple[str, ...]:
+        """The names of the builds, in order; some may be no valid variant names.
 
         Raises:
             RepositoryNotFoundError: there is no kernel repository at the path.
         """
+        return self._locate()[1]
+
+    def _locate(self) -> tuple[Path, tuple[str, ...]]:
+        """The directory that holds the variant directories, and their names."""
+        root = self.path / "build"
         try:
-            builds = self._find_builds()
+            if root.is_dir():
+                return root, _subdirectories(root)
+            names = _subdirectories(self.path)
         except OSError as error:
             raise self._not_found(
                 f"There is no kernel repository at {self.path}: {error.strerror}. Pass the "
                 f"directory that holds 'build'."
             ) from error
-        if builds is None:
-            raise self._not_found(
-                f"{self.path} is not a kernel repository: it has no directory 'build' with one "
-                f"directory per variant, such as 'build/torch-cpu'."
-            )
-        return builds
-
-    def _find_builds(self) -> dict[str, Path] | None:
-        root = self.path / "build"
-        if root.is_dir():
-            return _subdirectories(root)
-        directories = _subdirectories(self.path)
-        if any(map(is_variant_name, directories)):
-            return directories
-        return {self.path.name: self.path} if is_variant_name(self.path.name) else None
+        if any(map(is_variant_name, names)):
+            return self.path, names
+        if is_variant_name(self.path.name):
+            return self.path.parent, (self.path.name,)
+        raise self._not_found(
+            f"{self.path} is not a kernel repository: it has no directory 'build' with one "
+            f"directory per variant, such as 'build/torch-cpu'."
+        )
 
     def decisions(
         self, backend: Backend, device_index: int | None = None, *, host: HostInfo | None = None
@@ -108,12 +109,12 @@ class LocalRepository:
         Raises:
             RepositoryNotFoundError: there is no kernel repository at the path.
         """
-        builds = self.builds()
+        root, names = self._locate()
         checked = []
-        for decision in self._decide(builds, backend, host):
+        for decision in self._decide(names, backend, host):
             if decision.accepted:
                 try:
-                    metadata = self._metadata(builds[decision.name])
+                    metadata = self._metadata(root / decision.name)
                     reason = _reason_against(metadata, backend, device_index)
                 except MetadataError as error:
                     reason = str(error)
@@ -145,26 +146,26 @@ class LocalRepository:
             MetadataError: the chosen build's metadata is malformed.
             DependencyError: something that the chosen build needs is not installed.
         """
-        builds = self.builds()
+        root, names = self._locate()
         rejected = []
-        for decision in self._decide(builds, backend, host):
-            reason = decision.reason
+        for decision in self._decide(names, backend, host):
             if decision.accepted:
-                path = builds[decision.name]
+                path = root / decision.name
                 metadata = self._metadata(path)
                 reason = _reason_against(metadata, backend, device_index)
                 if not reason:
                     return self._build(path, metadata)
-            rejected.append(attrs.evolve(decision, accepted=False, reason=reason))
+                decision = attrs.evolve(decision, accepted=False, reason=reason)
+            rejected.append(decision)
         raise self._no_fitting_build(backend, rejected)
 
     def _decide(
-        self, builds: dict[str, Path], backend: Backend, host: HostInfo | None
+        self, names: Iterable[str], backend: Backend, host: HostInfo | None
     ) -> tuple[BuildDecision, ...]:
         from kernels_core.plugins import registry
 
         return decide(
-            builds, backend=backend, host=host or host_info(), parse_tag=registry().parse_tag
+            names, backend=backend, host=host or host_info(), parse_tag=registry().parse_tag
         )
 
     def _metadata(self, variant_dir: Path) -> Metadata | None:
@@ -185,18 +186,19 @@ class LocalRepository:
         """The package in a variant directory: the directory itself, or in old builds one in it."""
         if _is_package(variant_dir):
             return variant_dir
-        packages = sorted(filter(_is_package, _subdirectories(variant_dir).values()))
-        by_name = {package.name: package for package in packages}
+        packages = [
+            name for name in _subdirectories(variant_dir) if _is_package(variant_dir / name)
+        ]
         if self.package_name is not None:
             wanted = [self.package_name]
         else:
             names = [metadata.name if metadata else None, self.path.name]
             wanted = [name.replace("-", "_") for name in names if name]
-            wanted += [package.name for package in packages] if len(packages) == 1 else []
+            wanted += packages if len(packages) == 1 else []
         for name in wanted:
-            if name in by_name:
-                return by_name[name]
-        there = f"the packages {', '.join(by_name)}" if by_name else "no package"
+            if name in packages:
+                return variant_dir / name
+        there = f"the packages {', '.join(packages)}" if packages else "no package"
         raise self._not_found(
             f"{variant_dir} has no '__init__.py' and no package {' or '.join(map(repr, wanted))}; "
             f"it holds {there}. Name the package with package_name=."
@@ -226,10 +228,9 @@ def _reason_against(metadata: Metadata | None, backend: Backend, device_index: i
     return backend.match_archs(archs, backend.device_facts(device_index)).reason
 
 
-def _subdirectories(path: Path) -> dict[str, Path]:
+def _subdirectories(path: Path) -> tuple[str, ...]:
     with os.scandir(path) as entries:
-        names = [entry.name for entry in entries if entry.is_dir() and _is_visible(entry.name)]
-    return {name: path / name for name in sorted(names)}
+        return tuple(sorted(e.name for e in entries if e.is_dir() and _is_visible(e.name)))
 
 
 def _is_visible(name: str) -> bool:

@@ -96,7 +96,7 @@ def test_a_linked_variant_directory_is_followed(
 def test_what_is_no_build_is_not_looked_at(make_repository: MakeRepository) -> None:
     path = make_repository({"torch-anvil": {}, ".git": {}, "__pycache__": {}, "not-a-variant": {}})
     (path / "build" / "README.md").touch()
-    assert list(LocalRepository(path).builds()) == ["not-a-variant", "torch-anvil"]
+    assert LocalRepository(path).builds() == ("not-a-variant", "torch-anvil")
 
 
 @pytest.mark.parametrize(
