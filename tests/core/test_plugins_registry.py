@@ -32,7 +32,7 @@ def assert_conflict(installed_plugins, phase: str, claimed: str) -> None:
     assert list(loaded.backends) == ["zeta"]
     assert [failure.plugin for failure in loaded.failures] == ["acme", "other"]
     assert len(installed_plugins.warnings) == 2
-    for failure, warning in zip(loaded.failures, installed_plugins.warnings):  # noqa: B905
+    for failure, warning in zip(loaded.failures, installed_plugins.warnings, strict=True):
         assert failure.phase == failure.error.phase == phase
         assert type(failure.error) is PluginConflictError
         assert failure.distribution == f"{failure.plugin}-kernels 0.1"

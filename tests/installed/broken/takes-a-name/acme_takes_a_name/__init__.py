@@ -1,0 +1,1 @@
+"""A backend that declares the name of another."""
