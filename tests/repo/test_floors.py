@@ -21,7 +21,6 @@ FLOORS = {
     "device": 1,
     "hookspecs": 2,
     "matching": 3,
-    "matching": 3,
     "plugins": 3,
     "variants": 4,
     "repository": 5,
