@@ -90,7 +90,7 @@ def worker(what: str, package: str, repository: Path, *layers: int) -> Any:
 def scale(processes: int, repository: Path, layers: tuple[int, ...]) -> list[dict[str, Any]]:
     """Run kernelize over trees of all sizes, in milliseconds and in multiples of the floor.
 
-    The multiple is taken within each process, against the floor that the same process measured.
+    The multiple is taken within each process, against the floor measured right before.
     """
     said = in_turn(processes, "kernelize", lambda of: worker("scale", of, repository, *layers))
     found: dict[tuple[Any, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -99,7 +99,7 @@ def scale(processes: int, repository: Path, layers: tuple[int, ...]) -> list[dic
             values = found[figures["layers"], figures["device_from"], figures["step"]]
             values["floor_ms"].append(figures["floor_ms"])
             values[f"{who}_ms"].append(figures["ms"])
-            values[f"{who}_floors"].append(figures["ms"] / figures["floor_ms"])
+            values[f"{who}_floors"].append(figures["floors"])
     rows = []
     for (count, device_from, step), values in found.items():
         row: dict[str, Any] = {"layers": count, "device_from": device_from, "step": step}

@@ -124,7 +124,7 @@ class Tree:
     def change(self) -> None:
         """Add one layer, move one to another device and wrap one; other ones at each call."""
         self._changes += 1
-        block: Any = self.model[self._changes]
+        block: Any = self.model[self._changes % len(self.model)]
         block.append(self._classes[0]())
         block[1].to("meta")
         wrapped = block[2].forward

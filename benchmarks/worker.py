@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from trees import BASES, Tree, floor, layer_classes, mapping
 
-REPEATS = 3
+REPEATS = 5
 CALL_ROUNDS = 15
 CALLS_PER_ROUND = 50_000
 
@@ -61,31 +61,32 @@ def _scale_one(
     kernelize(Tree(classes, len(classes)))  # loads the kernels
     # A tree of its own: binding must not meet what kernelize left behind, nor the other way round.
     tree, floor_tree = Tree(classes, layers), Tree(classes, layers)
-    times: dict[str, tuple[list[float], list[float]]] = {}
+    figures = []
 
     def measure(step: str, repeats: int, change: bool = False) -> None:
-        times[step] = ([], [])
+        pairs = []
         for _ in range(repeats):
             if change:
                 tree.change()
                 floor_tree.change()
-            times[step][0].append(timed_ms(lambda: floor(floor_tree.model, functions)))
-            times[step][1].append(kernelize(tree))
+            pairs.append((timed_ms(lambda: floor(floor_tree.model, functions)), kernelize(tree)))
+        figures.append(
+            {
+                "layers": layers,
+                "device_from": device_from,
+                "step": step,
+                "floor_ms": statistics.median(least for least, _ in pairs),
+                "ms": statistics.median(whole for _, whole in pairs),
+                # pair by pair, since the speed of a busy machine drifts
+                "floors": statistics.median(whole / least for least, whole in pairs),
+            }
+        )
 
     measure("first", 1)
     measure("second", REPEATS)
     measure("changed", REPEATS, change=True)
     check_kernelized(tree.model, layers)
-    return [
-        {
-            "layers": layers,
-            "device_from": device_from,
-            "step": step,
-            "floor_ms": statistics.median(of_floor),
-            "ms": statistics.median(of_kernelize),
-        }
-        for step, (of_floor, of_kernelize) in times.items()
-    ]
+    return figures
 
 
 def check_kernelized(model: nn.Module, layers: int) -> None:
