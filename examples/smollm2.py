@@ -93,9 +93,14 @@ def load(file: Path, device: torch.device) -> tuple[Any, torch.Tensor, Callable[
 
 
 def default_device() -> torch.device:
-    """The accelerator of this machine, else the CPU."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return accelerator or torch.device("cpu")
+    """The best device of this machine whose backend brings kernels along."""
+    available = [one for one in registry().backends.values() if one.detection().available]
+    available.sort(key=lambda backend: -backend.info.priority)
+    for backend in available:
+        if backend.bundled():
+            return torch.device(backend.info.torch_device_type)
+        progress(f"{backend.distribution} brings no kernels along, so its devices are not used")
+    sys.exit("No installed backend both brings kernels along and finds a device here.")
 
 
 def generate(model: Any, prompt: torch.Tensor) -> list[int]:
@@ -340,7 +345,7 @@ def main() -> int:
     """Run the demo; 1 when it did not see what it promises."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--device", type=torch.device, help="default: the accelerator, else cpu")
+    parser.add_argument("--device", type=torch.device, help="default: the best whose backend brings kernels along")
     arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported; nothing is downloaded
     result, failed = run(arguments.device or default_device())

@@ -142,7 +142,7 @@ def _given_device(device: str | torch.device | None, targets: Targets) -> torch.
     elif isinstance(device, str):
         name, _, number = device.partition(":")
         if ":" in device and not (number.isascii() and number.isdecimal()):
-            raise ValueError(f"device {device!r} is not of the form 'cuda' or 'cuda:1'.")
+            raise ValueError(f"device {device!r} is not of the form 'type' or 'type:index'.")
         index = int(number) if number else None
     else:
         raise TypeError(f"device must be a string or a torch.device, got {device!r}.")
