@@ -1,0 +1,88 @@
+"""The kernels, as functions of tensors.
+
+On a CPU these operations wait for memory, and each temporary of the input's size may cost as much
+again: its pages have to be mapped first. So they write into temporaries that they made themselves,
+and never into a tensor that somebody else may hold. They run on Python 3.9.
+"""
+
+import torch
+from torch.nn import functional
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """Divide the last dimension by its root mean square, then multiply by the weight.
+
+    Computes in float32 or wider and rounds once, at the end.
+
+    Args:
+        x: what to normalize, (..., size).
+        weight: the factors, (size,).
+        eps: added to the mean square.
+
+    Returns:
+        The normalized tensor, in the dtype of `x`.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    if torch.is_grad_enabled():
+        # Autograd would copy whatever is overwritten.
+        weight = weight.to(wide.dtype)
+        return functional.rms_norm(wide, weight.shape, weight, eps).to(x.dtype)
+    scale = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+    return (wide * scale).mul_(weight).to(x.dtype)
+
+
+def silu_and_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """Multiply `up` by the SiLU of `gate`.
+
+    Args:
+        gate: what the activation is applied to.
+        up: what is gated, of the same shape.
+
+    Returns:
+        The product, in the wider dtype of the two.
+    """
+    activated = functional.silu(gate)  # not in place: a hook may have kept the gate
+    if torch.is_grad_enabled() or activated.dtype != up.dtype:
+        return activated * up
+    return activated.mul_(up)
+
+
+def apply_rotary_pos_emb(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    unsqueeze_dim: int = 1,
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Rotate queries and keys by their positions, the first half of a head against the second.
+
+    Args:
+        q: the queries, (batch, heads, length, head size).
+        k: the keys, of the same head size.
+        cos: (batch, length, head size).
+        sin: like `cos`.
+        unsqueeze_dim: where `cos` and `sin` lack the dimension of the heads.
+
+    Returns:
+        The rotated queries and keys, each in its own dtype.
+
+    Raises:
+        ValueError: the last dimensions differ.
+    """
+    if not q.shape[-1] == k.shape[-1] == cos.shape[-1] == sin.shape[-1]:
+        raise ValueError(
+            "cos and sin must be as wide as the heads of queries and keys, but q is "
+            f"{tuple(q.shape)}, k {tuple(k.shape)}, cos {tuple(cos.shape)} and sin "
+            f"{tuple(sin.shape)}. Where only a part of the head rotates, pass that part; where "
+            "cos and sin are for pairs of elements, use another layer."
+        )
+    first, second = sin.chunk(2, dim=-1)
+    cos = cos.unsqueeze(unsqueeze_dim)
+    sin = torch.cat((-first, second), dim=-1).unsqueeze(unsqueeze_dim)
+    return _rotate(q, cos, sin), _rotate(k, cos, sin)
+
+
+def _rotate(x: torch.Tensor, cos: torch.Tensor, signed_sin: torch.Tensor) -> torch.Tensor:
+    wide = x.to(torch.promote_types(x.dtype, cos.dtype))
+    swapped = wide.roll(-(x.shape[-1] // 2), -1)
+    return swapped.mul_(signed_sin).addcmul_(wide, cos).to(x.dtype)
