@@ -11,8 +11,8 @@ class Runtime:
 
     Attributes:
         hip: version of HIP that torch was built with, None when it was built without.
-        rocm: version of ROCm, which differs from HIP's since ROCm 7.9; None in older torch, which
-            has no such attribute.
+        rocm: version of ROCm, which HIP's no longer follows: ROCm 10.1 comes with HIP 7.16. None in
+            torch before 2.10, which has no such attribute.
         device_count: how many devices torch sees.
     """
 
