@@ -345,7 +345,9 @@ def main() -> int:
     """Run the demo; 1 when it did not see what it promises."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--device", type=torch.device, help="default: the best whose backend brings kernels along")
+    parser.add_argument(
+        "--device", type=torch.device, help="default: the best whose backend brings kernels along"
+    )
     arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported; nothing is downloaded
     result, failed = run(arguments.device or default_device())
