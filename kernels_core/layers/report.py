@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from kernels_core.layers.choose import Choice
 
-_FUNCTION_NOTE = "one function for the whole process: this holds for every module that uses it"
+_FUNCTION_NOTE = "one function for the whole process"
 
 
 @attrs.frozen

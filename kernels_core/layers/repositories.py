@@ -164,7 +164,7 @@ class LocalLayerRepository:
         return self.load_layer(self.resolve(registry().default_backend(), 0))
 
     def __str__(self) -> str:
-        return f"{self.repo_path} (layer {self.layer_name})"
+        return str(self.repo_path)
 
 
 def _trusted(value: bool | Iterable[str]) -> bool | tuple[str, ...]:
@@ -255,7 +255,7 @@ class LayerRepository:
 
     def __str__(self) -> str:
         at = f"version {self.version}" if self.version is not None else self.revision or "main"
-        return f"{self.repo_id} at {at} (layer {self.layer_name})"
+        return f"{self.repo_id} at {at}"
 
 
 @attrs.frozen
@@ -290,7 +290,7 @@ class LockedLayerRepository:
         raise _hub_not_supported(str(self), self.repo_id)
 
     def __str__(self) -> str:
-        return f"{self.repo_id} at its locked commit (layer {self.layer_name})"
+        return f"{self.repo_id} at its locked commit"
 
 
 def _hub_not_supported(repository: str, repo_id: str) -> HubNotSupportedError:
