@@ -109,6 +109,12 @@ def test_a_denied_plugin_is_not_even_imported(installed_plugins, monkeypatch):
     )
 
 
+def test_the_lists_do_not_mind_case(installed_plugins, monkeypatch):
+    installed_plugins.install("acme", entry_points={"Acme": "acme_plugin"})
+    monkeypatch.setenv("KERNELS_DISABLED_BACKENDS", "aCME")
+    assert not installed_plugins.load().backends
+
+
 def test_the_deny_list_wins_over_the_allow_list(installed_plugins, monkeypatch):
     installed_plugins.install("acme")
     monkeypatch.setenv("KERNELS_BACKENDS", "acme")

@@ -176,6 +176,16 @@ def test_a_failed_plugin_is_named_beside_the_unavailable_ones(installed_plugins)
     assert raised.value.__cause__ is registry.failures[0].error
 
 
+def test_a_blocked_plugin_is_named_beside_the_unavailable_ones(installed_plugins, monkeypatch):
+    installed_plugins.install("cuda")
+    installed_plugins.install("rocm", torch_device_type="cuda", detection=ABSENT)
+    monkeypatch.setenv("KERNELS_DISABLED_BACKENDS", "cuda")
+    with pytest.raises(BackendUnavailableError) as raised:
+        installed_plugins.load().backend_for("cuda")
+    assert "no such device for rocm" in str(raised.value)
+    assert "KERNELS_DISABLED_BACKENDS lists 'cuda'" in str(raised.value)
+
+
 def test_a_failed_plugin_that_served_the_torch_type_is_named(installed_plugins):
     installed_plugins.install("rocm", torch_device_type="cuda")
     installed_plugins.install("other", declares="rocm", torch_device_type="cuda")
