@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import copyreg
+import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -161,11 +162,14 @@ def assign(changes: Iterable[tuple[type[nn.Module], type[nn.Module], list[nn.Mod
         ApplyError: Python refuses the assignment; every module has its class again.
     """
     started: list[tuple[type[nn.Module], list[nn.Module]]] = []
+    watched = "torch._dynamo" in sys.modules
     try:
         for before, after, modules in changes:
             started.append((before, modules))
             for module in modules:
                 module.__class__ = after
+                if watched:
+                    _notify_guards(module)
     except BaseException as error:
         for before, modules in started:
             for module in modules:
@@ -176,3 +180,13 @@ def assign(changes: Iterable[tuple[type[nn.Module], type[nn.Module], list[nn.Mod
                 layer=before.__name__,
             ) from error
         raise
+
+
+def _notify_guards(module: nn.Module) -> None:
+    """Make torch.compile look at a module again.
+
+    On Python 3.12 and newer its guards on a module, the one on the class included, are skipped as
+    long as no dict of the module was written to. An equal set in place of one is such a write.
+    """
+    attributes = module.__dict__
+    attributes["_non_persistent_buffers_set"] = set(attributes["_non_persistent_buffers_set"])
