@@ -125,6 +125,7 @@ class Registry:
             f"No backend for device type {device_type!r} can be used here:",
             failed,
             [blocked for blocked in self.blocked if blocked.plugin == device_type],
+            wanted=device_type,
         )
 
     def default_backend(self) -> Backend:
@@ -171,6 +172,8 @@ class Registry:
         problem: str,
         failed: Iterable[PluginFailure] = (),
         blocked: Iterable[BlockedPlugin] = (),
+        *,
+        wanted: str = "",
     ) -> Backend:
         """The first candidate that finds a device, or an error that lists why each does not."""
         reasons = []
@@ -185,12 +188,13 @@ class Registry:
                 if detection.available:
                     return backend
                 reasons.append(f"{backend.name} ({backend.distribution}): {detection.reason}")
+        _raise_conflict(failure for failure in failed if failure.error.backend == wanted)
         errors += [failure.error for failure in failed if failure.error not in errors]
         reasons += [str(error) for error in errors]
         reasons += [f"{b.plugin} ({b.distribution}): {b.reason}" for b in blocked]
         raise BackendUnavailableError(
             "\n  ".join([problem, *reasons]),
-            backend=candidates[0].name if candidates else "",
+            backend=wanted or (candidates[0].name if candidates else ""),
         ) from next(iter(errors), None)
 
     def _raise_absent(
@@ -198,9 +202,7 @@ class Registry:
     ) -> NoReturn:
         """Say why no usable backend is called `wanted`, which the variable `by` may have named."""
         prefix = f"{by}={wanted}: " if by else ""
-        for failure in failed:
-            if isinstance(failure.error, PluginConflictError):
-                raise failure.error.with_traceback(None)
+        _raise_conflict(failed)
         for failure in failed:
             raise BackendUnavailableError(
                 f"{prefix}the plugin for {wanted!r} is installed and failed. {failure.error}",
@@ -286,6 +288,12 @@ class Registry:
 
 def _preference(backend: Backend) -> tuple[int, str]:
     return -backend.info.priority, backend.name
+
+
+def _raise_conflict(failed: Iterable[PluginFailure]) -> None:
+    for failure in failed:
+        if isinstance(failure.error, PluginConflictError):
+            raise failure.error.with_traceback(None)
 
 
 def _load() -> Registry:

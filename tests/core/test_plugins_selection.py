@@ -194,6 +194,24 @@ def test_a_failed_plugin_that_served_the_torch_type_is_named(installed_plugins):
         registry.backend_for("cuda")
 
 
+def test_a_contested_name_is_a_conflict_beside_an_unavailable_backend_too(installed_plugins):
+    installed_plugins.install("cuda")
+    installed_plugins.install("other", declares="cuda")
+    installed_plugins.install("rocm", torch_device_type="cuda", detection=ABSENT)
+    registry = installed_plugins.load()
+    with pytest.raises(PluginConflictError, match="cuda-kernels"):
+        registry.backend_for("cuda")
+    with pytest.raises(BackendUnavailableError):
+        registry.backend_for("rocm")
+
+
+def test_a_contested_name_does_not_stand_in_the_way_of_a_device(installed_plugins):
+    installed_plugins.install("cuda")
+    installed_plugins.install("other", declares="cuda")
+    installed_plugins.install("rocm", torch_device_type="cuda")
+    assert installed_plugins.load().backend_for("cuda").name == "rocm"
+
+
 def test_a_known_type_without_a_plugin_names_the_package(installed_plugins):
     install(installed_plugins, "acme")
     registry = installed_plugins.load()
