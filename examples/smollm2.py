@@ -14,6 +14,7 @@ import json
 import os
 import statistics
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -25,13 +26,13 @@ import torch
 from torch import nn
 
 import kernels_core
-from kernels_core import Mode, kernelize, unkernelize
+from kernels_core import KernelizeReport, Mode, kernelize, unkernelize
 from kernels_core.plugins import registry
 
 QUESTION = "What is gravity?"
 NEW_TOKENS = 64
 PREFILL_TOKENS = 512
-DECODE_TOKENS = 16
+DECODE_TOKENS = 8
 ROUNDS = 5
 
 
@@ -208,7 +209,7 @@ def prefill_ms(model: Any, prompt: torch.Tensor) -> float:
     long_prompt = prompt.repeat(1, repeats)[:, :PREFILL_TOKENS]
     synchronize(prompt.device)
     start = time.perf_counter()
-    model(long_prompt)
+    model(long_prompt, logits_to_keep=1)  # as generate does
     synchronize(prompt.device)
     return (time.perf_counter() - start) * 1000
 
@@ -259,8 +260,8 @@ def measure(model: Any, prompt: torch.Tensor) -> dict[str, dict[str, dict[str, f
 # The result
 
 
-def run(device: torch.device) -> tuple[dict[str, Any], list[str]]:
-    """Do everything; returns the result as plain data, and what failed."""
+def run(device: torch.device) -> tuple[dict[str, Any], KernelizeReport, list[str]]:
+    """Do everything; returns the result as plain data, the report, and what failed."""
     make_extensible()
     file = model_file()
     progress(f"Loading {file.name}")
@@ -286,14 +287,13 @@ def run(device: torch.device) -> tuple[dict[str, Any], list[str]]:
         "text": text_of(after),
         **measure(model, prompt),
     }
-    return result, failures(layers, kernel_calls, before == after)
+    return result, report, failures(layers, kernel_calls, before == after)
 
 
 def table(rows: list[tuple[str, ...]]) -> str:
     """Rows of cells as aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-    return "\n".join(f"  {line}" for line in lines)
+    return "\n".join("  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def times_table(result: dict[str, Any]) -> str:
@@ -310,14 +310,7 @@ def times_table(result: dict[str, Any]) -> str:
     return table([("", "before kernelize", "after kernelize"), *rows])
 
 
-def layers_table(layers: list[dict[str, Any]]) -> str:
-    """One line per distinct layer, with the decision."""
-    head = ("count", "layer", "class", "device", "decision")
-    keys = ("count", "layer_name", "class_name", "device", "decision")
-    return table([head, *(tuple(str(layer[key]) for key in keys) for layer in layers)])
-
-
-def describe(result: dict[str, Any]) -> str:
+def describe(result: dict[str, Any], report: KernelizeReport) -> str:
     """The result as text for people."""
     calls = [
         f"  {of['instances_run']} of {of['instances']} {of['class_name']} ran the bundled kernel "
@@ -330,7 +323,7 @@ def describe(result: dict[str, Any]) -> str:
             f"Backend {result['backend']} on {result['device']} ({result['device_name']}), "
             f"found by {result['plugin']}",
             "\nLayers",
-            layers_table(result["layers"]),
+            textwrap.indent(str(report), "  "),
             "\nCalls",
             *calls,
             f"\nText ({NEW_TOKENS} greedy tokens, {identical} before and after kernelize)",
@@ -350,8 +343,8 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported; nothing is downloaded
-    result, failed = run(arguments.device or default_device())
-    print(json.dumps(result, indent=2) if arguments.json else describe(result))
+    result, report, failed = run(arguments.device or default_device())
+    print(json.dumps(result, indent=2) if arguments.json else describe(result, report))
     for failure in failed:
         progress(f"FAILED: {failure}")
     return 1 if failed else 0
