@@ -1,0 +1,174 @@
+"""Which entry of a mapping wins, on recorded CUDA machines, since this machine may have no GPU."""
+
+import pytest
+import torch
+from torch import nn
+
+import kernels_core
+from kernels_backend_cuda import _probe
+from kernels_core import (
+    CUDAProperties,
+    Device,
+    Features,
+    Mode,
+    ROCMProperties,
+    kernelize,
+    plugins,
+    register_kernel_mapping,
+    use_kernel_forward_from_hub,
+)
+
+RUNTIME = {"cuda": "13.0", "driver": (13, 0)}
+A100 = _probe.Gpu("NVIDIA A100-SXM4-80GB", 8, 0, 84987740160)
+H200 = _probe.Gpu("NVIDIA H200", 9, 0, 150109880320)
+
+
+@use_kernel_forward_from_hub("Layer")
+class Layer(nn.Module):
+    def forward(self, x):
+        return 0
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Let the CUDA plugin see the GPUs of a recorded machine."""
+
+    def see(*gpus):
+        plugins.reset()
+        monkeypatch.setattr(
+            _probe, "runtime", lambda: _probe.Runtime(**RUNTIME, device_count=len(gpus))
+        )
+        monkeypatch.setattr(_probe, "gpu", lambda index: gpus[index])
+
+    yield see
+    plugins.reset()
+
+
+@pytest.fixture
+def kernel(make_kernel):
+    """Layers that return their number, from a build that fits every backend."""
+    return make_kernel(
+        "\n".join(
+            f"class L{number}(nn.Module):\n"
+            f"    has_backward = {number != 9}\n"
+            f"    can_torch_compile = {number == 5}\n"
+            f"    def forward(self, x): return {number}\n"
+            for number in range(10)
+        ),
+        variant="torch-universal",
+    )
+
+
+def chosen(mode=Mode.INFERENCE, device="cuda:0", **arguments):
+    module = kernelize(Layer(), mode=mode, device=device, **arguments)
+    return module(None)
+
+
+def cuda(least, most):
+    return Device("cuda", CUDAProperties(least, most))
+
+
+def test_the_narrowest_range_that_fits_wins(recorded, kernel):
+    recorded(H200)
+    register_kernel_mapping(
+        {
+            "Layer": {
+                "cuda": kernel("L1"),
+                cuda(75, 100): kernel("L2"),
+                cuda(80, 90): kernel("L3"),
+                cuda(70, 89): kernel("L4"),
+            }
+        }
+    )
+    assert chosen() == 3
+
+
+def test_without_a_fitting_range_the_entry_for_any_device_serves(recorded, kernel):
+    recorded(H200)
+    register_kernel_mapping({"Layer": {cuda(75, 89): kernel("L1"), "cuda": kernel("L2")}})
+    assert chosen() == 2
+
+
+def test_no_fitting_range_is_said_with_every_reason(recorded, kernel):
+    recorded(H200)
+    register_kernel_mapping({"Layer": {cuda(75, 80): kernel("L1"), cuda(100, 120): kernel("L2")}})
+    with pytest.raises(ValueError, match="no entry fits NVIDIA H200") as caught:
+        chosen(use_fallback=False)
+    assert "75 to 80" in str(caught.value)
+    assert "100 to 120" in str(caught.value)
+    assert chosen(use_fallback=kernels_core.KernelizeFallback.NO_COMPATIBLE_PROPERTIES) == 0
+
+
+def test_a_narrow_entry_without_a_usable_mode_does_not_hide_a_wider_one(recorded, kernel):
+    recorded(H200)
+    register_kernel_mapping(
+        {
+            "Layer": {
+                cuda(90, 90): {Mode.TRAINING | Mode.TORCH_COMPILE: kernel("L5")},
+                cuda(80, 90): {Mode.INFERENCE | Mode.TORCH_COMPILE: kernel("L5")},
+                "cuda": {Mode.FALLBACK: kernel("L2"), Mode.INFERENCE: kernel("L3")},
+            }
+        }
+    )
+    assert chosen(Mode.INFERENCE | Mode.TORCH_COMPILE) == 5
+    assert chosen(Mode.INFERENCE) == 5
+    register_kernel_mapping({"Layer": {cuda(90, 90): {Mode.TRAINING: kernel("L4")}}})
+    assert chosen(Mode.INFERENCE) == 4, "device first, then the order of modes"
+    assert chosen(Mode.TRAINING | Mode.TORCH_COMPILE) == 0
+    register_kernel_mapping({"Layer": {cuda(90, 90): {Mode.INFERENCE: kernel("L6")}}})
+    assert chosen(Mode.TRAINING) == 2
+
+
+def test_what_shows_only_after_loading_lets_the_next_candidate_in(recorded, kernel):
+    recorded(H200)
+    register_kernel_mapping({"Layer": {cuda(90, 90): kernel("L9"), "cuda": kernel("L1")}})
+    assert chosen(Mode.INFERENCE) == 9
+    assert chosen(Mode.TRAINING) == 1, "L9 has no backward, and was not registered for training"
+
+
+def test_a_build_that_does_not_fit_lets_the_next_candidate_in(recorded, kernel, make_kernel):
+    recorded(H200)
+    other = make_kernel("class L7(nn.Module): pass", variant="torch-metal", name="other")
+    register_kernel_mapping({"Layer": {cuda(90, 90): other("L7"), "cuda": kernel("L1")}})
+    assert chosen() == 1
+    assert chosen(use_fallback=False) == 1
+
+
+def test_of_two_equally_specific_entries_the_first_registered_wins(recorded, kernel):
+    recorded(H200)
+    register_kernel_mapping({"Layer": {cuda(85, 95): kernel("L1"), cuda(81, 91): kernel("L2")}})
+    assert chosen() == 1
+
+
+def test_each_device_of_a_machine_gets_its_own(recorded, kernel):
+    recorded(A100, H200)
+    register_kernel_mapping({"Layer": {cuda(80, 89): kernel("L1"), cuda(90, 99): kernel("L2")}})
+    assert chosen(device="cuda:0") == 1
+    assert chosen(device="cuda:1") == 2
+    assert chosen(device=torch.device("cuda", 1)) == 2
+    with pytest.raises(RuntimeError, match=r"no device cuda:2: .* found 2 devices"):
+        chosen(device="cuda:2")
+
+
+def test_entries_of_other_devices_do_not_matter(recorded, kernel):
+    recorded(H200)
+    register_kernel_mapping(
+        {
+            "Layer": {
+                Device("rocm", ROCMProperties(0, 200)): kernel("L1"),
+                Device("cpu", Features({"avx2"})): kernel("L2"),
+                "acme": kernel("L3"),
+            }
+        }
+    )
+    assert chosen() == 0
+    with pytest.raises(ValueError, match="for acme, cpu, rocm, not for cuda"):
+        chosen(use_fallback=False)
+
+
+def test_a_kind_of_requirement_that_the_backend_does_not_know_never_fits(recorded, kernel):
+    recorded(H200)
+    register_kernel_mapping({"Layer": {Device("cuda", Features({"tensor cores"})): kernel("L1")}})
+    assert chosen() == 0
+    with pytest.raises(ValueError, match="Features"):
+        chosen(use_fallback=False)
