@@ -22,13 +22,13 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     Returns:
         The normalized tensor, in the dtype of `x`.
     """
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    if x.dtype in (torch.bfloat16, torch.float16):
+        return rms_norm(x.float(), weight, eps).to(x.dtype)
     if torch.is_grad_enabled():
-        # Autograd would copy whatever is overwritten.
-        weight = weight.to(wide.dtype)
-        return functional.rms_norm(wide, weight.shape, weight, eps).to(x.dtype)
-    scale = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
-    return (wide * scale).mul_(weight).to(x.dtype)
+        # Nothing in place: autograd would copy what is overwritten.
+        return functional.rms_norm(x, weight.shape, weight.to(x.dtype), eps)
+    scale = x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+    return (x * scale).mul_(weight)
 
 
 def silu_and_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -83,6 +83,8 @@ def apply_rotary_pos_emb(
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, signed_sin: torch.Tensor) -> torch.Tensor:
-    wide = x.to(torch.promote_types(x.dtype, cos.dtype))
-    swapped = wide.roll(-(x.shape[-1] // 2), -1)
-    return swapped.mul_(signed_sin).addcmul_(wide, cos).to(x.dtype)
+    if x.dtype != cos.dtype:
+        wide = torch.promote_types(x.dtype, cos.dtype)
+        return _rotate(x.to(wide), cos.to(wide), signed_sin.to(wide)).to(x.dtype)
+    swapped = x.roll(-(x.shape[-1] // 2), -1)
+    return swapped.mul_(signed_sin).addcmul_(x, cos)
