@@ -75,7 +75,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types, strictly. Tests are left out: they give wrong types on purpose."""
-    _install(session, "test", "models", "types")
+    _install(session, "models", "types")
     backends = [str(path) for path in sorted(Path("backends").glob("*/kernels_backend_*"))]
     sources = ["noxfile.py", "examples", "benchmarks", "kernels_core", *backends]
     session.run("mypy", *session.posargs, *sources)

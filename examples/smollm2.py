@@ -121,26 +121,25 @@ def generate(model: Any, prompt: torch.Tensor) -> list[int]:
 
 
 class KernelCalls(NamedTuple):
-    """How often the instances of one class ran a kernel in one forward pass of the model."""
+    """How often the instances of one layer ran a kernel in one forward pass of the model."""
 
-    class_name: str
+    layer_name: str
     instances: int
     instances_run: int
     calls: int
 
 
 def extensible_instances(model: nn.Module) -> dict[str, list[nn.Module]]:
-    """Every module and function that should run a kernel, by the name of its class."""
+    """Every module and function that should run a kernel, by the name of its layer."""
     from transformers.models.llama import modeling_llama as llama
 
     modules = list(model.modules())
-    found: dict[str, list[nn.Module]] = {
-        cls.__name__: [module for module in modules if isinstance(module, cls)]
-        for cls in (llama.LlamaRMSNorm, llama.LlamaMLP)
-    }
     functions = {f for module in modules for f in getattr(module, "_kernel_funcs", {}).values()}
-    found.update({type(function).__name__: [function] for function in functions})
-    return found
+    return {
+        "RMSNorm": [module for module in modules if isinstance(module, llama.LlamaRMSNorm)],
+        "SwiGLUMLP": [module for module in modules if isinstance(module, llama.LlamaMLP)],
+        "rotary_pos_emb": list(functions),
+    }
 
 
 def count_kernel_calls(model: nn.Module, prompt: torch.Tensor) -> list[KernelCalls]:
@@ -166,12 +165,12 @@ def count_kernel_calls(model: nn.Module, prompt: torch.Tensor) -> list[KernelCal
         sys.setprofile(None)
     return [
         KernelCalls(
-            class_name,
+            layer_name,
             instances=len(instances),
             instances_run=sum(id(instance) in calls for instance in instances),
             calls=sum(calls[id(instance)] for instance in instances),
         )
-        for class_name, instances in extensible_instances(model).items()
+        for layer_name, instances in extensible_instances(model).items()
     ]
 
 
@@ -180,12 +179,12 @@ def failures(
 ) -> list[str]:
     """What the demo promises and did not see."""
     found = [
-        f"{layer['class_name']} was not replaced: {layer['reason']}"
+        f"{layer['layer_name']} was not replaced: {layer['reason']}"
         for layer in layers
         if layer["kernel"] is None
     ]
     found += [
-        f"only {calls.instances_run} of {calls.instances} {calls.class_name} ran a bundled kernel"
+        f"only {calls.instances_run} of {calls.instances} {calls.layer_name} ran a bundled kernel"
         for calls in kernel_calls
         if calls.instances == 0 or calls.instances_run < calls.instances
     ]
@@ -313,7 +312,7 @@ def times_table(result: dict[str, Any]) -> str:
 def describe(result: dict[str, Any], report: KernelizeReport) -> str:
     """The result as text for people."""
     calls = [
-        f"  {of['instances_run']} of {of['instances']} {of['class_name']} ran the bundled kernel "
+        f"  {of['instances_run']} of {of['instances']} {of['layer_name']} ran the bundled kernel "
         f"in one forward pass ({of['calls']} calls)"
         for of in result["kernel_calls"]
     ]
@@ -327,7 +326,7 @@ def describe(result: dict[str, Any], report: KernelizeReport) -> str:
             "\nCalls",
             *calls,
             f"\nText ({NEW_TOKENS} greedy tokens, {identical} before and after kernelize)",
-            f"  {result['text']}",
+            textwrap.fill(result["text"], 100, initial_indent="  ", subsequent_indent="  "),
             f"\nTimes, median and spread of {ROUNDS} rounds in turn",
             times_table(result),
         ]
