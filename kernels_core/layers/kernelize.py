@@ -109,14 +109,11 @@ def unkernelize(model: _M) -> _M:
         Linear(in_features=2, out_features=2, bias=True)
     """
     from kernels_core.layers.report import forget
-    from kernels_core.layers.scan import modules_by_class
-    from kernels_core.layers.swap import assign, original_class
+    from kernels_core.layers.swap import assign, kernelized_modules, original_class
 
     _check_model(model)
     assign(
-        (cls, original_class(cls), modules)
-        for cls, modules in modules_by_class(model)
-        if original_class(cls) is not cls
+        (cls, original_class(cls), modules) for cls, modules in kernelized_modules(model).items()
     )
     forget(model)
     return model

@@ -6,11 +6,11 @@ class and device.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from kernels_core.errors import MissingDeviceError
-from kernels_core.layers.extensible import mark_of
+from kernels_core.layers.extensible import Condition, mark_of
 from kernels_core.layers.swap import original_class
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ FOREIGN_FORWARD = (
     "which a kernel would bypass"
 )
 CONDITION = "its condition is False"
-
-_UNSEEN: list[Any] = []  # stands for a class that was not met yet
 
 
 class Group:
@@ -59,20 +57,70 @@ class Group:
         self.modules: list[nn.Module] = []
 
 
-class _Tree:
-    """The extensible modules of a model by class, each once, and the modules that use functions."""
+class _Class:
+    """What the walk knows of an extensible class.
 
-    def __init__(self, model: nn.Module) -> None:
+    Attributes:
+        layer_name: name under which it is extensible.
+        overridden: why none of its instances may get a kernel; "" when they may.
+        condition: what is asked about each instance, or None.
+        device, members: device and modules of the group that the last plain instance joined.
+        groups: all groups, by reason to keep the forward and device.
+    """
+
+    __slots__ = ("cls", "condition", "device", "groups", "layer_name", "members", "overridden")
+
+    def __init__(self, cls: type[nn.Module], layer_name: str, overriding: type | None) -> None:
+        self.cls = cls
+        self.layer_name = layer_name
+        self.overridden = (
+            f"{overriding.__qualname__} has a forward of its own, which the mark on its base "
+            f"class does not cover"
+            if overriding
+            else ""
+        )
+        self.condition: Condition | None = getattr(cls, "kernel_condition", None)
+        self.device: torch.device | None = None
+        self.members: list[nn.Module] = []
+        self.groups: dict[tuple[str, torch.device], Group] = {}
+
+    def kept(self, module: nn.Module) -> str:
+        """Why a module keeps its forward whatever the mapping says; "" when it may get a kernel."""
+        if self.overridden:
+            return self.overridden
+        if self.condition is not None and not self.condition(module):
+            return CONDITION
+        return FOREIGN_FORWARD if "forward" in module.__dict__ else ""
+
+    def add(self, module: nn.Module, kept: str, device: torch.device) -> None:
+        """Put a module into its group."""
+        group = self.groups.get((kept, device))
+        if group is None:
+            group = self.groups[kept, device] = Group(self.layer_name, self.cls, device, kept=kept)
+        group.modules.append(module)
+        if not kept:
+            self.device, self.members = device, group.modules
+
+
+_UNSEEN = _Class(object, "", None)  # type: ignore[arg-type] # stands for "not looked at yet"
+
+
+class _Walk:
+    """One walk over a model: its extensible modules in groups, and the users of functions."""
+
+    def __init__(self, model: nn.Module, given: torch.device | None) -> None:
         self.model = model
+        self.given = given
         # None: the class is not extensible.
-        self.by_class: dict[type[nn.Module], list[nn.Module] | None] = {}
+        self.classes: dict[type[nn.Module], _Class | None] = {}
         self.owners: list[nn.Module] = []
         self._parents: dict[int, nn.Module] = {}
         self._found: dict[int, torch.device | None] = {}
         self._walk()
 
     def _walk(self) -> None:
-        by_class = self.by_class
+        given = self.given
+        classes = self.classes
         seen: set[int] = set()
         pending: list[Iterable[nn.Module | None]] = [(self.model,)]
         while pending:
@@ -87,16 +135,29 @@ class _Tree:
                     pending.append(children.values())
                 if "_kernel_funcs" in attributes:
                     self.owners.append(module)
-                members = by_class.get(type(module), _UNSEEN)
-                if members is _UNSEEN:
-                    members = self._first_of_class(type(module))
-                if members is not None:
-                    members.append(module)
+                known = classes.get(type(module), _UNSEEN)
+                if known is _UNSEEN:
+                    known = self._first_of(type(module))
+                if known is None:
+                    continue
+                # The short way for most modules: nothing special, and on the device of the last.
+                if known.condition is None and "forward" not in attributes:
+                    device = given
+                    if device is None:
+                        for parameter in attributes["_parameters"].values():
+                            if parameter is not None:
+                                device = parameter.device
+                                break
+                    if device is not None and device == known.device:
+                        known.members.append(module)
+                        continue
+                known.add(module, known.kept(module), given or self.device_of(module))
 
-    def _first_of_class(self, cls: type[nn.Module]) -> list[nn.Module] | None:
-        extensible = mark_of(original_class(cls))[0] is not None
-        members = self.by_class[cls] = [] if extensible else None
-        return members
+    def _first_of(self, cls: type[nn.Module]) -> _Class | None:
+        layer_name, overriding = mark_of(original_class(cls))
+        known = None if layer_name is None else _Class(cls, layer_name, overriding)
+        self.classes[cls] = known
+        return known
 
     def device_of(self, module: nn.Module) -> torch.device:
         """Where a module lives: by its own or its subtree's tensors, else by an ancestor's."""
@@ -123,42 +184,28 @@ class _Tree:
                     self._parents.setdefault(id(child), parent)
         return self._parents.get(id(module))
 
+    def owners_by_function(self) -> dict[nn.Module, list[nn.Module]]:
+        """The extensible functions that were met, and the modules that use each."""
+        owners_of: dict[nn.Module, list[nn.Module]] = {}
+        for owner in self.owners:
+            for function in owner.__dict__["_kernel_funcs"].values():
+                owners_of.setdefault(function, []).append(owner)
+        return owners_of
 
-def own_device(module: nn.Module) -> torch.device | None:
-    """The device of a module's first own parameter or buffer, or None."""
+
+def _first_device(module: nn.Module) -> torch.device | None:
+    """The device of the first parameter or buffer in a module or below it, or None."""
     for parameter in module._parameters.values():
         if parameter is not None:
             return parameter.device
     for buffer in module._buffers.values():
         if buffer is not None:
             return buffer.device
-    return None
-
-
-def _first_device(module: nn.Module) -> torch.device | None:
-    """The device of the first parameter or buffer in a subtree, or None."""
-    seen: set[int] = set()
-    stack = [module]
-    while stack:
-        current = stack.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        device = own_device(current)
+    for child in module._modules.values():
+        device = None if child is None else _first_device(child)
         if device is not None:
             return device
-        stack.extend(child for child in reversed(current._modules.values()) if child is not None)
     return None
-
-
-def modules_by_class(model: nn.Module) -> Iterator[tuple[type[nn.Module], list[nn.Module]]]:
-    """The extensible modules and functions of a model, by their present class."""
-    tree = _Tree(model)
-    for cls, members in tree.by_class.items():
-        if members is not None:
-            yield cls, members
-    for function in _owners_by_function(tree):
-        yield type(function), [function]
 
 
 def scan(model: nn.Module, device: torch.device | None) -> list[Group]:
@@ -169,78 +216,33 @@ def scan(model: nn.Module, device: torch.device | None) -> list[Group]:
         device: the device that decides for all, or None to tell it module by module.
 
     Returns:
-        Groups in the order in which the walk met their classes.
+        Groups in the order in which the walk met their classes; functions come last.
 
     Raises:
-        MissingDeviceError: no device is given and a module has none.
+        MissingDeviceError: no device is given, and the model has no tensors to tell one from.
     """
-    tree = _Tree(model)
+    walk = _Walk(model, device)
     if device is None:
-        tree.device_of(model)  # a model without tensors is an error, extensible layers or none
-    groups: list[Group] = []
-    for cls, members in tree.by_class.items():
-        if members is not None:
-            groups.extend(_groups_of(tree, cls, members, device))
-    groups.extend(_function_groups(tree, device))
+        walk.device_of(model)  # a model without tensors is an error, extensible layers or none
+    groups = [
+        group
+        for known in walk.classes.values()
+        if known is not None
+        for group in known.groups.values()
+    ]
+    for function, owners in walk.owners_by_function().items():
+        groups.append(_function_group(function, owners, walk))
     return groups
 
 
-def _groups_of(
-    tree: _Tree, cls: type[nn.Module], members: list[nn.Module], given: torch.device | None
-) -> Iterable[Group]:
-    layer_name, overriding = mark_of(original_class(cls))
-    assert layer_name is not None
-    overridden = (
-        f"{overriding.__qualname__} has a forward of its own, which the mark on its base class "
-        f"does not cover"
-        if overriding
-        else ""
-    )
+def _function_group(function: nn.Module, owners: list[nn.Module], walk: _Walk) -> Group:
+    cls = type(function)
+    layer_name, _ = mark_of(original_class(cls))
+    assert layer_name is not None, "use_kernelized_func takes only functions with a name"
     condition = getattr(cls, "kernel_condition", None)
-    groups: dict[tuple[str, torch.device], Group] = {}
-    last_kept, last_device, neighbours = None, None, members
-    for module in members:
-        attributes = module.__dict__
-        kept = overridden
-        if condition is not None and not kept and not condition(module):
-            kept = CONDITION
-        if "forward" in attributes:
-            kept = kept or FOREIGN_FORWARD
-        device = given
-        if device is None:
-            for parameter in attributes["_parameters"].values():
-                if parameter is not None:
-                    device = parameter.device
-                    break
-            else:
-                device = tree.device_of(module)
-        # Neighbours mostly belong together, which saves hashing the device.
-        if kept != last_kept or device != last_device:
-            group = groups.get((kept, device))
-            if group is None:
-                group = groups[kept, device] = Group(layer_name, cls, device, kept=kept)
-            last_kept, last_device, neighbours = kept, device, group.modules
-        neighbours.append(module)
-    return groups.values()
-
-
-def _owners_by_function(tree: _Tree) -> dict[nn.Module, list[nn.Module]]:
-    owners_of: dict[nn.Module, list[nn.Module]] = {}
-    for owner in tree.owners:
-        for function in owner.__dict__["_kernel_funcs"].values():
-            owners_of.setdefault(function, []).append(owner)
-    return owners_of
-
-
-def _function_groups(tree: _Tree, given: torch.device | None) -> Iterator[Group]:
-    for function, owners in _owners_by_function(tree).items():
-        cls = type(function)
-        layer_name, _ = mark_of(original_class(cls))
-        assert layer_name is not None
-        condition = getattr(cls, "kernel_condition", None)
-        asking = [owner for owner in owners if condition is None or condition(owner)]
-        device = given or tree.device_of((asking or owners)[0])
-        kept = "" if asking else CONDITION
-        group = Group(layer_name, cls, device, kept=kept, function=True)
-        group.modules.append(function)
-        yield group
+    asking = [owner for owner in owners if condition is None or condition(owner)]
+    device = walk.given or walk.device_of((asking or owners)[0])
+    kept = "" if asking else CONDITION
+    group = Group(layer_name, cls, device, kept=kept, function=True)
+    group.modules.append(function)
+    return group

@@ -62,6 +62,20 @@ def kernelized_class(original: type[nn.Module], layer: type[nn.Module]) -> type[
     return known[layer]
 
 
+def kernelized_modules(model: nn.Module) -> dict[type[nn.Module], list[nn.Module]]:
+    """The modules of a model whose forward was replaced, and its functions, by their class."""
+    by_class: dict[type[nn.Module], list[nn.Module]] = {}
+    functions: dict[nn.Module, None] = {}
+    for module in model.modules():
+        if swapped_layer(type(module)) is not None:
+            by_class.setdefault(type(module), []).append(module)
+        functions.update(dict.fromkeys(module.__dict__.get("_kernel_funcs", {}).values()))
+    for function in functions:
+        if swapped_layer(type(function)) is not None:
+            by_class.setdefault(type(function), []).append(function)
+    return by_class
+
+
 def _make_class(original: type[nn.Module], layer: type[nn.Module]) -> type[nn.Module]:
     from torch import nn
 

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from kernels_core.device import DeviceFacts, DeviceProperties
+from kernels_core.device import Device, DeviceFacts, DeviceProperties
 from kernels_core.errors import BackendUnavailableError, PluginError, UnknownDeviceError
 from kernels_core.hookspecs import (
     BackendInfo,
@@ -53,32 +53,58 @@ class Hooks:
     Attributes:
         info: what the plugin declared, once it has.
         functions: the implemented hooks, by hook name.
+        on_failure: is told of every failure before it is raised; the registry records them.
     """
 
     def __init__(self, source: PluginSource, functions: Mapping[str, Callable[..., object]]):
         self.source = source
         self.info: BackendInfo | None = None
         self.functions = dict(functions)
+        self.on_failure: Callable[[PluginError], None] = lambda error: None
 
-    def call(self, hook: str, expected: type[_T], *arguments: object) -> _T:
-        """Call a hook and check the type of its answer.
+    def call(
+        self,
+        hook: str,
+        expected: type[_T],
+        *arguments: object,
+        check: Callable[[_T], str] | None = None,
+    ) -> _T:
+        """Call a hook and check its answer.
 
         Args:
             hook: name of the hook.
             expected: what it must return.
             arguments: the arguments of the specification, in order.
+            check: looks closer at the answer and says what it must be instead, or "".
 
         Raises:
             PluginError: the hook raised, or returned something else.
         """
         try:
+            return self._call(hook, expected, arguments, check)
+        except PluginError as error:
+            self.on_failure(error)
+            raise
+
+    def _call(
+        self,
+        hook: str,
+        expected: type[_T],
+        arguments: tuple[object, ...],
+        check: Callable[[_T], str] | None,
+    ) -> _T:
+        try:
             answer = self.functions[hook](*arguments)
+            is_expected = isinstance(answer, expected)
+            problem = check(answer) if check and is_expected else ""
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit, or a panic in native code
             raise self.error(hook, f"raised {describe(error)}.") from error
-        if not isinstance(answer, expected):
+        if not is_expected:
             raise self.wrong(hook, f"must return a {expected.__name__}", answer)
+        if problem:
+            raise self.wrong(hook, problem, answer)
         return answer
 
     def error(self, hook: str, problem: str) -> PluginError:
@@ -196,10 +222,11 @@ class Backend:
                 f"{detection.device_count}, counted from 0.",
                 device=device,
             )
-        facts = self._hooks.call("kernels_device_facts", self.info.facts, index)
-        if facts.index != index:
-            raise self._hooks.wrong("kernels_device_facts", f"must describe {device}", facts)
-        return facts
+
+        def check(facts: DeviceFacts) -> str:
+            return "" if facts.index == index else f"must describe {device}"
+
+        return self._hooks.call("kernels_device_facts", self.info.facts, index, check=check)
 
     def parse_tag(self, text: str) -> BackendTag | None:
         """Read the backend part of a variant name; None when it is not one of this backend's.
@@ -207,20 +234,20 @@ class Backend:
         Args:
             text: for example "cu130"; may be any text.
         """
-        tag = self._hooks.call("kernels_parse_tag", object, text)
-        if tag is None:
-            return None
-        if not isinstance(tag, BackendTag):
-            raise self._hooks.wrong("kernels_parse_tag", "must return a BackendTag or None", tag)
-        if tag.backend != self.name:
-            expected = f"must return a tag of backend {self.name!r}"
-        elif not all(type(number) is int for number in tag.version):
-            expected = "must return a tag whose version consists of integers"
-        elif str(tag) != text:
-            expected = f"must return a tag that reads {text!r} again, or None"
-        else:
-            return tag
-        raise self._hooks.wrong("kernels_parse_tag", expected, tag)
+
+        def check(tag: object) -> str:
+            if tag is None:
+                return ""
+            if not isinstance(tag, BackendTag):
+                return "must return a BackendTag or None"
+            if tag.backend != self.name:
+                return f"must return a tag of backend {self.name!r}"
+            if not all(type(number) is int for number in tag.version):
+                return "must return a tag whose version consists of integers"
+            return "" if str(tag) == text else f"must return a tag that reads {text!r} again, or None"
+
+        tag = self._hooks.call("kernels_parse_tag", object, text, check=check)
+        return tag if isinstance(tag, BackendTag) else None
 
     def match_tag(self, tag: BackendTag) -> Match:
         """Tell whether a build with this tag runs on what was detected here.
@@ -270,26 +297,35 @@ class Backend:
         given = tuple(candidates)
         if "kernels_select" not in self._hooks.functions:
             return given
-        answer = self._hooks.call("kernels_select", object, request, given)
-        if answer is None:
-            return given
-        # By identity: candidates hold repositories of users, which may not even be hashable.
-        if not isinstance(answer, Sequence) or sorted(map(id, answer)) != sorted(map(id, given)):
-            raise self._hooks.wrong(
-                "kernels_select", "must return the candidates it got in some order, or None", answer
+
+        def check(answer: object) -> str:
+            # By identity: candidates hold repositories of users, which may not even be hashable.
+            is_permutation = isinstance(answer, Sequence) and (
+                sorted(map(id, answer)) == sorted(map(id, given))
             )
-        return tuple(answer)
+            if is_permutation or answer is None:
+                return ""
+            return "must return the candidates it got in some order, or None"
+
+        answer = self._hooks.call("kernels_select", object, request, given, check=check)
+        return tuple(answer) if isinstance(answer, Sequence) else given
 
     def bundled(self) -> Mapping[str, Mapping[Any, Any]]:
         """The kernels that the backend brings along, as a kernel mapping."""
         if "kernels_bundled" not in self._hooks.functions:
             return {}
-        answer = self._hooks.call("kernels_bundled", object)
-        if not isinstance(answer, Mapping) or not all(
-            isinstance(layer_name, str) and isinstance(devices, Mapping)
-            for layer_name, devices in answer.items()
-        ):
-            raise self._hooks.wrong(
-                "kernels_bundled", "must return a mapping of layer names to mappings", answer
-            )
-        return answer
+
+        def check(mapping: object) -> str:
+            if not isinstance(mapping, Mapping) or not all(
+                isinstance(layer_name, str) and isinstance(devices, Mapping)
+                for layer_name, devices in mapping.items()
+            ):
+                return "must return a mapping of layer names to mappings"
+            devices = (device for devices in mapping.values() for device in devices)
+            types = {device.type if isinstance(device, Device) else device for device in devices}
+            if types - {self.name}:
+                return f"must bring kernels for its own device type {self.name!r} only"
+            return ""
+
+        answer = self._hooks.call("kernels_bundled", object, check=check)
+        return answer if isinstance(answer, Mapping) else {}

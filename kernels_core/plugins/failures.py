@@ -21,7 +21,7 @@ class PluginFailure:
     Attributes:
         plugin: name of the entry point.
         distribution: name and version of the package that brings it.
-        phase: what the core was doing with it, for example "import".
+        phase: what the core was doing with it when it first failed, for example "import".
         error: the exception, chained to the one that the plugin raised.
         traceback: the whole of it as text.
     """
@@ -51,9 +51,8 @@ class PluginFailure:
     def warn(self) -> None:
         """Tell the user that this plugin is out of use."""
         warnings.warn(
-            f"{self.error} The other plugins go on without it. "
-            f"kernels_core.plugins.registry().failures holds the traceback; "
-            f"{DENY_LIST}={self.plugin} switches the plugin off.",
+            f"{self.error} The other plugins go on without it. `kernels-core doctor` shows the "
+            f"whole traceback; {DENY_LIST}={self.plugin} switches the plugin off.",
             RuntimeWarning,
             stacklevel=2,
         )
