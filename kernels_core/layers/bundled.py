@@ -14,31 +14,19 @@ def bundled_mapping() -> dict[str, dict[Device | str, Any]]:
 
     Returns:
         A mapping for `register_kernel_mapping` or `use_kernel_mapping`; empty when no installed
-        backend brings kernels.
+        backend brings kernels. A plugin that fails to say what it brings is warned of and left out.
 
     Raises:
-        PluginError: a plugin's mapping is malformed, or has entries for another device type.
+        PluginError: a plugin failed and `KERNELS_STRICT_PLUGINS` is set.
 
     Example:
         >>> from kernels_core import bundled_mapping, register_kernel_mapping
         >>> register_kernel_mapping(bundled_mapping())
     """
-    from kernels_core.errors import PluginError
-    from kernels_core.plugins import registry
+    from kernels_core.plugins import Backend, registry
 
     merged: dict[str, dict[Device | str, Any]] = {}
-    for name, backend in registry().backends.items():
-        for layer_name, devices in backend.bundled().items():
-            for device, repositories in devices.items():
-                device_type = device.type if isinstance(device, Device) else device
-                if device_type != name:
-                    raise PluginError(
-                        f"Plugin {backend.plugin!r} of {backend.distribution} brings a kernel for "
-                        f"layer {layer_name!r} on {device_type!r}: a backend may only bring "
-                        f"kernels for its own device type {name!r}.",
-                        plugin=backend.plugin,
-                        distribution=backend.distribution,
-                        phase="bundled",
-                    )
-                merged.setdefault(layer_name, {})[device] = repositories
+    for mapping in registry().ask_each(Backend.bundled).values():
+        for layer_name, devices in mapping.items():
+            merged.setdefault(layer_name, {}).update(devices)
     return merged

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from array import array
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +85,7 @@ class KernelizeReport:
     mode: Mode
     rows: tuple[ReportRow, ...]
     _model: weakref.ref[nn.Module]
-    _members: tuple[array[int], ...]  # ids: a report must not keep the modules alive
+    _members: tuple[list[int], ...]  # ids: a report must not keep the modules alive
 
     def modules(self) -> Iterator[tuple[str, ReportRow]]:
         """The qualified name of every module with a decision, and its row.
@@ -159,10 +158,10 @@ def make_report(model: nn.Module, mode: Mode, choices: list[Choice]) -> Kerneliz
         mode: the mode that was asked for.
         choices: what was chosen. Modules that differ only in the class they had before share a row.
     """
-    members: dict[ReportRow, array[int]] = {}
+    members: dict[ReportRow, list[int]] = {}
     for choice in choices:
         row = attrs.evolve(_row(choice), count=0)
-        members.setdefault(row, array("Q")).extend(map(id, choice.row.group.modules))
+        members.setdefault(row, []).extend(map(id, choice.row.group.modules))
     made = KernelizeReport(
         mode,
         tuple(attrs.evolve(row, count=len(ids)) for row, ids in members.items()),

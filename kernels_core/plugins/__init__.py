@@ -3,8 +3,8 @@
 discovery.py      entry points -> what is installed and allowed; nothing is imported
 registration.py   one entry point -> imported, validated and declared
 backend.py        `Backend`, the typed facade over one plugin's hooks
-selection.py      which of several backends serves, or the error that says why none does
-registry.py       `registry()`, which holds all of it, once per process
+failures.py       what is kept of a plugin that failed, and which plugins exclude each other
+registry.py       `registry()`: all of it, once per process, and which backend serves
 """
 
 from __future__ import annotations

@@ -95,15 +95,12 @@ class Hooks:
     ) -> _T:
         try:
             answer = self.functions[hook](*arguments)
-            is_expected = isinstance(answer, expected)
-            problem = check(answer) if check and is_expected else ""
+            problem = _problem(answer, expected, check)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit, or a panic in native code
             raise self.error(hook, f"raised {describe(error)}.") from error
-        if not is_expected:
-            raise self.wrong(hook, f"must return a {expected.__name__}", answer)
-        if problem:
+        if problem or not isinstance(answer, expected):
             raise self.wrong(hook, problem, answer)
         return answer
 
@@ -118,6 +115,12 @@ class Hooks:
     def wrong(self, hook: str, expected: str, answer: object) -> PluginError:
         """Make the error for an answer that breaks the contract."""
         return self.error(hook, f"{expected}, got {type(answer).__name__}: {reprlib.repr(answer)}.")
+
+
+def _problem(answer: object, expected: type[_T], check: Callable[[_T], str] | None) -> str:
+    if not isinstance(answer, expected):
+        return f"must return a {expected.__name__}"
+    return check(answer) if check else ""
 
 
 def describe(error: BaseException) -> str:
@@ -161,6 +164,10 @@ class Backend:
     def distribution(self) -> str:
         """Name and version of the package that brings the plugin."""
         return self.source.distribution
+
+    def on_failure(self, tell: Callable[[PluginError], None]) -> None:
+        """Have a function told of every failure of a hook, before it is raised."""
+        self._hooks.on_failure = tell
 
     def renew_lock(self) -> None:
         """Forget who holds the lock: in a forked child, the thread that held it does not exist."""
@@ -244,7 +251,9 @@ class Backend:
                 return f"must return a tag of backend {self.name!r}"
             if not all(type(number) is int for number in tag.version):
                 return "must return a tag whose version consists of integers"
-            return "" if str(tag) == text else f"must return a tag that reads {text!r} again, or None"
+            return (
+                "" if str(tag) == text else f"must return a tag that reads {text!r} again, or None"
+            )
 
         tag = self._hooks.call("kernels_parse_tag", object, text, check=check)
         return tag if isinstance(tag, BackendTag) else None

@@ -48,6 +48,10 @@ class PluginFailure:
         """The device types that this plugin would serve."""
         return self.names | {self.error.torch_device_type}
 
+    def is_of_same_plugin(self, other: PluginFailure) -> bool:
+        """Whether another failure is one of this plugin."""
+        return (self.plugin, self.distribution) == (other.plugin, other.distribution)
+
     def warn(self) -> None:
         """Tell the user that this plugin is out of use."""
         warnings.warn(

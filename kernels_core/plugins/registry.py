@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib
 import os
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from kernels_core import environment
 from kernels_core.device import install_hint, is_known_type
@@ -31,14 +31,17 @@ from kernels_core.plugins.registration import load_backend
 STRICT = "KERNELS_STRICT_PLUGINS"
 CHOICE = "KERNELS_BACKEND"
 
+_T = TypeVar("_T")
+
 
 class Registry:
     """What is installed, and which backend serves a device type.
 
     Attributes:
         backends: the usable backends by name, in the order of their names.
-        failures: the plugins that failed, one entry each. One that failed only to detect stays
-            among the backends, where it counts as unavailable.
+        failures: the plugins that failed, one entry each. One that did so only when it was asked
+            for a device stays among the backends: it fails again for whoever needs it, which is
+            better than another device taking its place.
         blocked: the plugins that the environment switches off.
     """
 
@@ -56,6 +59,8 @@ class Registry:
         self.blocked = tuple(blocked)
         self._contested_tags: dict[str, PluginConflictError] = {}
         self._keep(backends)
+        for backend in self.backends.values():
+            backend.on_failure(self._record)
         self.renew_locks()
 
     def renew_locks(self) -> None:
@@ -182,7 +187,8 @@ class Registry:
             try:
                 detection = backend.detection()
             except PluginError as error:
-                self._fail({backend: error}, quarantine=False)
+                if environment.flag(STRICT):
+                    raise
                 errors.append(error)
             else:
                 if detection.available:
@@ -242,45 +248,63 @@ class Registry:
         """
         if text in self._contested_tags:
             raise self._contested_tags[text].with_traceback(None)
-        tags: dict[Backend, BackendTag] = {}
-        for backend in self.backends.values():
-            try:
-                tag = backend.parse_tag(text)
-            except PluginError as error:
-                self._fail({backend: error}, quarantine=True)
-            else:
-                if tag is not None:
-                    tags[backend] = tag
+        answers = self.ask_each(lambda backend: backend.parse_tag(text))
+        failed = set(self.backends.values()) - set(answers)
+        if failed:
+            self._quarantine(failed)
+        tags = {backend: tag for backend, tag in answers.items() if tag is not None}
         if len(tags) > 1:
             errors = conflict(f"the tag {text!r}", list(tags), phase="parse_tag")
             self._contested_tags[text] = next(iter(errors.values()))
-            self._fail(errors, quarantine=True)
+            self._quarantine(tags)
+            for error in errors.values():
+                self._record(error)
             raise self._contested_tags[text]
         return next(iter(tags.values()), None)
 
-    # Failures
+    # Every plugin on its own
 
-    def _fail(self, errors: Mapping[Backend, PluginError], *, quarantine: bool) -> None:
-        """Record the errors of backends, warn of each plugin once, and take it out of use if asked.
+    def ask_each(self, ask: Callable[[Backend], _T]) -> dict[Backend, _T]:
+        """Ask every usable backend; one that fails is left out, and the others answer.
+
+        Args:
+            ask: is called with each backend.
 
         Raises:
-            PluginError: the first of them, when `KERNELS_STRICT_PLUGINS` is set.
+            PluginError: a plugin failed and `KERNELS_STRICT_PLUGINS` is set.
+
+        Example:
+            >>> answers = registry().ask_each(lambda backend: backend.info.noarch_name)
+            >>> len(answers) == len(registry().backends)
+            True
         """
+        answers = {}
+        for backend in self.backends.values():
+            try:
+                answers[backend] = ask(backend)
+            except PluginError:
+                if environment.flag(STRICT):
+                    raise
+        return answers
+
+    # Failures
+
+    def _record(self, error: PluginError) -> None:
+        """Keep a failure and warn of it, once for each plugin."""
         if environment.flag(STRICT):
-            raise next(iter(errors.values()))
+            return  # whoever asked gets the exception
+        failure = PluginFailure.of(error)
         with self._lock:
-            if quarantine:
-                # A new mapping, since another thread may be walking over the present one.
-                self._keep(backend for backend in self.backends.values() if backend not in errors)
-            known = {(failure.plugin, failure.distribution) for failure in self.failures}
-            new = [
-                PluginFailure.of(error)
-                for backend, error in errors.items()
-                if (backend.plugin, backend.distribution) not in known
-            ]
-            self.failures += tuple(new)
-        for failure in new:
-            failure.warn()
+            if any(failure.is_of_same_plugin(known) for known in self.failures):
+                return
+            self.failures += (failure,)
+        failure.warn()
+
+    def _quarantine(self, failed: Collection[Backend]) -> None:
+        """Take backends out of use."""
+        with self._lock:
+            # A new mapping, since another thread may be walking over the present one.
+            self._keep(backend for backend in self.backends.values() if backend not in failed)
 
     def _keep(self, backends: Iterable[Backend]) -> None:
         self.backends = MappingProxyType({backend.name: backend for backend in backends})

@@ -10,7 +10,7 @@ import traceback
 
 import pytest
 
-from kernels_core import CUDAProperties, DeviceFacts, Mode
+from kernels_core import CUDAProperties, DeviceFacts, Mode, bundled_mapping
 from kernels_core.errors import BackendUnavailableError, PluginError, UnknownDeviceError
 from kernels_core.hookspecs import BackendTag, Candidate, Detection, Match, SelectionRequest
 
@@ -69,6 +69,7 @@ GARBAGE = [
     ("kernels_bundled", "[('RMSNorm', {})]", "must return a mapping of layer names"),
     ("kernels_bundled", "{'RMSNorm': object()}", "must return a mapping of layer names"),
     ("kernels_bundled", "{1: {}}", "must return a mapping of layer names"),
+    ("kernels_bundled", "{'RMSNorm': {'zeta': 0}}", "for its own device type 'acme' only"),
 ]
 
 
@@ -82,11 +83,23 @@ def hook_source(hook: str, body: str) -> str:
     return f"@hookimpl\ndef {hook}({CALLS[hook][1]}):\n    {body}"
 
 
-def failing_call(backend, hook: str) -> PluginError:
+def failing_call(installed_plugins, backend, hook: str) -> PluginError:
+    """What a call raises. It is recorded and warned of, once however often it is made."""
     phase, _, call = CALLS[hook]
-    with pytest.raises(PluginError) as raised:
-        call(backend)
+    for _ in range(2):
+        with pytest.raises(PluginError) as raised:
+            installed_plugins.watch(call, backend)
     error = raised.value
+    (failure,) = installed_plugins.load().failures
+    (warning,) = installed_plugins.warnings
+    assert (failure.plugin, failure.distribution, failure.phase) == (
+        "acme",
+        "acme-kernels 0.1",
+        phase,
+    )
+    assert str(failure.error) == str(error)
+    assert str(error) in warning
+    assert str(error) in failure.traceback
     assert (error.plugin, error.distribution, error.phase) == ("acme", "acme-kernels 0.1", phase)
     assert (error.backend, error.torch_device_type) == ("acme", "acme_torch")
     for text in (hook, "'acme'", "acme-kernels 0.1"):
@@ -98,7 +111,7 @@ def failing_call(backend, hook: str) -> PluginError:
 def test_garbage_is_refused_at_the_boundary(installed_plugins, hook, answer, says):
     source = hook_source(hook, f"return {answer}")
     backend = installed_plugins.backend(torch_device_type="acme_torch", **{hook: source})
-    assert says in str(failing_call(backend, hook))
+    assert says in str(failing_call(installed_plugins, backend, hook))
 
 
 @pytest.mark.parametrize("hook", CALLS)
@@ -109,7 +122,7 @@ def test_what_a_hook_raises_is_chained(installed_plugins, hook, cause):
         also="from kernels_core.errors import PluginError",
         **{hook: hook_source(hook, f"raise {cause.__name__}('boom')")},
     )
-    error = failing_call(backend, hook)
+    error = failing_call(installed_plugins, backend, hook)
     assert type(error.__cause__) is cause
     assert "boom" in str(error)
 
@@ -171,6 +184,22 @@ def test_tags_of_another_backend_do_not_reach_the_plugin(installed_plugins):
     backend = installed_plugins.backend()
     match = backend.match_tag(BackendTag("cuda", "cu", (13, 0)))
     assert (match.fits, match.reason) == (False, "it is built for backend 'cuda', not for 'acme'")
+
+
+def test_a_plugin_that_fails_to_bundle_does_not_keep_the_others_from_it(
+    installed_plugins, monkeypatch
+):
+    installed_plugins.install("acme", kernels_bundled=hook_source("kernels_bundled", "return 7"))
+    source = hook_source("kernels_bundled", "return {'RMSNorm': {'zeta': 'a repository'}}")
+    installed_plugins.install("zeta", kernels_bundled=source)
+    for _ in range(2):
+        mapping = installed_plugins.watch(bundled_mapping)
+        assert mapping == {"RMSNorm": {"zeta": "a repository"}}
+    (warning,) = installed_plugins.warnings
+    assert "'acme' of acme-kernels 0.1 failed (bundled)" in warning
+    monkeypatch.setenv("KERNELS_STRICT_PLUGINS", "1")
+    with pytest.raises(PluginError, match="kernels_bundled"):
+        bundled_mapping()
 
 
 def test_select_may_reorder(installed_plugins):
