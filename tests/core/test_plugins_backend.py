@@ -86,10 +86,12 @@ def hook_source(hook: str, body: str) -> str:
 def failing_call(installed_plugins, backend, hook: str) -> PluginError:
     """What a call raises. It is recorded and warned of, once however often it is made."""
     phase, _, call = CALLS[hook]
+    errors = []
     for _ in range(2):
         with pytest.raises(PluginError) as raised:
             installed_plugins.watch(call, backend)
-    error = raised.value
+        errors.append(raised.value)
+    error = errors[0]
     (failure,) = installed_plugins.load().failures
     (warning,) = installed_plugins.warnings
     assert (failure.plugin, failure.distribution, failure.phase) == (
@@ -97,7 +99,7 @@ def failing_call(installed_plugins, backend, hook: str) -> PluginError:
         "acme-kernels 0.1",
         phase,
     )
-    assert str(failure.error) == str(error)
+    assert failure.error is error
     assert str(error) in warning
     assert str(error) in failure.traceback
     assert (error.plugin, error.distribution, error.phase) == ("acme", "acme-kernels 0.1", phase)
