@@ -21,6 +21,7 @@ from kernels_core.repository.metadata import (
     Metadata,
     read_metadata,
 )
+from kernels_core.repository.schema import MAX_BYTES
 
 HASH = bytes(range(32))
 FULL: dict[str, Any] = {
@@ -299,6 +300,11 @@ def test_what_is_valid_is_read_as_it_stands(content: dict[str, Any]) -> None:
     if not content.get("backend", {}).get("archs", True):
         del content["backend"]["archs"]
     assert as_json(metadata) == {key: value for key, value in content.items() if value != []}
+
+
+def test_a_file_of_any_size_is_refused_before_it_is_parsed() -> None:
+    content = b'{"name": "' + b"a" * MAX_BYTES + b'"}'
+    assert f"larger than {MAX_BYTES} bytes" in str(error_of(content))
 
 
 names = st.sampled_from([*FULL, "type", "archs", "algorithm", "files", "repo-id", "revision"])
