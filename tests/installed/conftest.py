@@ -8,8 +8,10 @@ import subprocess
 import sys
 import venv
 import zipfile
+from collections.abc import Callable, Iterable
 from email import message_from_bytes
 from email.message import Message
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,19 @@ class Environment:
     def install(self, *arguments: str | Path) -> None:
         self._run("-m", "pip", "install", "--quiet", *map(str, arguments))
 
+    def borrow(self, *names: str) -> None:
+        """Link distributions and what they require, from the environment that runs the tests.
+
+        For torch, which would take 200 MB and a minute to install. pip finds what is linked like
+        this installed, and nothing else of that environment can be seen.
+        """
+        site_packages = Path(self.run("import sysconfig; tell(sysconfig.get_path('purelib'))"))
+        for distribution in _with_requirements(names):
+            for top in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
+                link = site_packages / top
+                if not link.exists():
+                    link.symlink_to(distribution.locate_file(top))
+
     def run(self, code: str, **variables: str) -> Any:
         """Run a program that calls `tell(value)`, and return that value."""
         program = "import json\ndef tell(value): print(json.dumps(value))\n" + code
@@ -73,6 +88,20 @@ class Environment:
         return process.stdout
 
 
+def _with_requirements(texts: Iterable[str]) -> list[metadata.Distribution]:
+    found: dict[Requirement, metadata.Distribution] = {}
+    pending = list(map(Requirement, texts))
+    while pending:
+        requirement = pending.pop()
+        if requirement not in found:
+            found[requirement] = metadata.distribution(requirement.name)
+            extras = [{"extra": extra} for extra in ("", *requirement.extras)]
+            for needed in map(Requirement, found[requirement].requires or ()):
+                if needed.marker is None or any(map(needed.marker.evaluate, extras)):
+                    pending.append(needed)
+    return list(found.values())
+
+
 def _build(source: Path, folder: Path) -> Wheel:
     output = folder / source.name
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(output)]
@@ -80,6 +109,18 @@ def _build(source: Path, folder: Path) -> Wheel:
     assert process.returncode == 0, f"{source}\n{process.stdout}\n{process.stderr}"
     (wheel,) = output.glob("*.whl")
     return Wheel(wheel, source)
+
+
+@pytest.fixture(scope="session")
+def build_wheel(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Wheel]:
+    """Build the wheel of the distribution in a folder."""
+    return lambda source: _build(source, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def make_environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Environment]:
+    """Make an environment with nothing in it but pip."""
+    return lambda: Environment(tmp_path_factory.mktemp("environment"))
 
 
 @pytest.fixture(scope="session")
