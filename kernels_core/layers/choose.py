@@ -16,11 +16,11 @@ from kernels_core.errors import (
     NoFittingBuildError,
     NoKernelError,
 )
+from kernels_core.layers.classes import kernelized_class, swapped_layer
 from kernels_core.layers.fallback import KernelizeFallback
 from kernels_core.layers.plan import Obstacle, PlannedRow, Target
 from kernels_core.layers.repositories import ResolvableRepository
 from kernels_core.layers.scan import FOREIGN_FORWARD
-from kernels_core.layers.swap import kernelized_class, swapped_layer
 from kernels_core.layers.validation import check_layer, check_members, check_signature
 from kernels_core.mode import Mode
 
@@ -158,7 +158,7 @@ def _try(candidate: Candidate, row: PlannedRow, mode: Mode) -> Choice | Obstacle
         note = check_signature(loaded.layer, row.group.original, name)
         if swapped_layer(row.group.current) is not loaded.layer:  # else they were checked before
             check_members(row.group.modules, loaded.layer, name)
-        cls = kernelized_class(row.group.original, loaded.layer)
+        cls = kernelized_class(row.group.current, loaded.layer)
     except NoFittingBuildError as error:
         return Obstacle(KernelizeFallback.NO_BUILD, str(error), error)
     except (LoadError, ApplyError) as error:

@@ -108,8 +108,9 @@ def unkernelize(model: _M) -> _M:
         >>> unkernelize(nn.Linear(2, 2))
         Linear(in_features=2, out_features=2, bias=True)
     """
+    from kernels_core.layers.classes import original_class
     from kernels_core.layers.report import forget
-    from kernels_core.layers.swap import assign, kernelized_modules, original_class
+    from kernels_core.layers.swap import assign, kernelized_modules
 
     _check_model(model)
     assign(

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from kernels_core.errors import MissingDeviceError
+from kernels_core.layers.classes import original_class
 from kernels_core.layers.extensible import Condition, mark_of
-from kernels_core.layers.swap import original_class
+from kernels_core.layers.swap import has_foreign_forward
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +91,7 @@ class _Class:
             return self.overridden
         if self.condition is not None and not self.condition(module):
             return CONDITION
-        return FOREIGN_FORWARD if "forward" in module.__dict__ else ""
+        return FOREIGN_FORWARD if has_foreign_forward(module) else ""
 
     def add(self, module: nn.Module, kept: str, device: torch.device) -> None:
         """Put a module into its group."""
@@ -160,7 +161,10 @@ class _Walk:
         return known
 
     def device_of(self, module: nn.Module) -> torch.device:
-        """Where a module lives: by its own or its subtree's tensors, else by an ancestor's."""
+        """Where a module lives: by its own or its subtree's tensors, else by an ancestor's.
+
+        A module whose tensors are offloaded lives where its hook will compute.
+        """
         device = _first_device(module)
         ancestor = self._parent(module) if device is None else None
         while device is None and ancestor is not None:
@@ -174,7 +178,23 @@ class _Walk:
                 f"Cannot tell the device of {type(self.model).__qualname__}: it has no parameters "
                 f"or buffers. Pass device=, as in kernelize(model, mode=..., device='cpu')."
             )
+        if device.type == "meta":
+            return self._execution_device(module) or device
         return device
+
+    def _execution_device(self, module: nn.Module) -> torch.device | None:
+        """Where accelerate's hook on a module, below it or around it brings its tensors."""
+        for below in module.modules():
+            device = _hook_device(below)
+            if device is not None:
+                return device
+        ancestor = self._parent(module)
+        while ancestor is not None:
+            device = _hook_device(ancestor)
+            if device is not None:
+                return device
+            ancestor = self._parent(ancestor)
+        return None
 
     def _parent(self, module: nn.Module) -> nn.Module | None:
         # Few modules have no tensors in or below them: the way up is only drawn when one is met.
@@ -205,6 +225,18 @@ def _first_device(module: nn.Module) -> torch.device | None:
         device = None if child is None else _first_device(child)
         if device is not None:
             return device
+    return None
+
+
+def _hook_device(module: nn.Module) -> torch.device | None:
+    import torch
+
+    hook = module.__dict__.get("_hf_hook")
+    for one in (hook, *getattr(hook, "hooks", ())):
+        device = getattr(one, "execution_device", None)
+        if device is not None:
+            # accelerate also takes a string, or the index of a device of the accelerator
+            return torch.device(device)
     return None
 
 
