@@ -143,6 +143,70 @@ class KernelImportError(LoadError, ImportError):
     """The kernel's own code failed while it was imported; its exception is the `__cause__`."""
 
 
+class VersionNotFoundError(LoadError, ValueError):
+    """A repository of the Hub has no such version, branch or tag.
+
+    Attributes:
+        available: the versions, branches and tags that exist.
+    """
+
+    available: Sequence[str]
+
+
+class TrustListError(KernelsError, ValueError):
+    """What the user allows, in the trust file or in `KERNELS_TRUST`, cannot be understood.
+
+    Attributes:
+        source: the file, or the name of the environment variable.
+        key: the offending key of the file; "" when it is the file as a whole, or a variable.
+    """
+
+    source: str
+    key: str = ""
+
+
+class UntrustedError(LoadError, PermissionError):
+    """Nobody vouches for the kernel: not its publisher's standing on the Hub, and not the user.
+
+    Attributes:
+        publisher: the organization or user that the repository belongs to.
+        commit: the commit that was asked for.
+    """
+
+    publisher: str
+    commit: str
+
+
+class TrustUnknownError(LoadError, ConnectionError):
+    """Whether the publisher is trusted could not be asked, and no earlier answer is on record.
+
+    That is not the same as being untrusted: the `__cause__` says why the Hub could not be asked.
+
+    Attributes:
+        publisher: the organization or user that the repository belongs to.
+        commit: the commit that was asked for.
+    """
+
+    publisher: str
+    commit: str
+
+
+class DigestError(LoadError, ValueError):
+    """Files of a build are not what was published.
+
+    Attributes:
+        files: all the paths that are wrong, missing or not expected, relative to the build.
+        path: the first of them.
+        expected: what was expected there, such as "sha256 0f3a...".
+        got: what is there.
+    """
+
+    files: Sequence[str]
+    path: str
+    expected: str
+    got: str
+
+
 class HubNotSupportedError(LoadError):
     """The repository lives on the Hub, which this version of kernels-core cannot load from."""
 

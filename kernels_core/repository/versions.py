@@ -1,0 +1,279 @@
+"""Which commit a version or revision of a Hub repository means. No I/O.
+
+Two generations of repositories exist. Older ones tag their versions `vX.Y.Z`, and a PEP 440
+specifier chooses among the tags. Current ones keep a branch `vN` for each major version, and an int
+chooses the branch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import attrs
+
+from kernels_core.errors import VersionNotFoundError
+
+if TYPE_CHECKING:
+    from packaging.version import Version
+
+DEFAULT_REVISION = "main"
+
+_COMMIT = re.compile(r"[0-9a-fA-F]{40}")
+_MAJOR_BRANCH = re.compile(r"v(0|[1-9][0-9]{0,8})")
+_SHOWN = 20
+
+
+@attrs.frozen
+class Refs:
+    """The branches and tags of a repository.
+
+    Attributes:
+        branches: commit by name of the branch.
+        tags: commit by name of the tag.
+    """
+
+    branches: Mapping[str, str]
+    tags: Mapping[str, str]
+
+
+@attrs.frozen
+class Pinned:
+    """A commit, and what it was chosen by.
+
+    Attributes:
+        ref: the branch or tag, or the commit itself when that was asked for.
+        commit: the commit, 40 hexadecimal digits.
+        version: the version that the ref stands for: of a tag `vX.Y.Z`, or the int of a branch
+            `vN`. None when it stands for none.
+    """
+
+    ref: str
+    commit: str
+    version: Version | int | None = None
+
+
+def is_commit(text: str) -> bool:
+    """Whether a text is a whole commit: 40 hexadecimal digits.
+
+    Example:
+        >>> is_commit("0123456789abcdef0123456789abcdef01234567"), is_commit("v1")
+        (True, False)
+    """
+    return _COMMIT.fullmatch(text) is not None
+
+
+def check_version(version: object) -> None:
+    """Refuse what cannot choose a version.
+
+    Args:
+        version: a PEP 440 specifier, a major version, or None.
+
+    Raises:
+        TypeError: it is of another type.
+        ValueError: the specifier is malformed, or the major version negative.
+
+    Example:
+        >>> check_version(">=0.0.3,<0.1")
+        >>> check_version("0.0.3")
+        Traceback (most recent call last):
+        ...
+        ValueError: version '0.0.3' is not a PEP 440 specifier ... write '==0.0.3'.
+    """
+    if version is None:
+        return
+    if isinstance(version, bool) or not isinstance(version, (int, str)):
+        raise TypeError(
+            f"version must be a specifier such as '>=0.0.3,<0.1' or a major version such as 1, "
+            f"got {version!r}."
+        )
+    if isinstance(version, int):
+        if version < 0:
+            raise ValueError(f"version must not be negative, got {version}.")
+        return
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    try:
+        SpecifierSet(version)
+    except InvalidSpecifier:
+        raise ValueError(
+            f"version {version!r} is not a PEP 440 specifier such as '>=0.0.3,<0.1'; "
+            f"for exactly one version write '==0.0.3'."
+        ) from None
+
+
+def choose_ref(
+    refs: Refs, *, repo_id: str, revision: str | None = None, version: int | str | None = None
+) -> Pinned:
+    """Choose the commit that a version or revision means.
+
+    Args:
+        refs: the branches and tags that exist. A revision that is a commit needs none of them.
+        repo_id: what to call the repository in errors.
+        revision: a branch, a tag (the branch where both have the name; `refs/tags/NAME` means the
+            tag) or a whole commit. By default "main", unless a version is given.
+        version: a PEP 440 specifier, which takes the highest matching tag, or an int, which takes
+            the branch of that major version.
+
+    Raises:
+        TypeError: the version is neither a string nor an int.
+        ValueError: revision and version together, or a malformed version.
+        VersionNotFoundError: there is no such version, branch or tag; lists those that exist.
+
+    Example:
+        >>> refs = Refs(
+        ...     branches={"main": "a" * 40, "v1": "b" * 40},
+        ...     tags={"v0.0.3": "c" * 40, "v0.0.10": "d" * 40, "v0.1.0": "e" * 40},
+        ... )
+        >>> choose_ref(refs, repo_id="org/name").ref
+        'main'
+        >>> choose_ref(refs, repo_id="org/name", version=1).ref
+        'v1'
+        >>> choose_ref(refs, repo_id="org/name", version=">=0.0.3,<0.1").ref
+        'v0.0.10'
+    """
+    check_version(version)
+    if version is None:
+        return _by_revision(refs, repo_id, DEFAULT_REVISION if revision is None else revision)
+    if revision is not None:
+        raise ValueError("Give revision or version, not both: each of them names a commit.")
+    if isinstance(version, int):
+        return _by_major(refs, repo_id, version)
+    return _by_specifier(refs, repo_id, version)
+
+
+def newer_versions(refs: Refs, pinned: Pinned) -> list[str]:
+    """The refs of versions above the chosen one, newest first.
+
+    Pre-releases count only above a pre-release. What stands at the same commit is not newer, and
+    neither is anything newer than a ref that stands for no version.
+
+    Args:
+        refs: the branches and tags that exist.
+        pinned: what `choose_ref` chose.
+
+    Example:
+        >>> refs = Refs({"v1": "a" * 40, "v2": "b" * 40, "v10": "c" * 40}, tags={})
+        >>> newer_versions(refs, choose_ref(refs, repo_id="org/name", version=1))
+        ['v10', 'v2']
+    """
+    chosen = pinned.version
+    if chosen is None:
+        return []
+    if isinstance(chosen, int):
+        newer = {ref: refs.branches[ref] for major, ref in _majors(refs).items() if major > chosen}
+    else:
+        newer = {
+            ref: refs.tags[ref]
+            for version, ref in _versions(refs).items()
+            if version > chosen and (chosen.is_prerelease or not version.is_prerelease)
+        }
+    return [ref for ref, commit in reversed(newer.items()) if commit != pinned.commit]
+
+
+def _by_revision(refs: Refs, repo_id: str, revision: str) -> Pinned:
+    if is_commit(revision):
+        return Pinned(revision.lower(), revision.lower())
+    for prefix, pin in (("refs/heads/", _branch), ("refs/tags/", _tag)):
+        if revision.startswith(prefix):
+            pinned = pin(refs, repo_id, revision[len(prefix) :])
+            break
+    else:
+        pinned = _branch(refs, repo_id, revision) or _tag(refs, repo_id, revision)
+    if pinned is not None:
+        return pinned
+    hint = ""
+    if re.fullmatch(r"[0-9a-fA-F]{7,39}", revision):
+        hint = " A commit must be given with all of its 40 hexadecimal digits."
+    raise VersionNotFoundError(
+        f"{repo_id} has no branch or tag {revision!r}. Its branches: {_listed(refs.branches)}. "
+        f"Its tags: {_listed(refs.tags)}.{hint}",
+        repository=repo_id,
+        available=(*refs.branches, *refs.tags),
+    )
+
+
+def _by_major(refs: Refs, repo_id: str, major: int) -> Pinned:
+    pinned = _branch(refs, repo_id, f"v{major}")
+    if pinned is None:
+        raise _no_version(refs, repo_id, f"no version {major} (a branch named 'v{major}')")
+    return pinned
+
+
+def _by_specifier(refs: Refs, repo_id: str, specifier: str) -> Pinned:
+    from packaging.specifiers import SpecifierSet
+
+    versions = _versions(refs)
+    matching = list(SpecifierSet(specifier).filter(versions))
+    pinned = _tag(refs, repo_id, versions[max(matching)]) if matching else None
+    if pinned is None:
+        raise _no_version(refs, repo_id, f"no version tag that matches {specifier!r}")
+    return pinned
+
+
+def _branch(refs: Refs, repo_id: str, name: str) -> Pinned | None:
+    if name not in refs.branches:
+        return None
+    return Pinned(name, _commit(repo_id, name, refs.branches[name]), _major_of(name))
+
+
+def _tag(refs: Refs, repo_id: str, name: str) -> Pinned | None:
+    if name not in refs.tags:
+        return None
+    return Pinned(name, _commit(repo_id, name, refs.tags[name]), _version_of(name))
+
+
+def _commit(repo_id: str, ref: str, commit: str) -> str:
+    # Commits become parts of paths and URLs, so what a server says is checked before it is used.
+    if is_commit(commit):
+        return commit.lower()
+    raise VersionNotFoundError(
+        f"{repo_id}: the Hub says that {ref!r} is at {commit!r}, which is not a commit.",
+        repository=repo_id,
+        available=(),
+    )
+
+
+def _major_of(branch: str) -> int | None:
+    match = _MAJOR_BRANCH.fullmatch(branch)
+    return int(match[1]) if match else None
+
+
+def _version_of(tag: str) -> Version | None:
+    from packaging.version import Version
+
+    try:
+        return Version(tag[1:]) if tag.startswith("v") else None
+    except ValueError:  # not a version, or a number with thousands of digits
+        return None
+
+
+def _majors(refs: Refs) -> dict[int, str]:
+    """The branches of major versions, in their order."""
+    majors = {_major_of(name): name for name in refs.branches}
+    return {major: majors[major] for major in sorted(m for m in majors if m is not None)}
+
+
+def _versions(refs: Refs) -> dict[Version, str]:
+    """The tags of versions, in their order. Of `v1.0` and `v1.0.0`, the longer is the one."""
+    versions = {_version_of(name): name for name in sorted(refs.tags, key=lambda n: (len(n), n))}
+    return {version: versions[version] for version in sorted(v for v in versions if v is not None)}
+
+
+def _no_version(refs: Refs, repo_id: str, what: str) -> VersionNotFoundError:
+    majors, versions = _majors(refs), _versions(refs)
+    return VersionNotFoundError(
+        f"{repo_id} has {what}. Its major versions, which an int chooses: "
+        f"{_listed(map(str, majors))}. Its version tags, which a specifier such as '>=0.1' "
+        f"chooses among: {_listed(versions.values())}.",
+        repository=repo_id,
+        available=(*majors.values(), *versions.values()),
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Some names for a message, the last and so the newest of many."""
+    every = list(names)
+    shown = ", ".join(every[-_SHOWN:])
+    return f"(of {len(every)}) ..., {shown}" if len(every) > _SHOWN else shown or "none"
