@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 # Only for advice in messages: which package serves a type that no installed plugin knows.
 _BUNDLED = frozenset({"cpu", "cuda", "mps", "rocm", "xpu"})
 
+EXAMPLE_TAGS = ("cpu", "cu130", "metal", "rocm71", "xpu20252")
+"""Backend tags that published builds bear: what two plugins are likely to claim both."""
+
 
 def install_hint(device_type: str) -> str:
     """What to install for a device type that no installed backend serves.
@@ -28,6 +31,20 @@ def install_hint(device_type: str) -> str:
     if device_type in _BUNDLED:
         return f"pip install kernels-backend-{device_type}"
     return f"install the package of its vendor that provides the {device_type!r} backend"
+
+
+def backend_name(torch_device_type: str, versions: Mapping[str, object]) -> str:
+    """The device type, as mappings name it, behind what torch calls a device type.
+
+    Args:
+        torch_device_type: what torch calls it.
+        versions: what torch was built with: the names and values in `torch.version`.
+
+    Example:
+        >>> backend_name("cuda", {"cuda": None, "hip": "7.1.25424"})
+        'rocm'
+    """
+    return "rocm" if torch_device_type == "cuda" and versions.get("hip") else torch_device_type
 
 
 def is_known_type(device_type: str) -> bool:

@@ -28,6 +28,7 @@ FLOORS = {
     "layers": 7,
     "cli": 8,
     "testing": 8,
+    "__main__": 9,
 }
 
 # The public API puts `Device.create_repo` on the class, so this one import reaches up.
@@ -35,8 +36,9 @@ EXCEPTIONS = {("kernels_core/device.py", "kernels_core.layers.mapping")}
 
 # Third-party packages that only these parts of the core may import.
 RESERVED = {
+    "click": ("cli",),
     "huggingface_hub": ("repository",),
-    "torch": ("host", "layers", "testing"),
+    "torch": ("cli", "host", "layers", "testing"),
 }
 
 DEVICE_FAMILY = re.compile(

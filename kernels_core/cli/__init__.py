@@ -1,0 +1,9 @@
+"""The command line, `kernels-core`. Only here is `click` imported.
+
+main.py          the commands and their options, nothing else
+doctor.py        `doctor`: puts everything that can be known of the backends into one value
+examination.py   asks one backend every question that can be put to any of them
+hardware.py      what torch sees on this machine, and what to install for it
+rendering.py     that value as text for people and as JSON
+new_backend.py   `new-backend`: writes a plugin project from the files in `template`
+"""

@@ -1,0 +1,230 @@
+"""`kernels-core doctor`: everything that can be known of the backends, as one value."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from importlib import metadata
+from typing import TypeVar
+
+import attrs
+
+from kernels_core import environment
+from kernels_core.cli.examination import BackendReport, Examination, answer_within
+from kernels_core.cli.hardware import UnservedDevice, seen_devices, unserved_devices
+from kernels_core.device import EXAMPLE_TAGS
+from kernels_core.errors import PluginConflictError
+from kernels_core.host import HostInfo, host_info
+from kernels_core.plugins import Backend, BlockedPlugin, PluginFailure, Registry, registry
+from kernels_core.plugins.backend import describe
+from kernels_core.plugins.discovery import ALLOW_LIST, DENY_LIST
+from kernels_core.plugins.registry import CHOICE, STRICT
+
+_FLAGS = (STRICT, "DISABLE_KERNEL_MAPPING")
+_VARIABLES = (ALLOW_LIST, DENY_LIST, CHOICE, *_FLAGS)
+
+_T = TypeVar("_T")
+
+
+@attrs.frozen
+class Active:
+    """Which backend serves.
+
+    Attributes:
+        backend: its name, or None when none does.
+        why: what decided.
+    """
+
+    backend: str | None
+    why: str
+
+
+@attrs.frozen
+class Problem:
+    """Something beside the plugins that keeps the whole from working.
+
+    Attributes:
+        message: what is wrong.
+        traceback: where it happened; "" when that says nothing.
+    """
+
+    message: str
+    traceback: str = ""
+
+
+@attrs.frozen
+class Diagnosis:
+    """What the doctor found. The attributes are the keys of `kernels-core doctor --json`.
+
+    Attributes:
+        healthy: whether nothing failed and a backend can be used.
+        kernels_core: version of kernels-core.
+        host: this machine; None when torch is installed and cannot be imported.
+        environment: the variables that are set and have a say.
+        backends: the plugins that could be loaded and what they answered.
+        active: for each device type, named as in a mapping or as in torch, which backend serves.
+        default: which backend is used where none is asked for.
+        blocked: the plugins that the environment switches off.
+        failures: what failed, with its traceback.
+        unserved: hardware that torch sees and no plugin serves, and what to install.
+        problems: what else is wrong.
+    """
+
+    healthy: bool
+    kernels_core: str
+    host: HostInfo | None
+    environment: Mapping[str, str]
+    backends: tuple[BackendReport, ...]
+    active: Mapping[str, Active]
+    default: Active
+    blocked: tuple[BlockedPlugin, ...]
+    failures: tuple[PluginFailure, ...]
+    unserved: tuple[UnservedDevice, ...]
+    problems: tuple[Problem, ...]
+
+
+def diagnose(timeout: float) -> Diagnosis:
+    """Examine the installed backends and this machine.
+
+    No failure of a plugin keeps the others from being examined, `KERNELS_STRICT_PLUGINS` or not.
+
+    Args:
+        timeout: how many seconds to wait for each answer of a plugin.
+
+    Example:
+        >>> diagnosis = diagnose(timeout=60)
+        >>> sorted(report.name for report in diagnosis.backends) == list(registry().backends)
+        True
+    """
+    doctor = _Doctor(timeout)
+    variables = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+    doctor.attempt("read the environment", lambda: [environment.flag(name) for name in _FLAGS])
+    with _seeing_everything():
+        return doctor.diagnose(variables)
+
+
+@contextlib.contextmanager
+def _seeing_everything() -> Iterator[None]:
+    """Neither stop at the first failure nor warn of what the result will show."""
+    strict = os.environ.pop(STRICT, None)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if strict is not None:
+            os.environ[STRICT] = strict
+
+
+class _Doctor:
+    def __init__(self, timeout: float):
+        self._timeout = timeout
+        self._problems: list[Problem] = []
+
+    def attempt(self, purpose: str, do: Callable[[], _T]) -> _T | None:
+        """Do something; what goes wrong becomes a problem of the diagnosis, and None comes back."""
+        try:
+            return answer_within(self._timeout, do)
+        except Exception as error:
+            where = getattr(error, "stack", "") or "".join(traceback.format_exception(error))
+            self._problems.append(Problem(f"Could not {purpose}: {describe(error)}", where))
+            return None
+
+    def diagnose(self, variables: Mapping[str, str]) -> Diagnosis:
+        host = self.attempt("describe this machine", host_info)
+        known = self.attempt("load the plugins", registry)
+        loaded = known or Registry(())
+        examinations = [Examination(b, self._timeout) for b in loaded.backends.values()]
+        if host is not None:  # otherwise every backend would fail in the same way
+            self._examine(examinations, loaded)
+        reports = tuple(examination.report for examination in examinations)
+        failures = _merge(loaded.failures, *(e.failures for e in examinations))
+        unserved = self._unserved(loaded, reports, failures) if known else ()
+        default = self._who_serves(loaded.default_backend, reports)
+        return Diagnosis(
+            healthy=default.backend is not None and not failures and not self._problems,
+            kernels_core=metadata.version("kernels-core"),
+            host=host,
+            environment=variables,
+            backends=reports,
+            active=self._active(loaded, examinations, failures),
+            default=default,
+            blocked=loaded.blocked,
+            failures=failures,
+            unserved=unserved,
+            problems=tuple(self._problems),
+        )
+
+    def _examine(self, examinations: Sequence[Examination], loaded: Registry) -> None:
+        for examination in examinations:
+            examination.ask_for_devices()
+        tags = sorted({*EXAMPLE_TAGS, *(tag for e in examinations for tag in e.likely_tags())})
+        for examination in examinations:
+            examination.ask_for_tags(tags)
+        if any(examination.hangs for examination in examinations):
+            return
+        for text in tags:
+            # Together they may claim one tag, which the registry notes as their failure.
+            with contextlib.suppress(PluginConflictError):
+                loaded.parse_tag(text)
+
+    def _unserved(
+        self,
+        loaded: Registry,
+        reports: Iterable[BackendReport],
+        failures: Iterable[PluginFailure],
+    ) -> tuple[UnservedDevice, ...]:
+        seen = self.attempt("ask torch for devices", seen_devices) or ()
+        serving = {report.torch_device_type for report in reports if report.available}
+        installed = {*loaded.backends, *(blocked.plugin for blocked in loaded.blocked)}
+        installed.update(name for failure in failures for name in failure.names)
+        return unserved_devices(seen, serving, installed)
+
+    def _active(
+        self,
+        loaded: Registry,
+        examinations: Sequence[Examination],
+        failures: Iterable[PluginFailure],
+    ) -> dict[str, Active]:
+        """Which backend serves each device type that a plugin has to do with."""
+        device_types = {kind for e in examinations for kind in e.report.device_types}
+        device_types.update(kind for failure in failures for kind in failure.device_types)
+        active = {}
+        for kind in sorted(filter(str.isidentifier, device_types)):
+            rivals = [e for e in examinations if kind in e.report.device_types]
+            reports = [examination.report for examination in rivals]
+            if any(examination.hangs for examination in rivals):
+                active[kind] = Active(None, "a plugin that serves it does not answer")
+            elif reports and all(report.available is False for report in reports):
+                active[kind] = Active(None, "no device")
+            else:
+                active[kind] = self._who_serves(partial(loaded.backend_for, kind), reports, kind)
+        return active
+
+    def _who_serves(
+        self, ask: Callable[[], Backend], rivals: Iterable[BackendReport], wanted: str = ""
+    ) -> Active:
+        try:
+            chosen = answer_within(self._timeout, ask).name
+        except Exception as error:
+            return Active(None, str(error))
+        others = [rival.name for rival in rivals if rival.available and rival.name != chosen]
+        if os.environ.get(CHOICE, "").strip().lower() == chosen:
+            return Active(chosen, f"{CHOICE} names it")
+        if not others:
+            return Active(chosen, "the only one that finds a device")
+        reason = "it has the device's name" if chosen == wanted else "it has the highest priority"
+        return Active(chosen, f"{reason}; {CHOICE} can choose {' or '.join(others)} instead")
+
+
+def _merge(*failures: Iterable[PluginFailure]) -> tuple[PluginFailure, ...]:
+    """The failures, the first one of each plugin and phase, in the order of the plugins."""
+    merged: dict[tuple[str, str, str], PluginFailure] = {}
+    for failure in itertools.chain(*failures):
+        merged.setdefault((failure.plugin, failure.distribution, failure.phase), failure)
+    return tuple(failure for _, failure in sorted(merged.items(), key=lambda pair: pair[0][:2]))

@@ -1,0 +1,221 @@
+"""Ask one backend every question that can be put to any of them.
+
+What a backend makes of a requirement of its own kind, or of candidates that matter, only a test of
+its own can ask: that is what the conformance kit is for.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, TypeVar
+
+import attrs
+
+from kernels_core.cli.values import plain
+from kernels_core.device import (
+    Architectures,
+    CapabilityRange,
+    DeviceFacts,
+    DeviceProperties,
+    Features,
+    MinimumVersions,
+)
+from kernels_core.errors import KernelsError, PluginError
+from kernels_core.hookspecs import Candidate, SelectionRequest
+from kernels_core.mode import Mode
+from kernels_core.plugins import Backend, PluginFailure
+
+_T = TypeVar("_T")
+
+
+class NoAnswerError(KernelsError, TimeoutError):
+    """A question was not answered in time.
+
+    Attributes:
+        stack: where the code that should answer is.
+    """
+
+    stack: str
+
+
+def answer_within(seconds: float, ask: Callable[[], _T]) -> _T:
+    """Ask in a thread, which is left behind when no answer comes.
+
+    Args:
+        seconds: how long to wait.
+        ask: gives the answer.
+
+    Raises:
+        NoAnswerError: there was none in time.
+        Exception: whatever the question raised.
+
+    Example:
+        >>> answer_within(5, lambda: 42)
+        42
+    """
+    answer: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(ask())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not answer.done():
+        frame = sys._current_frames().get(thread.ident or 0)
+        stack = "".join(traceback.format_stack(frame)) if frame else ""
+        raise NoAnswerError(f"no answer within {seconds:g} s.", stack=stack)
+    return answer.result()
+
+
+@attrs.frozen
+class BackendReport:
+    """What a backend answered. Whatever it failed to answer is missing.
+
+    Attributes:
+        name: name of the backend.
+        plugin: name of the entry point.
+        distribution: name and version of the package that brings it.
+        torch_device_type: what torch calls its devices.
+        priority: the highest one is the default where several can be used.
+        available: whether it finds a device here; None when it failed to tell.
+        runtime_version: of the runtime that builds are matched against, or None.
+        reason: why it finds no device; "" when it does.
+        devices: the facts of each device.
+        layers: names of the layers that it brings kernels for.
+    """
+
+    name: str
+    plugin: str
+    distribution: str
+    torch_device_type: str
+    priority: int
+    available: bool | None = None
+    runtime_version: str | None = None
+    reason: str = ""
+    devices: tuple[Mapping[str, Any], ...] = ()
+    layers: tuple[str, ...] = ()
+
+    @property
+    def device_types(self) -> frozenset[str]:
+        """What its devices are called, in mappings and in torch."""
+        return frozenset({self.name, self.torch_device_type})
+
+
+class Examination:
+    """The examination of one backend.
+
+    Args:
+        backend: the backend.
+        timeout: how many seconds to wait for each answer.
+
+    Attributes:
+        report: what it answered so far.
+        failures: what went wrong, in the order of the questions.
+        hangs: whether an answer did not come; after that nothing more is asked.
+    """
+
+    def __init__(self, backend: Backend, timeout: float):
+        info = backend.info
+        self.backend = backend
+        self.report = BackendReport(
+            backend.name,
+            backend.plugin,
+            backend.distribution,
+            info.torch_device_type,
+            info.priority,
+        )
+        self.failures: list[PluginFailure] = []
+        self.hangs = False
+        self._timeout = timeout
+
+    def ask_for_devices(self) -> None:
+        """Ask for everything but tags."""
+        backend = self.backend
+        layers = self._ask("bundled", lambda: tuple(sorted(backend.bundled())))
+        detection = self._ask("detect", backend.detection)
+        if detection is None:
+            self.report = attrs.evolve(self.report, layers=layers or ())
+            return
+        self.report = attrs.evolve(
+            self.report,
+            layers=layers or (),
+            available=detection.available,
+            runtime_version=detection.runtime_version,
+            reason=detection.reason,
+            devices=tuple(self._describe_devices(detection.device_count)),
+        )
+
+    def likely_tags(self) -> Iterator[str]:
+        """Tags that the backend may well read, by its names and version."""
+        info = self.backend.info
+        yield from (info.name, info.noarch_name)
+        if self.report.runtime_version:
+            yield info.name + "".join(re.findall("[0-9]+", self.report.runtime_version)[:2])
+
+    def ask_for_tags(self, tags: Iterable[str]) -> None:
+        """Ask which tags it reads, and whether builds that bear them run here.
+
+        Args:
+            tags: backend parts of variant names, its own and those of others.
+        """
+        for text in tags:
+            tag = self._ask("parse_tag", partial(self.backend.parse_tag, text))
+            if tag is not None:
+                self._ask("match_tag", partial(self.backend.match_tag, tag))
+
+    def _ask(self, phase: str, question: Callable[[], _T]) -> _T | None:
+        if self.hangs:
+            return None
+        try:
+            return answer_within(self._timeout, question)
+        except PluginError as error:
+            self.failures.append(PluginFailure.of(error))
+        except NoAnswerError as error:
+            self.hangs = True
+            failure = PluginFailure.of(self.backend.source.error(phase, f"it gave {error}"))
+            self.failures.append(attrs.evolve(failure, traceback=error.stack))
+        except Exception as error:  # an answer of the right type that breaks when it is looked at
+            broken = self.backend.source.error(phase, f"its answer is unusable: {error!r}.")
+            broken.__cause__ = error
+            self.failures.append(PluginFailure.of(broken))
+        return None
+
+    def _describe_devices(self, count: int) -> Iterator[Mapping[str, Any]]:
+        for index in range(count):
+            facts = self._ask("facts", partial(self.backend.device_facts, index))
+            description = self._ask("facts", partial(plain, facts))
+            if facts is not None and description is not None:
+                self._ask_for_matches(facts)
+                yield description
+
+    def _ask_for_matches(self, facts: DeviceFacts) -> None:
+        backend = self.backend
+        for kind in backend.info.properties:
+            required = _example_of(kind)
+            if required is not None:
+                self._ask("match_device", partial(backend.match_device, required, facts))
+        self._ask("match_archs", partial(backend.match_archs, ("none",), facts))
+        request = SelectionRequest("Doctor", Mode.INFERENCE, facts)
+        candidates = [Candidate(f"org/kernel{n}", Mode.FALLBACK, None) for n in range(2)]
+        self._ask("select", partial(backend.select, request, candidates))
+
+
+def _example_of(kind: type[DeviceProperties]) -> DeviceProperties | None:
+    """A requirement of a kind that the core knows; None for a plugin's own."""
+    if issubclass(kind, CapabilityRange):
+        return kind(0, 0)
+    if issubclass(kind, (Architectures, Features)):
+        return kind("none")
+    if issubclass(kind, MinimumVersions):
+        return kind({"none": "0"})
+    return None
