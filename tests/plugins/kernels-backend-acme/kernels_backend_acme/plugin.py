@@ -59,7 +59,7 @@ def kernels_detect(host: HostInfo) -> Detection:
 
     extension = getattr(torch, "acme", None)
     if extension is None:
-        return Detection(0, reason="torch has no acme devices: import kernels_backend_acme.device")
+        return Detection(0, reason="torch did not load Acme's extension of it")
     return Detection(extension.device_count(), extension.runtime_version())
 
 
