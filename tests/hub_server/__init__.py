@@ -1,0 +1,14 @@
+"""A Hub on the loopback interface: what the real client asks for, from repositories in memory.
+
+with Hub() as hub:
+    hub.add("org/activation", kernel_files("activation"), tag="v0.0.1")
+    ...  # HF_ENDPOINT=hub.endpoint
+    assert [request.kind for request in hub.requests] == ["organization", "refs", ...]
+"""
+
+from hub_server.faults import FAULTS, Fault
+from hub_server.kernels import kernel_files
+from hub_server.requests import Request, longest_chain, round_trips
+from hub_server.server import Hub
+
+__all__ = ["FAULTS", "Fault", "Hub", "Request", "kernel_files", "longest_chain", "round_trips"]

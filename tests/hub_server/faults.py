@@ -1,0 +1,64 @@
+"""What can go wrong between a client and a Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from hub_server.requests import Request
+
+# Every kind of fault; "stall-body" stalls after half of the body, the others say what they do.
+FAULTS = (
+    "500",
+    "503",
+    "429",
+    "reset",
+    "stall",
+    "stall-body",
+    "truncate",
+    "corrupt",
+    "wrong-commit",
+    "latency",
+)
+
+
+def flip_a_bit(content: bytes) -> bytes:
+    """The same length and not the same content."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@attrs.define(eq=False)
+class Fault:
+    """Something that goes wrong with some requests.
+
+    Attributes:
+        kind: one of `FAULTS`.
+        match: which requests: the kind of a request, its "METHOD path", or a function.
+        times: how often, or None for always.
+        seconds: how long a stall lasts, or how much later the answer of "latency" comes.
+        retry_after: the `Retry-After` of "429" and "503", or None for no such header.
+        change: what "corrupt" makes of a body.
+        hits: how often it struck.
+    """
+
+    kind: str = attrs.field(validator=attrs.validators.in_(FAULTS))
+    match: str | Callable[[Request], bool]
+    times: int | None = 1
+    seconds: float = 60.0
+    retry_after: str | None = None
+    change: Callable[[bytes], bytes] = flip_a_bit
+    hits: int = 0
+
+    def strikes(self, request: Request) -> bool:
+        """Whether it is the turn of this request. Counts it when it is."""
+        if self.times is not None and self.hits >= self.times:
+            return False
+        matches = (
+            self.match in ("", request.kind, request.line)
+            if isinstance(self.match, str)
+            else self.match(request)
+        )
+        self.hits += matches
+        return matches
