@@ -1,0 +1,407 @@
+"""Whether the files of a build are those that were published.
+
+Two things say which files those are: the tree of the commit, which the Hub lists with the hash of
+every file, and the digest in a build's `metadata.json`. Both are held against what lies on disk,
+and what lies there without being listed is as wrong as what differs: it could be imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from kernels_core.errors import DigestError
+from kernels_core.repository.paths import first_collision, is_safe
+
+if TYPE_CHECKING:
+    from kernels_core.repository.metadata import Metadata
+
+_SIZES = {"git-sha1": 40, "sha256": 64, "sha512": 128}
+_CHUNK = 1024 * 1024
+_SHOWN = 5
+
+# Files that a digest in `metadata.json` leaves out.
+_NOT_IN_DIGEST = frozenset({"metadata.json", "metadata.json.sigstore"})
+
+
+def _check_algorithm(_: object, __: object, value: str) -> None:
+    if value not in _SIZES:
+        raise ValueError(f"algorithm must be one of {', '.join(_SIZES)}, got {value!r}.")
+
+
+def _check_value(instance: FileHash, _: object, value: str) -> None:
+    size = _SIZES[instance.algorithm]
+    if len(value) != size or not all(digit in "0123456789abcdef" for digit in value):
+        raise ValueError(
+            f"{instance.algorithm} must be {size} lower-case hexadecimal digits, got {value!r}."
+        )
+
+
+@attrs.frozen
+class FileHash:
+    """The hash of a file's content.
+
+    Attributes:
+        algorithm: "git-sha1" (the object id of a Git blob), "sha256" or "sha512".
+        value: the hash in lower-case hexadecimal digits.
+
+    Raises:
+        ValueError: the algorithm is unknown, or the value is not of its size.
+
+    Example:
+        >>> str(FileHash("git-sha1", "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"))
+        'git-sha1 e69de29bb2d1d6434b8b29ae775ad8c2e48c5391'
+    """
+
+    algorithm: str = attrs.field(validator=_check_algorithm)
+    value: str = attrs.field(validator=_check_value)
+
+    def __str__(self) -> str:
+        return f"{self.algorithm} {self.value}"
+
+
+def hash_file(path: Path, algorithm: str) -> str:
+    """Hash a file's content, in pieces, so that its size does not matter.
+
+    Args:
+        path: the file; a symbolic link is followed.
+        algorithm: one of those of `FileHash`.
+
+    Raises:
+        OSError: the file cannot be read, or is no regular file.
+        ValueError: the algorithm is unknown.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "empty")
+        >>> path.touch()
+        >>> hash_file(path, "git-sha1")
+        'e69de29bb2d1d6434b8b29ae775ad8c2e48c5391'
+    """
+    return hash_file_as(path, [algorithm])[algorithm]
+
+
+def hash_file_as(path: Path, algorithms: Iterable[str]) -> dict[str, str]:
+    """Hash a file's content by several algorithms in one pass; see `hash_file`.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "empty")
+        >>> path.touch()
+        >>> sorted(hash_file_as(path, ["sha256", "sha512"]))
+        ['sha256', 'sha512']
+    """
+    with open(path, "rb", buffering=0, opener=_open_at_once) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(f"{path} is no regular file")
+        hashes = {algorithm: _new_hash(algorithm, status.st_size) for algorithm in algorithms}
+        while chunk := file.read(_CHUNK):
+            for running in hashes.values():
+                running.update(chunk)
+    return {algorithm: running.hexdigest() for algorithm, running in hashes.items()}
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # Without the flag, opening a named pipe waits for a writer.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _new_hash(algorithm: str, size: int) -> hashlib._Hash:
+    if algorithm == "git-sha1":
+        return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    if algorithm not in _SIZES:
+        raise ValueError(f"algorithm must be one of {', '.join(_SIZES)}, got {algorithm!r}.")
+    return hashlib.new(algorithm)
+
+
+def verify_tree(
+    variant_dir: Path, expected: Mapping[str, FileHash], *, repository: str | None = None
+) -> None:
+    """Make sure that a variant directory holds the expected files and nothing else.
+
+    Bytecode in `__pycache__` directories is left out, expected or not: a kernel's modules are
+    always compiled from source, and other programs may write it there.
+
+    Args:
+        variant_dir: the directory of the build. Links to files are followed, since the cache of
+            the Hub client is made of them; a link to a directory is refused.
+        expected: the hash of each file, by its path relative to the directory.
+        repository: what to call the repository in errors; the directory by default.
+
+    Raises:
+        DigestError: a file is missing, differs or is not expected, or a path is one that could
+            lie or be taken for something else.
+
+    Example:
+        >>> import tempfile
+        >>> build = Path(tempfile.mkdtemp())
+        >>> (build / "__init__.py").touch()
+        >>> empty = FileHash("git-sha1", "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391")
+        >>> verify_tree(build, {"__init__.py": empty})
+        >>> verify_tree(build, {})
+        Traceback (most recent call last):
+        ...
+        kernels_core.errors.DigestError: ...__init__.py: expected no such file, got a file...
+    """
+    verify_build(variant_dir, expected, None, repository=repository)
+
+
+def verify_metadata_digest(
+    variant_dir: Path, metadata: Metadata, *, repository: str | None = None
+) -> None:
+    """Hold a variant directory against the digest in its metadata.
+
+    The digest covers every file but `metadata.json`, its signature, and bytecode. Metadata without
+    a digest has nothing to verify: that passes, and the caller decides whether it is enough.
+
+    Args:
+        variant_dir: the directory of the build; links as for `verify_tree`.
+        metadata: what its `metadata.json` says.
+        repository: what to call the repository in errors; the directory by default.
+
+    Raises:
+        DigestError: a file is missing, differs or is not listed, or a path is one that could lie
+            or be taken for something else.
+
+    Example:
+        >>> from kernels_core.repository.metadata import Metadata
+        >>> verify_metadata_digest(Path("build/torch-cpu"), Metadata())
+    """
+    if metadata.digest is not None:
+        verify_build(variant_dir, None, metadata, repository=repository)
+
+
+def verify_build(
+    variant_dir: Path,
+    expected: Mapping[str, FileHash] | None,
+    metadata: Metadata | None,
+    *,
+    repository: str | None = None,
+) -> None:
+    """Do both in one pass over the files: `verify_tree` and `verify_metadata_digest`.
+
+    Args:
+        variant_dir: the directory of the build.
+        expected: the hash of each file; None when nothing but the metadata lists them.
+        metadata: what its `metadata.json` says; None for nothing.
+        repository: what to call the repository in errors; the directory by default.
+
+    Raises:
+        DigestError: see there. Lists all the files that are wrong.
+    """
+    lists = []
+    if expected is not None:
+        lists.append(_List(expected, frozenset()))
+    if metadata is not None and metadata.digest is not None:
+        digest = metadata.digest
+        hashes = {path: FileHash(digest.algorithm, raw.hex()) for path, raw in digest.files}
+        lists.append(_List(hashes, _NOT_IN_DIGEST))
+    problems = sorted(set(_problems(variant_dir, lists)))
+    if problems:
+        raise _digest_error(variant_dir, problems, repository)
+
+
+def verify_file(path: Path, expected: FileHash, *, repository: str | None = None) -> None:
+    """Make sure that a single file is the expected one.
+
+    Args:
+        path: the file; a symbolic link is followed.
+        expected: its hash.
+        repository: what to call the repository in errors; the file's directory by default.
+
+    Raises:
+        DigestError: it is missing, differs, or is no regular file.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "empty")
+        >>> path.touch()
+        >>> verify_file(path, FileHash("git-sha1", "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"))
+    """
+    problems = list(_compare(path.parent, path.name, [expected]))
+    if problems:
+        raise _digest_error(path.parent, problems, repository)
+
+
+def is_ignored(path: str) -> bool:
+    """Whether a file is neither verified nor needed: bytecode in a `__pycache__` directory.
+
+    Args:
+        path: the path relative to the variant directory.
+
+    Example:
+        >>> is_ignored("__pycache__/layers.cpython-311.pyc"), is_ignored("layers.pyc")
+        (True, False)
+    """
+    parts = path.split("/")
+    return len(parts) > 1 and parts[-2] == "__pycache__" and _is_bytecode(path)
+
+
+def _is_bytecode(path: str) -> bool:
+    return path.lower().endswith((".pyc", ".pyo"))
+
+
+@attrs.frozen
+class _List:
+    """Hashes by path, and the paths that may be there without being listed."""
+
+    hashes: Mapping[str, FileHash]
+    left_out: frozenset[str]
+
+
+@attrs.frozen(order=True)
+class _Problem:
+    path: str
+    expected: str
+    got: str
+
+
+def _problems(variant_dir: Path, lists: list[_List]) -> Iterator[_Problem]:
+    wanted: dict[str, list[FileHash]] = {}
+    for listed in lists:
+        yield from _problems_of_paths(listed.hashes)
+        for path, file_hash in listed.hashes.items():
+            if is_safe(path) and not is_ignored(path):
+                wanted.setdefault(path, []).append(file_hash)
+    there = set()
+    for path, got in _walk(variant_dir):
+        if got is not None:
+            yield _Problem(path, "no such thing", got)
+        elif _is_bytecode(path):
+            yield _Problem(path, "no bytecode, which cannot be checked,", "a file")
+        elif any(path not in listed.hashes and path not in listed.left_out for listed in lists):
+            yield _Problem(path, "no such file", "a file that is not listed")
+        else:
+            there.add(path)
+    for path, hashes in wanted.items():
+        if path in there:
+            yield from _compare(variant_dir, path, hashes)
+        else:
+            yield _Problem(path, " and ".join(map(str, hashes)), "no such file")
+
+
+def _problems_of_paths(paths: Iterable[str]) -> Iterator[_Problem]:
+    safe = []
+    for path in paths:
+        if is_safe(path):
+            safe.append(path)
+        else:
+            yield _Problem(path, "a path inside the build", "an unsafe path")
+    if collision := first_collision(safe):
+        yield _Problem(collision[1], "one file for each path", f"the same as {collision[0]}")
+
+
+def _compare(directory: Path, path: str, hashes: Iterable[FileHash]) -> Iterator[_Problem]:
+    hashes = list(hashes)
+    try:
+        got = hash_file_as(directory / path, {file_hash.algorithm for file_hash in hashes})
+    except OSError as error:
+        for file_hash in hashes:
+            yield _Problem(path, str(file_hash), f"an unreadable file: {error}")
+        return
+    for file_hash in hashes:
+        value = got[file_hash.algorithm]
+        if value != file_hash.value:
+            yield _Problem(path, str(file_hash), f"{file_hash.algorithm} {value}")
+
+
+def _walk(top: Path) -> Iterator[tuple[str, str | None]]:
+    """Every file below a directory, by relative path, and what is there instead where it is none.
+
+    Left out is what `is_ignored` names.
+    """
+    inside = [""]
+    while inside:
+        directory = inside.pop()
+        try:
+            with os.scandir(top / directory) as entries:
+                for entry in entries:
+                    path = f"{directory}{entry.name}"
+                    if entry.is_dir(follow_symlinks=False):
+                        inside.append(f"{path}/")
+                    elif entry.is_dir():
+                        yield path, "a link to a directory"
+                    elif not entry.is_file():
+                        yield path, "something that is no regular file"
+                    elif not is_ignored(path):
+                        yield path, None
+        except OSError as error:
+            yield directory or ".", f"an unreadable directory: {error}"
+
+
+def _digest_error(directory: Path, problems: list[_Problem], repository: str | None) -> DigestError:
+    lines = [
+        f"{directory / p.path}: expected {p.expected}, got {p.got}." for p in problems[:_SHOWN]
+    ]
+    if len(problems) > _SHOWN:
+        lines.append(f"... and {len(problems) - _SHOWN} more.")
+    first = problems[0]
+    return DigestError(
+        "\n".join(lines),
+        repository=repository or str(directory),
+        files=tuple(dict.fromkeys(problem.path for problem in problems)),
+        path=first.path,
+        expected=first.expected,
+        got=first.got,
+    )
+
+
+def tree_digest(files: Mapping[str, FileHash]) -> str:
+    """One text that stands for all files of a build, to put on a trust list.
+
+    It is the SHA-256 of a plain listing: for each file, in byte order of the paths, a line with the
+    algorithm, its hash and the path, separated by single spaces.
+
+    Args:
+        files: the hash of each file by its path relative to the variant directory.
+
+    Raises:
+        ValueError: a path is not safe to use.
+
+    Example:
+        >>> empty = FileHash("git-sha1", "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391")
+        >>> tree_digest({"__init__.py": empty})
+        'sha256:...'
+    """
+    digest = hashlib.sha256()
+    for path, file_hash in _in_byte_order(files):
+        # Unambiguous: a safe path has no line break.
+        digest.update(b"%s %s\n" % (str(file_hash).encode(), path))
+    return f"sha256:{digest.hexdigest()}"
+
+
+def variant_hash(files: Mapping[str, FileHash]) -> str:
+    """The hash of a build in lock files of the older format, type `git_lfs_concat`.
+
+    It is the SHA-256 over the path and the raw hash of each file, in byte order of the paths.
+
+    Args:
+        files: the hash of each file by its path relative to the variant directory: the SHA-256 of
+            a file in LFS, the Git SHA-1 of any other.
+
+    Raises:
+        ValueError: a path is not safe to use.
+
+    Example:
+        >>> empty = FileHash("git-sha1", "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391")
+        >>> variant_hash({"__init__.py": empty})
+        'sha256-...'
+    """
+    digest = hashlib.sha256()
+    for path, file_hash in _in_byte_order(files):
+        digest.update(path + bytes.fromhex(file_hash.value))
+    return f"sha256-{digest.hexdigest()}"
+
+
+def _in_byte_order(files: Mapping[str, FileHash]) -> list[tuple[bytes, FileHash]]:
+    for path in files:
+        if not is_safe(path):
+            raise ValueError(f"{path!r} is not the path of a file inside a build.")
+    return sorted((path.encode(), file_hash) for path, file_hash in files.items())
