@@ -207,8 +207,104 @@ class DigestError(LoadError, ValueError):
     got: str
 
 
+class DependencyCycleError(DependencyError):
+    """Kernels depend on each other in a circle, or in a chain that is too long to be meant."""
+
+
+# The Hub
+
+
+class HubError(LoadError):
+    """The Hub could not be asked, or its answer is of no use.
+
+    Attributes:
+        request: the request, for example "GET http://hub/api/kernels/org/name/refs".
+    """
+
+    request: str
+
+
+class HubUnreachableError(HubError, ConnectionError):
+    """A request failed, also when it was repeated: no connection, no answer in time, or a server
+    error. Says nothing about whether what was asked for exists.
+    """
+
+
+class HubOfflineError(HubUnreachableError):
+    """The Hub client is offline, or the caller forbade requests, and the cache has no answer."""
+
+
+class HubNotFoundError(HubError, FileNotFoundError):
+    """The Hub says that something is not there.
+
+    Attributes:
+        missing: "repository", "revision" or "entry".
+    """
+
+    missing: str
+
+
+class HubRefusedError(HubError, PermissionError):
+    """The Hub refuses the request: a token is missing, is wrong, or gives no access."""
+
+
+class HubAnswerError(HubError, ValueError):
+    """The Hub's answer breaks the protocol, or is larger than anything a kernel needs."""
+
+
+class CacheError(LoadError, OSError):
+    """The cache cannot be written."""
+
+
 class HubNotSupportedError(LoadError):
     """The repository lives on the Hub, which this version of kernels-core cannot load from."""
+
+
+# Lock files
+
+
+class LockFileError(LoadError, ValueError):
+    """A lock file, or its file of digests, is malformed, or the two do not belong together.
+
+    Attributes:
+        path: the file.
+        key: the offending key, or "" for the file as a whole.
+    """
+
+    path: Path
+    key: str
+
+
+class LockFileNotFoundError(LoadError, FileNotFoundError):
+    """There is no lock file: at the path that was given, or for the package that asks.
+
+    Attributes:
+        source: where it was looked for.
+    """
+
+    source: str
+
+
+class NotLockedError(LoadError, LookupError):
+    """A lock file does not name the kernel.
+
+    Attributes:
+        source: the lock file.
+    """
+
+    source: str
+
+
+class ProjectError(KernelsError, ValueError):
+    """The kernels that a `pyproject.toml` asks for cannot be understood.
+
+    Attributes:
+        path: the file.
+        key: the offending key, or "" for the file as a whole.
+    """
+
+    path: Path
+    key: str
 
 
 # Layers
@@ -251,6 +347,12 @@ class NoKernelError(KernelsError, ValueError):
 
 class ApplyError(KernelsError, TypeError):
     """A module's class does not let its forward be replaced."""
+
+    layer: str
+
+
+class StalePlanError(KernelsError, RuntimeError):
+    """A model's layers were changed after it was planned and before the plan was applied."""
 
     layer: str
 

@@ -49,14 +49,23 @@ def read_file(path: Path, read: Callable[[Any], _T]) -> _T:
         >>> read_file(path, lambda value: list_of(read_text)(value, "names"))
         ('a', 'b')
     """
+    return read_content(read_bytes(path), read)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file, as far as `read_content` would take it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InvalidError: it cannot be read.
+    """
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+            return file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise InvalidError("", f"cannot be read: {error}") from error
-    return read_content(content, read)
 
 
 def read_content(content: bytes, read: Callable[[Any], _T]) -> _T:
