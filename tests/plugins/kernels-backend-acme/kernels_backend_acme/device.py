@@ -1,4 +1,4 @@
-"""Acme's accelerator for torch: tensors can live on `acme` once `enable` was called.
+"""Acme's accelerator for torch: with this module imported, tensors can live on `acme`.
 
 A vendor has this already, mostly in C++. Here it stands for the accelerator too, in pure Python:
 the memory of an acme device is memory of the host, and every operator is computed by the host. To
@@ -12,7 +12,6 @@ tensors, such as `torch.save` and `copy.deepcopy` of a plain tensor. `.cpu()` th
 from __future__ import annotations
 
 import ctypes
-import functools
 import sys
 from typing import Any
 
@@ -152,13 +151,12 @@ def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Te
     return target
 
 
+_setup_privateuseone_for_python_backend("acme", backend_module=sys.modules[__name__])
 _library: Any = torch.library  # its functions have no types
 _operators = _library.Library("_", "IMPL")  # operators of every namespace, as long as this lives
+_operators.fallback(_run, "PrivateUse1")
+_library.impl("aten::_copy_from", "PrivateUse1", _copy_from)
 
 
-@functools.cache
-def enable() -> None:
-    """Make `acme` a device of torch, which calls this when it is imported."""
-    _setup_privateuseone_for_python_backend("acme", backend_module=sys.modules[__name__])
-    _operators.fallback(_run, "PrivateUse1")
-    _library.impl("aten::_copy_from", "PrivateUse1", _copy_from)
+def autoload() -> None:
+    """Have this module imported with torch: torch calls this, and the import has done it all."""
