@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 import attrs
 
+from hub_server.answers import Answer, error
 from hub_server.requests import Request
+
+_WRONG_COMMIT = "f" * 40
 
 # Every kind of fault; "stall-body" stalls after half of the body, the others say what they do.
 FAULTS = (
@@ -62,3 +65,15 @@ class Fault:
         )
         self.hits += matches
         return matches
+
+
+def changed(answer: Answer, fault: Fault) -> Answer:
+    """The answer as the fault lets it be."""
+    if fault.kind in ("500", "503", "429"):
+        retry = {} if fault.retry_after is None else {"Retry-After": fault.retry_after}
+        return error(int(fault.kind), "", "Something went wrong", **retry)
+    if fault.kind == "corrupt" and answer.body:
+        return attrs.evolve(answer, body=fault.change(answer.body))
+    if fault.kind == "wrong-commit" and "X-Repo-Commit" in answer.headers:
+        return attrs.evolve(answer, headers={**answer.headers, "X-Repo-Commit": _WRONG_COMMIT})
+    return answer
