@@ -1,5 +1,9 @@
-"""Everything that the documentation shows is run: code blocks of pages, examples of docstrings."""
+"""Everything that the documentation shows is run: code blocks of pages, examples of docstrings.
 
+What it quotes, files and signatures, is held to its source.
+"""
+
+import ast
 import doctest
 import importlib
 import pkgutil
@@ -19,21 +23,50 @@ MODULES = sorted(
     for module in pkgutil.walk_packages(kernels_core.__path__, "kernels_core.")
     if not module.ispkg
 )
+CHANGED_BY_EXAMPLES = (
+    "KERNELS_BACKENDS",
+    "KERNELS_STRICT_PLUGINS",
+    "KERNELS_TRUST",
+    "KERNELS_TRUST_FILE",
+)
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+TUTORIAL = ROOT / "docs" / "write-a-backend-plugin.md"
+FILE_BLOCK = re.compile(r"^```\w+ file=(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ACME = ROOT / "tests" / "plugins" / "kernels-backend-acme"
+
+HOOKS = ROOT / "docs" / "hooks.md"
+HOOK_SECTION = re.compile(
+    r"^## (kernels_\w+)\n\n```python signature\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
+
+# Appended to the examples of the hooks: together they are a plugin that the core takes.
+TAKEN_BY_THE_CORE = """
+import types
+from kernels_core.plugins.discovery import PluginSource
+from kernels_core.plugins.registration import make_backend
+plugin = types.ModuleType("anvil_plugin")
+vars(plugin).update({name: hook for name, hook in globals().items() if name.startswith("kernels_")})
+make_backend(plugin, PluginSource("anvil", "docs"))
+print(*sorted(name for name in vars(plugin) if name.startswith("kernels_")))
+"""
+
+
+def run(code, folder):
+    command = [sys.executable, "-W", "error", "-c", code]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def blocks_of(page):
+    return "\n".join(BLOCK.findall(page.read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path):
-    blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
-    if not blocks:
-        return
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", "\n".join(blocks)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
+    if blocks_of(page):
+        run(blocks_of(page), tmp_path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -44,8 +77,8 @@ def test_links_between_pages_lead_somewhere(page):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_the_examples_of_a_module_run(name, monkeypatch):
-    for variable in ("KERNELS_STRICT_PLUGINS", "KERNELS_BACKENDS"):
-        monkeypatch.setenv(variable, "")  # examples change them; this restores them
+    for variable in CHANGED_BY_EXAMPLES:
+        monkeypatch.setenv(variable, "")  # restored after the test
         monkeypatch.delenv(variable)
     with kernels_core.use_kernel_mapping({}):
         result = doctest.testmod(
@@ -60,3 +93,47 @@ def test_the_documented_nox_sessions_exist():
     for page in PAGES:
         named = set(re.findall(r"nox -s (\w+)", page.read_text(encoding="utf-8")))
         assert named <= sessions, f"{page.name} names {named - sessions}"
+
+
+def test_the_tutorial_shows_every_file_of_acme_as_it_is():
+    shown = dict(FILE_BLOCK.findall(TUTORIAL.read_text(encoding="utf-8")))
+    files = {
+        path.relative_to(ACME).as_posix(): path.read_text(encoding="utf-8")
+        for path in ACME.rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert sorted(shown) == sorted(files)
+    for path, text in files.items():
+        assert shown[path] == text, f"{TUTORIAL.name} shows another {path}"
+
+
+def signatures(source):
+    """Arguments and answer of each function that is declared in a piece of Python, by name."""
+    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    return {
+        node.name: (ast.unparse(node.args), ast.unparse(node.returns) if node.returns else "")
+        for node in functions
+    }
+
+
+def test_every_hook_is_documented_with_its_signature():
+    specified = {
+        name: signature
+        for name, signature in signatures(
+            (ROOT / "kernels_core" / "hookspecs.py").read_text(encoding="utf-8")
+        ).items()
+        if name.startswith("kernels_")
+    }
+    assert "kernels_detect" in specified
+    sections = HOOK_SECTION.findall(HOOKS.read_text(encoding="utf-8"))
+    documented = {}
+    for title, block in sections:
+        documented[title] = signatures(block).get(title)
+    assert list(documented) == list(specified), "one section per hook, in the order of hookspecs.py"
+    assert documented == specified
+
+
+def test_every_hook_has_an_example_and_together_they_are_a_plugin(tmp_path):
+    implemented = run(blocks_of(HOOKS) + TAKEN_BY_THE_CORE, tmp_path).split()
+    documented = [title for title, _ in HOOK_SECTION.findall(HOOKS.read_text(encoding="utf-8"))]
+    assert implemented == sorted(documented)

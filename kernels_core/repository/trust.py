@@ -1,0 +1,367 @@
+"""Whether a kernel may be loaded at all, which is decided before any of its files is fetched.
+
+Loading a kernel runs its code. Somebody must vouch for it: the Hub, which marks trusted publishers;
+the user, on a trust list that is kept on this machine; or the caller, with `trust_remote_code`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import attrs
+
+from kernels_core.errors import (
+    HubError,
+    HubUnreachableError,
+    TrustListError,
+    TrustUnknownError,
+    UntrustedError,
+)
+
+FILE_VARIABLE = "KERNELS_TRUST_FILE"
+LIST_VARIABLE = "KERNELS_TRUST"
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+# What each kind of entry looks like. In a list without kinds the first that fits is the one, so
+# that 40 hexadecimal digits are a commit.
+_KINDS = {
+    "commits": (re.compile(r"[0-9a-fA-F]{40}"), "a commit with its 40 hexadecimal digits"),
+    "digests": (re.compile(r"sha256:[0-9a-fA-F]{64}"), "a digest such as 'sha256:' and 64 digits"),
+    "repositories": (re.compile(rf"{_NAME}/{_NAME}"), "a repository such as 'org/name'"),
+    "publishers": (re.compile(_NAME), "a publisher such as 'org'"),
+}
+
+
+@attrs.frozen
+class TrustList:
+    """What a user trusts.
+
+    Attributes:
+        publishers: organizations or users, with all their repositories.
+        repositories: repositories, "org/name", with all their commits.
+        commits: commits, in lower case.
+        digests: digests of single builds, as `digest.tree_digest` makes them, in lower case.
+
+    Example:
+        >>> trusted = TrustList.of(["org", "other/activation"])
+        >>> trusted.is_allowed("org/relu", "0" * 40)
+        True
+        >>> trusted.is_allowed("other/relu", "0" * 40)
+        False
+    """
+
+    publishers: frozenset[str] = frozenset()
+    repositories: frozenset[str] = frozenset()
+    commits: frozenset[str] = frozenset()
+    digests: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, entries: Iterable[str]) -> TrustList:
+        """Sort entries by their form: `org`, `org/name`, a commit, or `sha256:` and a digest.
+
+        Raises:
+            ValueError: an entry has none of these forms.
+
+        Example:
+            >>> TrustList.of(["org/name"]).repositories
+            frozenset({'org/name'})
+        """
+        kinds: dict[str, list[str]] = {kind: [] for kind in _KINDS}
+        for entry in entries:
+            kinds[_kind_of(entry)].append(entry)
+        return cls._of_kinds(kinds)
+
+    @classmethod
+    def _of_kinds(cls, kinds: dict[str, list[str]]) -> TrustList:
+        exact = {kind: frozenset(entries) for kind, entries in kinds.items()}
+        for kind in ("commits", "digests"):
+            exact[kind] = frozenset(entry.lower() for entry in kinds.get(kind, ()))
+        return cls(**exact)
+
+    def is_allowed(self, repo_id: str, commit: str, digest: str | None = None) -> bool:
+        """Whether the list names a repository, its publisher, the commit or the digest.
+
+        Args:
+            repo_id: the repository, "org/name".
+            commit: the commit.
+            digest: digest of the build; None when it is not known.
+        """
+        return self.entry_for(repo_id, commit, digest) is not None
+
+    def entry_for(self, repo_id: str, commit: str, digest: str | None = None) -> str | None:
+        """The entry that allows something, the narrowest first; None when nothing does.
+
+        Example:
+            >>> TrustList.of(["org", "org/name"]).entry_for("org/name", "0" * 40)
+            'org/name'
+        """
+        asked = (
+            (digest, self.digests),
+            (commit, self.commits),
+            (repo_id, self.repositories),
+            (publisher_of(repo_id), self.publishers),
+        )
+        return next((name for name, allowed in asked if name in allowed), None)
+
+    def __or__(self, other: TrustList) -> TrustList:
+        return TrustList(
+            self.publishers | other.publishers,
+            self.repositories | other.repositories,
+            self.commits | other.commits,
+            self.digests | other.digests,
+        )
+
+
+class TrustRecord(Protocol):
+    """What the Hub last said of each publisher, kept on this machine.
+
+    Answers of different Hubs (`HF_ENDPOINT`) must not be mixed. Neither method raises because the
+    record cannot be read or written: what cannot be read is not known.
+    """
+
+    def recall(self, publisher: str) -> bool | None:
+        """The last answer about a publisher; None when there is none."""
+        ...
+
+    def remember(self, publisher: str, trusted: bool) -> None:
+        """Keep an answer in place of the one before."""
+        ...
+
+
+def publisher_of(repo_id: str) -> str:
+    """The organization or user that a repository belongs to.
+
+    Raises:
+        ValueError: the id has not the form "org/name".
+
+    Example:
+        >>> publisher_of("org/name")
+        'org'
+    """
+    if not _KINDS["repositories"][0].fullmatch(repo_id):
+        raise ValueError(f"A repository of the Hub is named 'organization/name', got {repo_id!r}.")
+    return repo_id.partition("/")[0]
+
+
+def check_trust(
+    repo_id: str,
+    commit: str,
+    *,
+    trust_remote_code: bool | Iterable[str] = False,
+    trust_list: TrustList | None = None,
+    ask_hub: Callable[[str], bool],
+    record: TrustRecord,
+    digest: str | None = None,
+    cached: bool = False,
+) -> str:
+    """Make sure that somebody vouches for a kernel. To be called before its files are fetched.
+
+    Args:
+        repo_id: the repository, "org/name".
+        commit: the commit, 40 hexadecimal digits.
+        trust_remote_code: True to trust whatever is asked for, or a list of what to trust; its
+            entries are those of `KERNELS_TRUST`.
+        trust_list: what the user trusts; read from the file and the environment by default.
+        ask_hub: asks whether a publisher is trusted. It raises a `HubError` when it cannot; it
+            is not called when the answer is known without.
+        record: what the Hub said before. It counts when the Hub cannot be reached.
+        digest: digest of the build, as `digest.tree_digest` makes it; None when it is not known.
+        cached: the commit's files have been fetched before, so that an earlier yes of the Hub is
+            good enough and nothing need be asked.
+
+    Returns:
+        Why the kernel is trusted, for reports.
+
+    Raises:
+        UntrustedError: nobody vouches for it; says how to allow it.
+        TrustUnknownError: the Hub could not be asked, and it never was before.
+        TrustListError: the user's list is malformed.
+        ValueError: `repo_id` or an entry of `trust_remote_code` is malformed.
+        TypeError: `trust_remote_code` has the wrong type.
+
+    Example:
+        >>> class Nothing:
+        ...     recall = staticmethod(lambda publisher: None)
+        ...     remember = staticmethod(lambda publisher, trusted: None)
+        >>> check_trust("org/name", "0" * 40, ask_hub=lambda publisher: True, record=Nothing())
+        "the Hub trusts the publisher 'org'"
+    """
+    publisher = publisher_of(repo_id)
+    entry = _named_by_caller(trust_remote_code, repo_id, commit, digest)
+    if entry:
+        return entry
+    if trust_list is None:
+        trust_list = read_trust_list()
+    if allowed := trust_list.entry_for(repo_id, commit, digest):
+        return f"the trust list of this machine names {allowed!r}"
+    if cached and record.recall(publisher):
+        return _last_said_yes(publisher)
+    try:
+        trusted = ask_hub(publisher)
+    except HubUnreachableError as error:
+        earlier = record.recall(publisher)
+        if earlier:
+            return _last_said_yes(publisher)
+        if earlier is None:
+            raise _unknown(repo_id, commit, publisher, error) from error
+        raise _untrusted(repo_id, commit, publisher, digest) from error
+    except HubError as error:
+        raise _unknown(repo_id, commit, publisher, error) from error
+    record.remember(publisher, trusted)
+    if trusted:
+        return f"the Hub trusts the publisher {publisher!r}"
+    raise _untrusted(repo_id, commit, publisher, digest)
+
+
+def _named_by_caller(
+    trust_remote_code: object, repo_id: str, commit: str, digest: str | None
+) -> str | None:
+    if isinstance(trust_remote_code, bool):
+        return "trust_remote_code=True" if trust_remote_code else None
+    if isinstance(trust_remote_code, str) or not isinstance(trust_remote_code, Iterable):
+        raise TypeError(
+            f"trust_remote_code must be a bool or a list of names, got {trust_remote_code!r}."
+        )
+    try:
+        named = TrustList.of(trust_remote_code).entry_for(repo_id, commit, digest)
+    except ValueError as error:
+        raise ValueError(f"trust_remote_code: {error}") from None
+    return f"trust_remote_code names {named!r}" if named else None
+
+
+def _last_said_yes(publisher: str) -> str:
+    return f"the Hub trusted the publisher {publisher!r} when it was last asked"
+
+
+def _untrusted(repo_id: str, commit: str, publisher: str, digest: str | None) -> UntrustedError:
+    build = f", or only this build: {digest}" if digest else ""
+    return UntrustedError(
+        f"{repo_id} is not trusted: the Hub does not count {publisher!r} among the trusted "
+        f"publishers of kernels, and nothing on this machine allows it. Nothing was loaded; "
+        f"loading it would run its code. If you trust it, put this commit on the trust list, "
+        f"{_where()}: {commit}{build}. All commits of the repository: {repo_id}. Or pass "
+        f"trust_remote_code=[{repo_id!r}].",
+        repository=repo_id,
+        publisher=publisher,
+        commit=commit,
+    )
+
+
+def _unknown(repo_id: str, commit: str, publisher: str, cause: HubError) -> TrustUnknownError:
+    # No advice to switch the check off: a Hub that cannot be reached is no reason to trust.
+    return TrustUnknownError(
+        f"Whether {publisher!r}, the publisher of {repo_id}, is trusted is not known: the Hub "
+        f"could not be asked, and this machine has no earlier answer. Nothing was loaded. Try "
+        f"again when the Hub answers; a machine without a network needs a trust list, {_where()}. "
+        f"The Hub: {cause}",
+        repository=repo_id,
+        publisher=publisher,
+        commit=commit,
+    )
+
+
+def _where() -> str:
+    file = trust_file()
+    return f"{file} or {LIST_VARIABLE}" if file else LIST_VARIABLE
+
+
+# The user's list
+
+
+def trust_file() -> Path | None:
+    """Where the user's trust list lies; None when there is no place for it.
+
+    That is what `KERNELS_TRUST_FILE` names (empty for none), else `kernels-core/trust.toml` in the
+    user's configuration: `$XDG_CONFIG_HOME` or `~/.config`, on Windows `%APPDATA%`.
+
+    Example:
+        >>> import os
+        >>> os.environ["KERNELS_TRUST_FILE"] = "/etc/kernels-core/trust.toml"
+        >>> trust_file().name
+        'trust.toml'
+    """
+    named = os.environ.get(FILE_VARIABLE)
+    if named is not None:
+        return Path(named).expanduser() if named else None
+    base = os.environ.get("APPDATA" if sys.platform == "win32" else "XDG_CONFIG_HOME", "")
+    if not os.path.isabs(base):
+        base = os.path.expanduser(os.path.join("~", ".config"))
+    # Without a home directory "~" stays, and what is in the working directory is not the user's.
+    return Path(base, "kernels-core", "trust.toml") if os.path.isabs(base) else None
+
+
+def read_trust_list() -> TrustList:
+    """What the user trusts: the entries of the trust file and those of `KERNELS_TRUST`.
+
+    The file is TOML with the keys `publishers`, `repositories`, `commits` and `digests`, each a
+    list of texts. The variable has entries of any kind, separated by commas.
+
+    Raises:
+        TrustListError: the file cannot be read, is one that `KERNELS_TRUST_FILE` names and that is
+            not there, or something in it or in the variable is malformed.
+
+    Example:
+        >>> import os
+        >>> os.environ["KERNELS_TRUST_FILE"] = ""
+        >>> os.environ["KERNELS_TRUST"] = "org, other/name"
+        >>> read_trust_list().is_allowed("other/name", "0" * 40)
+        True
+    """
+    return _read_file(trust_file()) | _read_variable()
+
+
+def _read_variable() -> TrustList:
+    entries = (entry.strip() for entry in os.environ.get(LIST_VARIABLE, "").split(","))
+    try:
+        return TrustList.of(entry for entry in entries if entry)
+    except ValueError as error:
+        raise TrustListError(f"{LIST_VARIABLE}: {error}", source=LIST_VARIABLE) from None
+
+
+def _read_file(path: Path | None) -> TrustList:
+    try:
+        content = path.read_text(encoding="utf-8") if path else ""
+    except FileNotFoundError as error:
+        if FILE_VARIABLE not in os.environ:
+            return TrustList()
+        raise _bad_file(path, f"{FILE_VARIABLE} names this file, which is not there.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise _bad_file(path, f"cannot be read: {error}") from error
+    return _parse(content, path) if content else TrustList()
+
+
+def _parse(content: str, path: Path | None) -> TrustList:
+    # Only who has a trust list pays for importing a parser.
+    from kernels_core.repository.toml import parse_toml
+
+    try:
+        kinds = parse_toml(content)
+    except ValueError as error:
+        raise _bad_file(path, f"is not TOML: {error}") from None
+    for key, entries in kinds.items():
+        if key not in _KINDS:
+            raise _bad_file(path, f"has no key {key!r}; its keys are {', '.join(_KINDS)}.", key)
+        if not isinstance(entries, list):
+            raise _bad_file(path, f"key {key!r} must be a list of texts.", key)
+        pattern, meaning = _KINDS[key]
+        for entry in entries:
+            if not isinstance(entry, str) or not pattern.fullmatch(entry):
+                raise _bad_file(path, f"key {key!r}: {entry!r} is not {meaning}.", key)
+    return TrustList._of_kinds(kinds)
+
+
+def _bad_file(path: Path | None, problem: str, key: str = "") -> TrustListError:
+    return TrustListError(f"{path}: {problem}", source=str(path), key=key)
+
+
+def _kind_of(entry: Any) -> str:
+    for kind, (pattern, _) in _KINDS.items():
+        if isinstance(entry, str) and pattern.fullmatch(entry):
+            return kind
+    meanings = ", ".join(meaning for _, meaning in _KINDS.values())
+    raise ValueError(f"{entry!r} is none of: {meanings}.")
