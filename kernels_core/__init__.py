@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     )
     from kernels_core.layers.extensible import use_kernelized_func as use_kernelized_func
     from kernels_core.layers.fallback import KernelizeFallback as KernelizeFallback
+    from kernels_core.layers.kernelize import Plan as Plan
     from kernels_core.layers.kernelize import kernelize as kernelize
+    from kernels_core.layers.kernelize import kernelized as kernelized
+    from kernels_core.layers.kernelize import plan as plan
     from kernels_core.layers.kernelize import unkernelize as unkernelize
     from kernels_core.layers.mapping import register_kernel_mapping as register_kernel_mapping
     from kernels_core.layers.mapping import use_kernel_mapping as use_kernel_mapping
@@ -72,7 +75,7 @@ _MODULES = {
         "use_kernelized_func",
     ),
     "layers.fallback": ("KernelizeFallback",),
-    "layers.kernelize": ("kernelize", "unkernelize"),
+    "layers.kernelize": ("Plan", "kernelize", "kernelized", "plan", "unkernelize"),
     "layers.mapping": ("register_kernel_mapping", "use_kernel_mapping"),
     "layers.report": ("KernelizeReport", "report"),
     "layers.repositories": (

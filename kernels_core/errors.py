@@ -351,6 +351,12 @@ class ApplyError(KernelsError, TypeError):
     layer: str
 
 
+class NoBackwardError(KernelsError, RuntimeError):
+    """Gradients were asked of a kernel that has no backward."""
+
+    layer: str
+
+
 class StalePlanError(KernelsError, RuntimeError):
     """A model's layers were changed after it was planned and before the plan was applied."""
 

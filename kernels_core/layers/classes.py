@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kernels_core.errors import ApplyError
 from kernels_core.layers import copying
+from kernels_core.layers.no_backward import guarded
 
 if TYPE_CHECKING:
     from torch import nn
@@ -97,6 +98,8 @@ def _make(original: type[nn.Module], layer: type[nn.Module]) -> type[nn.Module]:
         for name, value in base.__dict__.items()
         if name in ("forward", "has_backward", "can_torch_compile")
     }
+    if not namespace.get("has_backward", True):
+        namespace["forward"] = guarded(namespace["forward"], layer.__name__)
     namespace.update(copying.methods(original))
     namespace.update(
         {

@@ -1,24 +1,142 @@
-"""`kernelize` and `unkernelize`: plan, load, then apply all of it or nothing."""
+"""`plan`, `kernelize` and `unkernelize`: plan, load, then apply all of it or nothing."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
 
 from kernels_core import environment
 from kernels_core.layers.fallback import KernelizeFallback, policy
+from kernels_core.layers.mapping import KernelMapping, current_mapping, normalized
+from kernels_core.layers.report import KernelizeReport, ReportRow, report
 from kernels_core.mode import Mode, stand_ins
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from kernels_core.layers.choose import Choice
-    from kernels_core.layers.plan import Targets
+    from kernels_core.layers.plan import PlannedRow, Targets
+    from kernels_core.layers.swap import Change
 
     _M = TypeVar("_M", bound=nn.Module)
 
 logger = logging.getLogger("kernels_core")
+
+
+@attrs.frozen(eq=False)
+class Plan:
+    """What `kernelize` would do to a model: nothing is loaded and nothing changed yet.
+
+    Attributes:
+        model: the model.
+        mode: the mode that was asked for.
+    """
+
+    model: nn.Module
+    mode: Mode
+    _allowed: KernelizeFallback
+    _rows: tuple[PlannedRow, ...]
+
+    @property
+    def rows(self) -> tuple[ReportRow, ...]:
+        """One row per distinct class, layer name and device, with its candidates in order."""
+        from kernels_core.layers.report import planned_row
+
+        return tuple(planned_row(row) for row in self._rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain data, ready for JSON."""
+        from kernels_core.layers.report import rows_to_dict
+
+        return rows_to_dict(self.mode, self.rows)
+
+    def __str__(self) -> str:
+        from kernels_core.layers.report import table
+
+        return table(self.rows)
+
+    def apply(self) -> KernelizeReport:
+        """Load what the plan needs and replace the forwards, all of them or none.
+
+        Returns:
+            What every layer got, or why not; `kernels_core.report(model)` tells it again.
+
+        Raises:
+            StalePlanError: the model's layers were changed since it was planned.
+            LayerModeError: an entry is registered for a mode that its layer does not support.
+            NoKernelError: a layer has no compatible kernel, and that is not allowed.
+            LoadError: a kernel could not be loaded, and that is not allowed.
+        """
+        self._apply()
+        return report(self.model)
+
+    def _apply(self) -> list[Change]:
+        from kernels_core.layers.choose import choose
+        from kernels_core.layers.report import make_report
+        from kernels_core.layers.swap import assign
+
+        choices = [choose(row, self.mode, self._allowed) for row in self._rows]
+        changes = [
+            (choice.row.group.current, choice.cls, choice.row.group.modules)
+            for choice in choices
+            if choice.cls is not choice.row.group.current
+        ]
+        assign(changes)
+        made = make_report(self.model, self.mode, choices)
+        logger.info("kernelized %s:\n%s", type(self.model).__qualname__, made)
+        return changes
+
+
+def plan(
+    model: nn.Module,
+    *,
+    mode: Mode,
+    device: str | torch.device | None = None,
+    use_fallback: bool | KernelizeFallback = True,
+    mapping: KernelMapping | None = None,
+) -> Plan:
+    """Tell what `kernelize` would do, without loading or changing anything.
+
+    Args:
+        model: as for `kernelize`.
+        mode: as for `kernelize`.
+        device: as for `kernelize`.
+        use_fallback: as for `kernelize`.
+        mapping: as for `kernelize`.
+
+    Returns:
+        The plan; print it, or `apply()` it.
+
+    Raises:
+        KernelsError: an argument or the device cannot be used; see `kernelize`.
+
+    Example:
+        >>> from torch import nn
+        >>> import kernels_core
+        >>> model = nn.Linear(2, 2)
+        >>> print(kernels_core.plan(model, mode=kernels_core.Mode.INFERENCE, device="cpu"))
+        no extensible layers
+    """
+    from kernels_core.layers.plan import Targets, plan_row
+    from kernels_core.layers.scan import scan
+
+    _check_model(model)
+    if not isinstance(mode, Mode):
+        raise TypeError(f"mode must be a Mode such as Mode.INFERENCE, got {mode!r}.")
+    stand_ins(mode)
+    allowed = policy(use_fallback)
+    repositories = current_mapping() if mapping is None else normalized(mapping)
+    targets = Targets()
+    groups = scan(model, _given_device(device, targets))
+    if environment.flag("DISABLE_KERNEL_MAPPING"):
+        for group in groups:
+            group.kept = group.kept or "DISABLE_KERNEL_MAPPING is set"
+    rows = tuple(plan_row(group, mode, repositories, targets) for group in groups)
+    return Plan(model, mode, allowed, rows)
 
 
 def kernelize(
@@ -27,6 +145,7 @@ def kernelize(
     mode: Mode,
     device: str | torch.device | None = None,
     use_fallback: bool | KernelizeFallback = True,
+    mapping: KernelMapping | None = None,
 ) -> _M:
     """Replace the forward of a model's extensible layers by kernels that fit.
 
@@ -41,6 +160,7 @@ def kernelize(
             torch.device. Without it, each layer's own device decides.
         use_fallback: whether layers without a compatible kernel keep their forward; False raises
             instead, and `KernelizeFallback` flags say it case by case.
+        mapping: the mapping to use, alone; by default the one that is registered here.
 
     Returns:
         The model. `kernels_core.report(model)` tells what every layer got, or why not.
@@ -66,28 +186,50 @@ def kernelize(
         ...         return x + x
         >>> model = kernelize(nn.Sequential(Doubling()), mode=Mode.INFERENCE, device="cpu")
     """
-    from kernels_core.layers.choose import choose
-    from kernels_core.layers.plan import Targets, plan_row
-    from kernels_core.layers.report import make_report
-    from kernels_core.layers.scan import scan
-
-    _check_model(model)
-    if not isinstance(mode, Mode):
-        raise TypeError(f"mode must be a Mode such as Mode.INFERENCE, got {mode!r}.")
-    stand_ins(mode)
-    allowed = policy(use_fallback)
-    targets = Targets()
-    given = _given_device(device, targets)
-    groups = scan(model, given)
-    if environment.flag("DISABLE_KERNEL_MAPPING"):
-        for group in groups:
-            group.kept = group.kept or "DISABLE_KERNEL_MAPPING is set"
-    rows = [plan_row(group, mode, targets) for group in groups]
-    choices = [choose(row, mode, allowed) for row in rows]
-    _apply(choices)
-    made = make_report(model, mode, choices)
-    logger.info("kernelized %s:\n%s", type(model).__qualname__, made)
+    made = plan(model, mode=mode, device=device, use_fallback=use_fallback, mapping=mapping)
+    made._apply()
     return model
+
+
+@contextmanager
+def kernelized(
+    model: _M,
+    *,
+    mode: Mode,
+    device: str | torch.device | None = None,
+    use_fallback: bool | KernelizeFallback = True,
+    mapping: KernelMapping | None = None,
+) -> Iterator[_M]:
+    """Kernelize a model for the duration of a `with`; what it was before comes back at the end.
+
+    Args:
+        model: as for `kernelize`.
+        mode: as for `kernelize`.
+        device: as for `kernelize`.
+        use_fallback: as for `kernelize`.
+        mapping: as for `kernelize`.
+
+    Raises:
+        KernelsError: see `kernelize`; every module is then as it was.
+
+    Example:
+        >>> from torch import nn
+        >>> from kernels_core import Mode, kernelized
+        >>> with kernelized(nn.Linear(2, 2), mode=Mode.INFERENCE, device="cpu") as model:
+        ...     model
+        Linear(in_features=2, out_features=2, bias=True)
+    """
+    from kernels_core.layers.report import restore_report, saved_report
+    from kernels_core.layers.swap import put_back
+
+    made = plan(model, mode=mode, device=device, use_fallback=use_fallback, mapping=mapping)
+    before = saved_report(model)
+    changes = made._apply()
+    try:
+        yield model
+    finally:
+        put_back(changes)
+        restore_report(model, before)
 
 
 def unkernelize(model: _M) -> _M:
@@ -109,14 +251,13 @@ def unkernelize(model: _M) -> _M:
         Linear(in_features=2, out_features=2, bias=True)
     """
     from kernels_core.layers.classes import original_class
-    from kernels_core.layers.report import forget
+    from kernels_core.layers.report import restore_report
     from kernels_core.layers.swap import assign, kernelized_modules
 
     _check_model(model)
-    assign(
-        (cls, original_class(cls), modules) for cls, modules in kernelized_modules(model).items()
-    )
-    forget(model)
+    found = kernelized_modules(model)
+    assign([(cls, original_class(cls), modules) for cls, modules in found.items()])
+    restore_report(model, None)
     return model
 
 
@@ -149,13 +290,3 @@ def _given_device(device: str | torch.device | None, targets: Targets) -> torch.
     given = torch.device(torch_type) if index is None else torch.device(torch_type, index)
     targets.require(given, name)
     return given
-
-
-def _apply(choices: list[Choice]) -> None:
-    from kernels_core.layers.swap import assign
-
-    assign(
-        (choice.row.group.current, choice.cls, choice.row.group.modules)
-        for choice in choices
-        if choice.cls is not choice.row.group.current
-    )

@@ -79,11 +79,11 @@ class DeviceRepositories:
         return copied
 
 
-_Repositories: TypeAlias = "Mapping[str, Mapping[str, DeviceRepositories]]"
+Repositories: TypeAlias = "Mapping[str, Mapping[str, DeviceRepositories]]"
 
-_base: _Repositories = {}
+_base: Repositories = {}
 _base_lock = threading.Lock()
-_context: ContextVar[_Repositories | None] = ContextVar("kernels_core_mapping", default=None)
+_context: ContextVar[Repositories | None] = ContextVar("kernels_core_mapping", default=None)
 
 
 def _check_repository(repository: object) -> LayerRepositoryProtocol:
@@ -131,8 +131,13 @@ def _expect_mapping(value: object, of_what: str) -> Mapping[Any, Any]:
     return value
 
 
-def _normalized(mapping: KernelMapping) -> _Repositories:
-    """What a user wrote, checked and copied, so that the user's dicts are never aliased."""
+def normalized(mapping: KernelMapping) -> Repositories:
+    """What a user wrote, checked and copied, so that the user's dicts are never aliased.
+
+    Raises:
+        MappingError: a value that cannot be used.
+        MappingTypeError: an object of the wrong type.
+    """
     result: dict[str, Mapping[str, DeviceRepositories]] = {}
     for layer_name, devices in _expect_mapping(mapping, "A kernel mapping").items():
         if not isinstance(layer_name, str) or not layer_name:
@@ -147,7 +152,7 @@ def _normalized(mapping: KernelMapping) -> _Repositories:
     return result
 
 
-def _overlaid(base: _Repositories, added: _Repositories) -> _Repositories:
+def _overlaid(base: Repositories, added: Repositories) -> Repositories:
     """A new mapping: `base` with the entries of `added` on top. Neither is changed."""
     result = dict(base)
     for layer_name, by_type in added.items():
@@ -162,7 +167,7 @@ def _overlaid(base: _Repositories, added: _Repositories) -> _Repositories:
     return result
 
 
-def current_mapping() -> _Repositories:
+def current_mapping() -> Repositories:
     """The mapping that `kernelize` would use here: layer name -> device type -> repositories."""
     context = _context.get()
     return _base if context is None else context
@@ -191,7 +196,7 @@ def register_kernel_mapping(mapping: KernelMapping, inherit_mapping: bool = True
         ... )
     """
     global _base
-    added = _normalized(mapping)
+    added = normalized(mapping)
     context = _context.get()
     if context is not None:
         _context.set(_overlaid(context if inherit_mapping else {}, added))
@@ -203,9 +208,9 @@ def register_kernel_mapping(mapping: KernelMapping, inherit_mapping: bool = True
 class _MappingContext:
     def __init__(self, mapping: KernelMapping, inherit_mapping: bool) -> None:
         # Read here, so that bad input fails where it stands and the caller may reuse the dicts.
-        self._added = _normalized(mapping)
+        self._added = normalized(mapping)
         self._inherit = inherit_mapping
-        self._tokens: list[Token[_Repositories | None]] = []
+        self._tokens: list[Token[Repositories | None]] = []
 
     def __enter__(self) -> None:
         below = current_mapping() if self._inherit else {}

@@ -17,7 +17,7 @@ from kernels_core.errors import (
     PluginError,
 )
 from kernels_core.layers.fallback import KernelizeFallback
-from kernels_core.layers.mapping import DeviceRepositories, current_mapping
+from kernels_core.layers.mapping import DeviceRepositories, Repositories
 from kernels_core.mode import Mode, stand_ins
 
 if TYPE_CHECKING:
@@ -145,12 +145,13 @@ def _index(device: torch.device) -> int:
     return current if isinstance(current, int) else 0
 
 
-def plan_row(group: Group, mode: Mode, targets: Targets) -> PlannedRow:
+def plan_row(group: Group, mode: Mode, mapping: Repositories, targets: Targets) -> PlannedRow:
     """Plan one group.
 
     Args:
         group: the modules.
         mode: the requested mode.
+        mapping: the mapping to choose from.
         targets: looks up devices.
 
     Raises:
@@ -159,7 +160,7 @@ def plan_row(group: Group, mode: Mode, targets: Targets) -> PlannedRow:
     """
     if group.kept:
         return PlannedRow(group)
-    by_type = current_mapping().get(group.layer_name)
+    by_type = mapping.get(group.layer_name)
     if by_type is None:
         return _without(
             group,

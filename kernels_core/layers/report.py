@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -12,9 +12,11 @@ from kernels_core.errors import ReportNotFoundError
 from kernels_core.mode import Mode
 
 if TYPE_CHECKING:
+    from rich.table import Table
     from torch import nn
 
     from kernels_core.layers.choose import Choice
+    from kernels_core.layers.plan import PlannedRow
 
 _FUNCTION_NOTE = "one function for the whole process"
 
@@ -34,6 +36,7 @@ class ReportRow:
         variant: name of the build, or None.
         commit: commit of the repository, or None where it has none.
         mode: the mode under which the kernel is registered, or None.
+        candidates: in a plan, the repositories that will be tried, in this order.
         reason: why they keep their forward; "" when there is a kernel.
         note: what a user of the kernel must know; mostly "".
     """
@@ -48,12 +51,15 @@ class ReportRow:
     variant: str | None = None
     commit: str | None = None
     mode: str | None = None
+    candidates: tuple[str, ...] = ()
     reason: str = ""
     note: str = ""
 
     @property
     def decision(self) -> str:
         """The kernel and where it comes from, or why the modules keep their forward."""
+        if self.candidates:
+            return "to try: " + ", then ".join(self.candidates)
         if self.kernel is None:
             return f"original forward: {self.reason}"
         parts = [self.kernel, f"from {self.repository}"]
@@ -107,46 +113,78 @@ class KernelizeReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data, ready for JSON."""
-        rows = [{**attrs.asdict(row), "decision": row.decision} for row in self.rows]
-        return {"mode": str(self.mode), "layers": rows}
+        return rows_to_dict(self.mode, self.rows)
 
     def __str__(self) -> str:
-        if not self.rows:
-            return "no extensible layers"
-        lines = [("count", "layer", "class", "device", "decision")]
+        return table(self.rows)
+
+    def __rich__(self) -> Table:
+        """The report as a table for a terminal: `rich.print(report)`."""
+        from rich.table import Table
+
+        made = Table(*_COLUMNS)
         for row in self.rows:
-            cells = (str(row.count), row.layer_name, row.class_name, row.device, row.decision)
-            lines.append(cells)
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in lines
-        )
+            made.add_row(*_cells(row))
+        return made
+
+
+_COLUMNS = ("count", "layer", "class", "device", "decision")
+
+
+def _cells(row: ReportRow) -> tuple[str, ...]:
+    return (str(row.count), row.layer_name, row.class_name, row.device, row.decision)
+
+
+def table(rows: Iterable[ReportRow]) -> str:
+    """Rows as aligned columns of plain text."""
+    lines = [_cells(row) for row in rows]
+    if not lines:
+        return "no extensible layers"
+    lines.insert(0, _COLUMNS)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def rows_to_dict(mode: Mode, rows: Iterable[ReportRow]) -> dict[str, Any]:
+    """Rows as plain data, ready for JSON."""
+    layers = [{**attrs.asdict(row), "decision": row.decision} for row in rows]
+    return {"mode": str(mode), "layers": layers}
 
 
 # Keyed by the model, so that a report lives as long as its model and says nothing about another.
 _reports: weakref.WeakKeyDictionary[nn.Module, KernelizeReport] = weakref.WeakKeyDictionary()
 
 
-def _row(choice: Choice) -> ReportRow:
-    group = choice.row.group
-    loaded = choice.loaded
-    build = loaded.build if loaded else None
-    target = choice.row.target
-    notes = [choice.note, _FUNCTION_NOTE if group.function and loaded else ""]
+def planned_row(planned: PlannedRow) -> ReportRow:
+    """The row of a plan for one group."""
+    group = planned.group
+    obstacle = planned.obstacle.reason if planned.obstacle else ""
     return ReportRow(
         layer_name=group.layer_name,
         class_name=group.original.__qualname__,
         device=str(group.device),
         count=len(group.modules),
-        backend=target.backend.name if target else None,
-        kernel=loaded.layer.__name__ if loaded else None,
-        repository=str(choice.candidate.repository) if choice.candidate else None,
+        backend=planned.target.backend.name if planned.target else None,
+        candidates=tuple(f"{one.repository} ({one.mode})" for one in planned.candidates),
+        reason=group.kept or obstacle,
+        note=_FUNCTION_NOTE if group.function else "",
+    )
+
+
+def _row(choice: Choice) -> ReportRow:
+    row = attrs.evolve(planned_row(choice.row), candidates=(), reason=choice.reason)
+    loaded, candidate = choice.loaded, choice.candidate
+    if loaded is None or candidate is None:
+        return attrs.evolve(row, note="")
+    build = loaded.build
+    return attrs.evolve(
+        row,
+        kernel=loaded.layer.__name__,
+        repository=str(candidate.repository),
         variant=build.variant if build else None,
         commit=build.commit if build else None,
-        mode=str(choice.candidate.mode) if choice.candidate else None,
-        reason=choice.reason,
-        note="; ".join(note for note in notes if note),
+        mode=str(candidate.mode),
+        note="; ".join(note for note in (choice.note, row.note) if note),
     )
 
 
@@ -172,9 +210,17 @@ def make_report(model: nn.Module, mode: Mode, choices: list[Choice]) -> Kerneliz
     return made
 
 
-def forget(model: nn.Module) -> None:
-    """Drop the report of a model that is no longer kernelized."""
-    _reports.pop(model, None)
+def saved_report(model: nn.Module) -> KernelizeReport | None:
+    """The report of a model, or None when it has none."""
+    return _reports.get(model)
+
+
+def restore_report(model: nn.Module, saved: KernelizeReport | None) -> None:
+    """Give a model the report that it had, or none."""
+    if saved is None:
+        _reports.pop(model, None)
+    else:
+        _reports[model] = saved
 
 
 def report(model: nn.Module) -> KernelizeReport:

@@ -12,11 +12,11 @@ hook keeps in `_old_forward` and calls.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
-from kernels_core.errors import ApplyError
+from kernels_core.errors import ApplyError, StalePlanError
 from kernels_core.layers.classes import swapped_layer
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def kernelized_modules(model: nn.Module) -> dict[type[nn.Module], list[nn.Module
     return by_class
 
 
-def assign(changes: Iterable[Change]) -> None:
+def assign(changes: Sequence[Change]) -> None:
     """Give modules another class: all of them, or none.
 
     Args:
@@ -64,25 +64,35 @@ def assign(changes: Iterable[Change]) -> None:
 
     Raises:
         ApplyError: Python refuses the assignment; every module has its class again.
+        StalePlanError: a module has another class by now; nothing was changed.
     """
-    started: list[Change] = []
+    for before, _, modules in changes:
+        if any(type(module) is not before for module in modules):
+            raise StalePlanError(
+                f"A {before.__qualname__} was changed since this was planned. Plan again.",
+                layer=before.__name__,
+            )
     try:
-        for change in changes:
-            started.append(change)
-            before, after, modules = change
+        for _, after, modules in changes:
             for module in modules:
                 _assign_one(module, after)
     except BaseException as error:
-        for before, _, modules in started:
-            for module in modules:
-                if type(module) is not before:
-                    _assign_one(module, before)
+        put_back(changes)
         if isinstance(error, TypeError):
-            raise ApplyError(
-                f"The class of a {before.__qualname__} cannot be changed: {error}",
-                layer=before.__name__,
-            ) from error
+            raise ApplyError(f"A module's class cannot be changed: {error}", layer="") from error
         raise
+
+
+def put_back(changes: Iterable[Change]) -> None:
+    """Give modules the class that they had before some changes, whatever they have now.
+
+    Args:
+        changes: as for `assign`.
+    """
+    for before, _, modules in changes:
+        for module in modules:
+            if type(module) is not before:
+                _assign_one(module, before)
 
 
 def _assign_one(module: nn.Module, cls: type[nn.Module]) -> None:
