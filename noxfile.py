@@ -116,3 +116,10 @@ def bench(session: nox.Session) -> None:
     """Measure kernelize beside the peer; with `-- --json` one JSON object on standard output."""
     _install(session, "peer")
     _run_program(session, "benchmarks/kernelize.py")
+
+
+@nox.session(name="bench-hub")
+def bench_hub(session: nox.Session) -> None:
+    """Measure loading from a Hub beside the peer; with `-- --json` one JSON object."""
+    _install(session, "peer")
+    _run_program(session, "benchmarks/hub.py")

@@ -1,0 +1,257 @@
+"""Benchmark of loading kernels from a Hub: requests, serial round trips and time.
+
+A Hub on the loopback interface adds a latency to every answer. kernels-core and its peer, Hugging
+Face `kernels`, load the same kernels from it in turn: with an empty cache, in a new process, and
+once more in that process. Publishers are trusted by the Hub and nothing else is, files are
+verified. Prints a table and, as the last line, the same as JSON; with `--json` only JSON goes to
+standard output. Figures are information: whether a target was met does not change the exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import attrs
+from tables import aligned, verdict
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from hub_server import Hub, kernel_files, longest_chain, round_trips
+
+PACKAGES = {"ours": "kernels_core", "peer": "kernels"}
+KERNELS = 8
+LATENCY = 0.05
+PROCESSES = 3
+STEPS = ("cold", "warm, new process", "again in the process")
+FIGURES = ("requests", "round_trips", "chain", "ms")
+
+
+@attrs.frozen
+class Scenario:
+    """What a program loads, and how it names the commits.
+
+    Attributes:
+        what: "one" for one kernel through `get_kernel`, "all" for all of them through `kernelize`.
+        by: "version", "specifier", "commit" or "lock".
+        redirects: whether the Hub answers for small files with a redirect first.
+        targets: by step, the most round trips that ours should take, or "none" for no request.
+        peer: whether the peer can do this.
+    """
+
+    what: str
+    by: str
+    targets: Mapping[str, float]
+    redirects: bool = False
+    peer: bool = True
+
+    @property
+    def name(self) -> str:
+        """What it is called in the table."""
+        kernels = "one kernel" if self.what == "one" else f"{KERNELS} kernels"
+        return f"{kernels} by {self.by}{', redirects' if self.redirects else ''}"
+
+
+COLD, WARM, AGAIN = STEPS
+SCENARIOS = (
+    Scenario("one", "version", {COLD: 5, AGAIN: 0}),
+    Scenario("one", "version", {COLD: 6, AGAIN: 0}, redirects=True),
+    Scenario("all", "version", {COLD: 7, WARM: 1.5, AGAIN: 0}),
+    Scenario("all", "version", {COLD: 8, WARM: 1.5, AGAIN: 0}, redirects=True),
+    Scenario("all", "specifier", {COLD: 7, WARM: 1.5, AGAIN: 0}, peer=False),
+    Scenario("all", "commit", {COLD: 7, WARM: 0, AGAIN: 0}),
+    Scenario("all", "lock", {COLD: 7, WARM: 0, AGAIN: 0}),
+)
+
+
+def publish(hub: Hub) -> dict[str, str]:
+    """Put the kernels on the Hub.
+
+    Args:
+        hub: the Hub.
+
+    Returns:
+        The commit of each repository.
+    """
+    commits = {}
+    for number in range(KERNELS):
+        name = f"kernel-{number}"
+        files = kernel_files(name, digest=True)
+        commits[f"bench/{name}"] = hub.add(f"bench/{name}", files, branch="v1", tag="v0.1.0")
+    return commits
+
+
+def references(
+    scenario: Scenario, commits: Mapping[str, str], lockfile: Path
+) -> list[dict[str, Any]]:
+    """How the program names each kernel."""
+    how: dict[str, Any] = {
+        "version": lambda commit: {"version": 1},
+        "specifier": lambda commit: {"version": ">=0.1,<0.2"},
+        "commit": lambda commit: {"revision": commit},
+        "lock": lambda commit: {"lockfile": str(lockfile)},
+    }
+    made = [{"repo_id": repo_id, **how[scenario.by](commit)} for repo_id, commit in commits.items()]
+    return made[:1] if scenario.what == "one" else made
+
+
+def write_lock(path: Path, commits: Mapping[str, str]) -> None:
+    """Write a lock file that both implementations read."""
+    locks = [
+        {"dependency": {"repo-id": repo_id, "version": 1}, "lock": {"commit": commit}}
+        for repo_id, commit in commits.items()
+    ]
+    path.write_text(json.dumps(locks), "utf-8")
+
+
+def run_worker(hub: Hub, scenario: Scenario, package: str, folder: Path) -> list[dict[str, float]]:
+    """Load in a fresh process, twice.
+
+    Args:
+        hub: where from.
+        scenario: what.
+        package: the implementation.
+        folder: the client's home, which holds its cache.
+
+    Returns:
+        The figures of the first time and of the second.
+
+    Raises:
+        CalledProcessError: it failed; what it said is on standard error.
+    """
+    commits = publish(hub)
+    lockfile = folder / "kernels.lock"
+    write_lock(lockfile, commits)
+    script = Path(__file__).with_name("hub_worker.py")
+    arguments = [scenario.what, package, json.dumps(references(scenario, commits, lockfile))]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    settings = {
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_HOME": str(folder),
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "KERNELS_TRUST_FILE": str(folder / "trust.toml"),
+    }
+    hub.forget()
+    run = subprocess.run(
+        [sys.executable, str(script), *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env=kept | settings,
+    )
+    figures = []
+    for start, end in json.loads(run.stdout.splitlines()[-1]):
+        # The clock is the same for all processes of a machine.
+        made = [request for request in hub.requests if start <= request.started <= end]
+        figures.append(
+            {
+                "requests": len(made),
+                "round_trips": round_trips(made, hub.latency),
+                "chain": longest_chain(made),
+                "ms": (end - start) * 1000,
+            }
+        )
+    return figures
+
+
+def measure(scenario: Scenario, package: str) -> dict[str, dict[str, float]]:
+    """Load with an empty cache, then with what that left, each in a fresh process."""
+    with Hub() as hub, tempfile.TemporaryDirectory() as folder:
+        hub.latency = LATENCY
+        hub.redirects = scenario.redirects
+        cold, _ = run_worker(hub, scenario, package, Path(folder))
+        warm, again = run_worker(hub, scenario, package, Path(folder))
+    return dict(zip(STEPS, (cold, warm, again), strict=True))
+
+
+def measure_all(processes: int) -> list[dict[str, Any]]:
+    """All scenarios with both implementations in turn.
+
+    Args:
+        processes: how often each.
+
+    Returns:
+        One row per scenario and step, with the median of each figure.
+    """
+    found: dict[tuple[Scenario, str], dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+    for number in range(processes):
+        for scenario in SCENARIOS:
+            print(f"Measuring {scenario.name}, {number + 1} of {processes}", file=sys.stderr)
+            for who, package in PACKAGES.items():
+                if who == "ours" or scenario.peer:
+                    for step, figures in measure(scenario, package).items():
+                        found[scenario, step][who].append(figures)
+    return [_row(scenario, step, said) for (scenario, step), said in found.items()]
+
+
+def _row(scenario: Scenario, step: str, said: Mapping[str, list[Any]]) -> dict[str, Any]:
+    row: dict[str, Any] = {"scenario": scenario.name, "step": step}
+    for who, runs in said.items():
+        row[who] = {
+            name: round(statistics.median(run[name] for run in runs), 2) for name in FIGURES
+        }
+    if step in scenario.targets:
+        row["target"] = scenario.targets[step]
+        row["met"] = row["ours"]["round_trips"] <= row["target"]
+    return row
+
+
+def describe(rows: list[dict[str, Any]], processes: int) -> str:
+    """The result as a table for people."""
+    figures = [f"{who}: {name}" for who in PACKAGES for name in ("requests", "round trips", "ms")]
+    lines = [("", "", *figures, "target", "")]
+    for row in rows:
+        cells = []
+        for who in PACKAGES:
+            of = row.get(who)
+            cells += (
+                [f"{of['requests']:.0f}", f"{of['round_trips']:.1f}", f"{of['ms']:.0f}"]
+                if of
+                else ["-"] * 3
+            )
+        target = ""
+        if "target" in row:
+            target = f"at most {row['target']}" if row["target"] else "no request"
+        lines.append((row["scenario"], row["step"], *cells, target, verdict(row)))
+    about = ", ".join(f"{name} {value}" for name, value in environment().items())
+    return "\n".join(
+        [
+            f"{about}; {LATENCY * 1000:.0f} ms added to every answer; median of {processes}",
+            "round trips: the time in which at least one answer was awaited, in latencies",
+            "",
+            *aligned(lines),
+        ]
+    )
+
+
+def environment() -> dict[str, Any]:
+    """What the figures hold for."""
+    names = ("kernels-core", "kernels", "huggingface_hub", "torch")
+    packages = {name: version(name) for name in names}
+    return {"python": platform.python_version(), "cpus": os.cpu_count(), **packages}
+
+
+def main() -> None:
+    """Measure everything and print it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="only JSON on standard output")
+    parser.add_argument("--processes", type=int, default=PROCESSES, help="how often each")
+    arguments = parser.parse_args()
+    rows = measure_all(arguments.processes)
+    print(describe(rows, arguments.processes), file=sys.stderr if arguments.json else sys.stdout)
+    result = {"environment": environment(), "latency_ms": LATENCY * 1000, "hub": rows}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
