@@ -1,384 +1,172 @@
-"""Lock files: the commit at which a project uses each kernel, and the digests of its builds.
+"""Which lock counts: the file that a program names, else the one in its caller's metadata.
 
-A lock is two files beside each other. `kernels.lock` names commits, in the format that others
-read; they refuse anything else in it, so digests stand in `kernels.lock.digests.json`. An older
-format of `kernels.lock`, with the digests inside, is read as well. No network here.
+A project's lock travels in the metadata of its distribution: setuptools puts it beside `METADATA`
+(see `egg_info.py`), hatchling into a folder of its own.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-import re
-from collections.abc import Iterable, Mapping
+import os
+import sys
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import attrs
 
-from kernels_core.errors import LockFileError, LockFileNotFoundError, NotLockedError
-from kernels_core.repository.metadata import (
-    KernelDependency,
-    read_kernel_dependency,
-    read_repo_id,
+from kernels_core.errors import LockFileNotFoundError
+from kernels_core.repository.lock_files import (
+    DIGESTS_NAME,
+    LOCK_NAME,
+    Lock,
+    parse_lock,
+    read_lock,
 )
-from kernels_core.repository.schema import (
-    InvalidError,
-    Reader,
-    fail,
-    join,
-    list_of,
-    read_bytes,
-    read_content,
-    read_object,
-    read_text,
-    required,
-)
-from kernels_core.repository.versions import is_commit
 
-LOCK_NAME = "kernels.lock"
-DIGESTS_NAME = "kernels.lock.digests.json"
-
-# The hash of a build is over its files' LFS or Git hashes: it can be had without the files.
-HASH_TYPE = "git_lfs_concat"
-_FORMAT = 1
-_HASH = re.compile(r"sha256-[0-9a-f]{64}")
+_FOLDERS = ("", "extra_metadata/")
+_OURS = __name__.partition(".")[0]
 
 
 @attrs.frozen
-class LockedKernel:
-    """A kernel and the commit at which it is used.
+class Caller:
+    """Code that asks for a kernel.
 
     Attributes:
-        dependency: what was asked for: a major version, or a branch, tag or commit.
-        commit: the commit that it stood for.
-        variants: hash of each build, by name of the variant; None when the lock has no digests.
-        direct: whether the project itself asks for the kernel, rather than another kernel; None
-            when the lock does not say.
-        depends: the kernels that its builds need.
+        module: its dotted name, also where it runs as `python -m`.
+        file: where it stands; "" for code that stands in no file.
     """
 
-    dependency: KernelDependency
-    commit: str
-    variants: Mapping[str, str] | None = None
-    direct: bool | None = None
-    depends: tuple[KernelDependency, ...] = ()
-
-    @property
-    def repo_id(self) -> str:
-        """The repository, "org/name"."""
-        return self.dependency.repo_id
+    module: str
+    file: str = ""
 
 
-def _sorted(kernels: Iterable[LockedKernel]) -> tuple[LockedKernel, ...]:
-    return tuple(sorted(kernels, key=lambda kernel: _order(kernel.dependency)))
-
-
-def _order(dependency: KernelDependency) -> tuple[str, bool, int, str]:
-    by_revision = dependency.revision is not None
-    return dependency.repo_id, by_revision, dependency.version or 0, dependency.revision or ""
-
-
-@attrs.frozen
-class Lock:
-    """The content of a lock.
-
-    Attributes:
-        kernels: the locked kernels, by repository, then version, then revision.
-        source: where it was read, for errors.
+def calling_code() -> Caller:
+    """The code that called into this package: the first on the stack that is not part of it.
 
     Example:
-        >>> kernel = LockedKernel(KernelDependency("org/activation", version=1), "a" * 40)
-        >>> Lock((kernel,)).kernel("org/activation").commit == "a" * 40
-        True
+        >>> eval("calling_code()", {"calling_code": calling_code, "__name__": "acme.train"})
+        Caller(module='acme.train', file='')
     """
-
-    kernels: tuple[LockedKernel, ...] = attrs.field(converter=_sorted)
-    source: str = LOCK_NAME
-
-    def kernel(self, repo_id: str) -> LockedKernel:
-        """The kernel that the project uses from a repository.
-
-        Args:
-            repo_id: the repository, "org/name".
-
-        Raises:
-            NotLockedError: the lock does not name the repository, or does not say which of several
-                versions is the project's own.
-        """
-        found = [kernel for kernel in self.kernels if kernel.repo_id == repo_id]
-        # Kernels that others need stand in the lock too, maybe at another version.
-        own = [kernel for kernel in found if kernel.direct] or found
-        if len({kernel.commit for kernel in own}) == 1:
-            return own[0]
-        if own:
-            at = " and ".join(str(kernel.dependency) for kernel in own)
-            problem = (
-                f"{self.source} names {at}, and not which of them the project uses; run "
-                f"'kernels-core lock' again, which writes that to {DIGESTS_NAME}"
-            )
-        else:
-            problem = f"{self.source} does not name {repo_id}{self._advice()}"
-        raise NotLockedError(f"{problem}.", repository=repo_id, source=self.source)
-
-    def dependency(self, dependency: KernelDependency) -> LockedKernel:
-        """The kernel that another kernel needs.
-
-        Args:
-            dependency: what that kernel's metadata asks for.
-
-        Raises:
-            NotLockedError: the lock does not name it.
-        """
-        for kernel in self.kernels:
-            if kernel.dependency == dependency:
-                return kernel
-        raise NotLockedError(
-            f"{self.source} does not name {dependency}{self._advice()}.",
-            repository=dependency.repo_id,
-            source=self.source,
-        )
-
-    def _advice(self) -> str:
-        there = ", ".join(str(kernel.dependency) for kernel in self.kernels) or "nothing"
-        return (
-            f", only {there}. Add it to [tool.kernels.dependencies] in the project's "
-            f"pyproject.toml, run 'kernels-core lock', and reinstall the project"
-        )
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_globals.get("__name__")
+        # Methods that attrs generates belong to no module.
+        if name is not None and name.partition(".")[0] != _OURS:
+            # With `python -m package.module` the name is "__main__", and the spec knows better.
+            spec = frame.f_globals.get("__spec__")
+            return Caller(spec.name if spec else name, frame.f_globals.get("__file__") or "")
+        frame = frame.f_back
+    return Caller("")
 
 
-def read_lock(path: Path) -> Lock:
-    """Read a lock file of either format, and the digests beside it where there are any.
+def locked_commit(repo_id: str, lockfile: Path | None = None, caller: Caller | None = None) -> str:
+    """The commit at which a kernel is locked; see `find_lock` for arguments and errors.
 
     Args:
-        path: the lock file.
+        repo_id: the repository, "org/name".
+        lockfile: the lock file.
+        caller: who asks.
 
     Raises:
-        LockFileNotFoundError: there is no such file.
-        LockFileError: it is malformed, or the digests are, or they are not of this lock.
+        NotLockedError: the lock does not name the repository.
 
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp(), "kernels.lock")
-        >>> kernel = LockedKernel(KernelDependency("org/activation", version=1), "a" * 40)
-        >>> _ = path.write_text(lock_text(Lock((kernel,))))
-        >>> read_lock(path).kernels == (kernel,)
-        True
+        >>> dependency = {"repo-id": "org/activation", "version": 1}
+        >>> entry = {"dependency": dependency, "lock": {"commit": "0a" * 20}}
+        >>> _ = path.write_text(json.dumps([entry]))
+        >>> locked_commit("org/activation", path)
+        '0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a'
     """
-    content = _content(path)
-    if content is None:
-        raise LockFileNotFoundError(
-            f"There is no lock file {path}; 'kernels-core lock' writes it.",
-            repository=str(path),
-            source=str(path),
-        )
-    return parse_lock(content, _content(digests_path(path)), path=path)
+    return find_lock(lockfile, caller).kernel(repo_id).commit
 
 
-def digests_path(path: Path) -> Path:
-    """Where the digests of a lock file stand: beside it.
-
-    Example:
-        >>> digests_path(Path("project/kernels.lock")).name
-        'kernels.lock.digests.json'
-    """
-    return path.with_name(f"{path.name}.digests.json")
-
-
-def parse_lock(content: bytes, digests: bytes | None, *, path: Path) -> Lock:
-    """Read what stands in a lock file and in its file of digests; see `read_lock`.
+def find_lock(lockfile: Path | None = None, caller: Caller | None = None) -> Lock:
+    """Read the lock that counts.
 
     Args:
-        content: what stands in the lock file.
-        digests: what stands in the file of digests; None when there is none.
-        path: where the lock file is, for errors.
+        lockfile: the lock file; None for the one in the metadata of the caller's distribution.
+        caller: who asks; None for the code that called into this package.
 
     Raises:
-        LockFileError: it is malformed, or the digests are, or they are not of this lock.
+        LockFileNotFoundError: there is no lock file at the path, or none in the metadata.
+        LockFileError: the lock is malformed.
     """
-    lock = Lock(_parsed(path, content, _kernels), source=str(path))
-    if digests is None:
-        return lock
-    detailed = _parsed(digests_path(path), digests, _detailed_kernels)
-    # Digests that are quietly left out of account protect nobody.
-    if {(k.dependency, k.commit) for k in detailed} != {
-        (k.dependency, k.commit) for k in lock.kernels
-    }:
-        raise _error(
-            digests_path(path),
-            "kernels",
-            f"names other kernels or commits than {path.name}. Run 'kernels-core lock', which "
-            f"writes both.",
-        )
-    return attrs.evolve(lock, kernels=detailed)
+    if lockfile is not None:
+        return read_lock(lockfile)
+    return _installed_lock(caller or calling_code())
 
 
-def lock_text(lock: Lock) -> str:
-    """What stands in the lock file, in the current format.
+# A program asks for many kernels from one place, and looking through what is installed takes
+# milliseconds. What is installed later by a running process counts in the next one.
+@functools.lru_cache(maxsize=256)
+def _installed_lock(caller: Caller) -> Lock:
+    for distribution in metadata.distributions():
+        for folder in _FOLDERS:
+            content = distribution.read_text(folder + LOCK_NAME)
+            if content is not None and _brings(distribution, caller):
+                digests = distribution.read_text(folder + DIGESTS_NAME)
+                return parse_lock(
+                    content.encode("utf-8", "surrogatepass"),
+                    None if digests is None else digests.encode("utf-8", "surrogatepass"),
+                    path=_path_in(distribution, folder + LOCK_NAME),
+                )
+    raise LockFileNotFoundError(
+        f"No installed distribution brings both {caller.file or caller.module!r} and a lock of "
+        f"kernels. Run 'kernels-core lock' in the project and reinstall it, with a build that puts "
+        f"{LOCK_NAME} into its metadata; or pass lockfile=.",
+        repository=LOCK_NAME,
+        source=caller.module,
+    )
 
-    Example:
-        >>> kernel = LockedKernel(KernelDependency("org/activation", revision="v0.0.3"), "a" * 40)
-        >>> "v0.0.3" in lock_text(Lock((kernel,)))
-        True
+
+def _path_in(distribution: metadata.Distribution, name: str) -> Path:
+    # Distributions that lie in no directory have no path; then the name must do.
+    folder = getattr(distribution, "_path", None)
+    return Path(str(folder or distribution.metadata["Name"]), name)
+
+
+def _brings(distribution: metadata.Distribution, caller: Caller) -> bool:
+    """Whether code is part of a distribution.
+
+    Asked by file and not by the name of the package, which several distributions may share.
     """
-    entries = [
-        {"dependency": _dependency_json(kernel.dependency), "lock": {"commit": kernel.commit}}
-        for kernel in lock.kernels
-    ]
-    return json.dumps(entries, indent=2) + "\n"
+    if not caller.file:
+        return False
+    file = os.path.realpath(caller.file)
+    source = _editable_source(distribution)
+    if source is not None:
+        return _relative(file, source) is not None
+    root = os.path.realpath(str(distribution.locate_file("")))
+    relative = _relative(file, root)
+    if relative is None:
+        return False
+    if distribution.read_text("RECORD") is not None:
+        return relative in {path.as_posix() for path in distribution.files or ()}
+    # A source tree that is on the path: its metadata names packages, and files only in part.
+    top_level = (distribution.read_text("top_level.txt") or "").split()
+    return relative.partition("/")[0].removesuffix(".py") in top_level
 
 
-def digests_text(lock: Lock) -> str:
-    """What stands in the file of digests.
-
-    Example:
-        >>> json.loads(digests_text(Lock(())))
-        {'format': 1, 'kernels': []}
-    """
-    kernels = [
-        {
-            "dependency": _dependency_json(kernel.dependency),
-            "commit": kernel.commit,
-            "direct": bool(kernel.direct),
-            "depends": [_dependency_json(dependency) for dependency in kernel.depends],
-            "variants": {
-                name: {"hash": hash_, "hash_type": HASH_TYPE}
-                for name, hash_ in sorted((kernel.variants or {}).items())
-            },
-        }
-        for kernel in lock.kernels
-    ]
-    return json.dumps({"format": _FORMAT, "kernels": kernels}, indent=2) + "\n"
-
-
-def _dependency_json(dependency: KernelDependency) -> dict[str, str | int]:
-    if dependency.version is not None:
-        return {"repo-id": dependency.repo_id, "version": dependency.version}
-    return {"repo-id": dependency.repo_id, "revision": str(dependency.revision)}
-
-
-# Reading
-
-
-def _content(path: Path) -> bytes | None:
+def _editable_source(distribution: metadata.Distribution) -> str | None:
+    """The source tree of a distribution that was installed as editable."""
     try:
-        return read_bytes(path)
-    except FileNotFoundError:
+        origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+        if not origin["dir_info"]["editable"]:
+            return None
+        return os.path.realpath(url2pathname(urlsplit(origin["url"]).path))
+    except (KeyError, TypeError, ValueError):
         return None
-    except InvalidError as error:
-        raise _error(path, error.key, str(error)) from error
 
 
-def _parsed(
-    path: Path, content: bytes, read: Reader[tuple[LockedKernel, ...]]
-) -> tuple[LockedKernel, ...]:
+def _relative(file: str, folder: str) -> str | None:
+    """Where a file lies below a folder; None when it lies elsewhere."""
     try:
-        kernels = read_content(content, lambda value: read(value, ""))
-        _refuse_twice(kernels)
-    except InvalidError as error:
-        raise _error(path, error.key, str(error)) from None
-    return kernels
-
-
-def _error(path: Path, key: str, problem: str) -> LockFileError:
-    return LockFileError(f"{path}: {problem}", repository=str(path), path=path, key=key)
-
-
-def _refuse_twice(kernels: Iterable[LockedKernel]) -> None:
-    seen = set()
-    for kernel in kernels:
-        if kernel.dependency in seen:
-            raise InvalidError("", f"{kernel.dependency} is there twice.")
-        seen.add(kernel.dependency)
-
-
-def _kernels(value: Any, key: str) -> tuple[LockedKernel, ...]:
-    if not isinstance(value, list):
-        raise InvalidError(key, f"must hold a JSON list, got {type(value).__name__}.")
-    old = any(isinstance(item, dict) and "repo_id" in item for item in value)
-    return list_of(_old_kernel if old else _kernel)(value, key)
-
-
-def _kernel(value: Any, key: str) -> LockedKernel:
-    mapping = _object_of(value, key, {"dependency", "lock"})
-    return LockedKernel(
-        dependency=required(mapping, "dependency", _dependency, key),
-        commit=required(mapping, "lock", _lock, key),
-    )
-
-
-def _lock(value: Any, key: str) -> str:
-    return required(_object_of(value, key, {"commit"}), "commit", _commit, key)
-
-
-def _dependency(value: Any, key: str) -> KernelDependency:
-    return read_kernel_dependency(_object_of(value, key, {"repo-id", "version", "revision"}), key)
-
-
-def _detailed_kernels(value: Any, key: str) -> tuple[LockedKernel, ...]:
-    mapping = _object_of(value, key, {"format", "kernels"})
-    required(mapping, "format", _format, key)
-    return required(mapping, "kernels", list_of(_detailed_kernel), key)
-
-
-def _format(value: Any, key: str) -> None:
-    if value != _FORMAT:
-        fail(key, value, f"{_FORMAT}, the only format that this version of kernels-core reads")
-
-
-def _detailed_kernel(value: Any, key: str) -> LockedKernel:
-    mapping = _object_of(value, key, {"dependency", "commit", "direct", "depends", "variants"})
-    return LockedKernel(
-        dependency=required(mapping, "dependency", _dependency, key),
-        commit=required(mapping, "commit", _commit, key),
-        variants=required(mapping, "variants", _variants, key),
-        direct=required(mapping, "direct", _flag, key),
-        depends=required(mapping, "depends", list_of(_dependency), key),
-    )
-
-
-def _old_kernel(value: Any, key: str) -> LockedKernel:
-    mapping = _object_of(value, key, {"repo_id", "sha", "variants"})
-    commit = required(mapping, "sha", _commit, key)
-    return LockedKernel(
-        dependency=KernelDependency(required(mapping, "repo_id", read_repo_id, key), None, commit),
-        commit=commit,
-        variants=required(mapping, "variants", _variants, key),
-    )
-
-
-def _variants(value: Any, key: str) -> dict[str, str]:
-    return {name: _hash(item, join(key, name)) for name, item in read_object(value, key).items()}
-
-
-def _hash(value: Any, key: str) -> str:
-    mapping = _object_of(value, key, {"hash", "hash_type"})
-    kind = required(mapping, "hash_type", read_text, key)
-    if kind != HASH_TYPE:
-        fail(join(key, "hash_type"), kind, repr(HASH_TYPE))
-    text = required(mapping, "hash", read_text, key)
-    if not _HASH.fullmatch(text):
-        fail(join(key, "hash"), text, "'sha256-' and 64 hexadecimal digits")
-    return text
-
-
-def _object_of(value: Any, key: str, known: set[str]) -> dict[str, Any]:
-    mapping = read_object(value, key)
-    for name in mapping:
-        if name not in known:
-            raise InvalidError(
-                join(key, name),
-                f"key {join(key, name)!r} is unknown; the keys are {', '.join(sorted(known))}.",
-            )
-    return mapping
-
-
-def _commit(value: Any, key: str) -> str:
-    if not isinstance(value, str) or not is_commit(value):
-        fail(key, value, "a commit, 40 hexadecimal digits")
-    return value.lower()
-
-
-def _flag(value: Any, key: str) -> bool:
-    if not isinstance(value, bool):
-        fail(key, value, "true or false")
-    return value
+        return Path(file).relative_to(folder).as_posix()
+    except ValueError:
+        return None

@@ -1,0 +1,109 @@
+"""`[tool.kernels.dependencies]` of a project: what it asks for, and which lock satisfies it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from kernels_core.errors import ProjectError
+from kernels_core.repository.lock_files import LockedKernel
+from kernels_core.repository.metadata import KernelDependency
+from kernels_core.repository.project import Wanted, read_project
+
+
+def project(tmp_path: Path, table: str) -> Path:
+    content = f"[project]\nname = 'acme'\n\n[tool.kernels.dependencies]\n{table}\n"
+    (tmp_path / "pyproject.toml").write_text(content, encoding="utf-8")
+    return tmp_path
+
+
+def test_an_int_a_specifier_and_tables_are_read(tmp_path: Path) -> None:
+    folder = project(
+        tmp_path,
+        """
+        "org/tables" = { revision = "main" }
+        "org/specifier" = ">=0.0.3,<0.1"
+        "org/major" = 1
+        "org/table-of-major" = { version = 2 }
+        "org/table-of-specifier" = { version = "==0.2.*" }
+        """,
+    )
+    wanted = (
+        Wanted("org/major", 1),
+        Wanted("org/specifier", ">=0.0.3,<0.1"),
+        Wanted("org/table-of-major", 2),
+        Wanted("org/table-of-specifier", "==0.2.*"),
+        Wanted("org/tables", revision="main"),
+    )
+    assert read_project(folder) == wanted
+    assert read_project(folder / "pyproject.toml") == wanted
+
+
+def test_a_project_without_the_table_asks_for_nothing(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'acme'\n")
+    assert read_project(tmp_path) == ()
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ('"org/name" = true', '"org/name"'),
+        ('"org/name" = -1', '"org/name"'),
+        ('"org/name" = 1.5', '"org/name"'),
+        ('"org/name" = "0.0.3"', '"org/name"'),
+        ('"org/name" = ["1"]', '"org/name"'),
+        ('"org/name" = {}', '"org/name"'),
+        ('"org/name" = { version = 1, revision = "main" }', '"org/name"'),
+        ('"org/name" = { version = 1, trust = true }', '"org/name"'),
+        ('"org/name" = { version = "main" }', '"org/name".version'),
+        ('"org/name" = { revision = "" }', '"org/name".revision'),
+        ('"name" = 1', '"name"'),
+        ('"../name" = 1', '"../name"'),
+        ("org.name = 1", '"org"'),
+    ],
+)
+def test_a_malformed_entry_is_an_error_that_names_file_and_key(
+    tmp_path: Path, table: str, key: str
+) -> None:
+    with pytest.raises(ProjectError) as caught:
+        read_project(project(tmp_path, table))
+    assert caught.value.key == f"tool.kernels.dependencies.{key}".replace('"', "")
+    assert str(caught.value).startswith(f"{tmp_path / 'pyproject.toml'}: ")
+
+
+@pytest.mark.parametrize("content", [b"[", b"\xff", b"[tool]\nkernels = 1", b"tool = 1"])
+def test_a_malformed_file_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "pyproject.toml").write_bytes(content)
+    with pytest.raises(ProjectError, match=re.escape(str(tmp_path / "pyproject.toml"))):
+        read_project(tmp_path)
+
+
+def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match=re.escape(str(tmp_path / "pyproject.toml"))):
+        read_project(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "version", "revision", "accepted"),
+    [
+        (Wanted("org/name", 1), 1, None, True),
+        (Wanted("org/name", 1), 2, None, False),
+        (Wanted("org/name", 1), None, "v1", False),
+        (Wanted("org/other", 1), 1, None, False),
+        (Wanted("org/name", revision="main"), None, "main", True),
+        (Wanted("org/name", revision="main"), None, "v1", False),
+        (Wanted("org/name", ">=0.0.3,<0.1"), None, "v0.0.10", True),
+        (Wanted("org/name", ">=0.0.3,<0.1"), None, "v0.1.0", False),
+        (Wanted("org/name", ">=0.0.3,<0.1"), None, "main", False),
+        (Wanted("org/name", ">=0.0.3,<0.1"), 1, None, False),
+        (Wanted("org/name", ">=0.1"), None, "v0.2.0rc1", True),
+    ],
+    ids=str,
+)
+def test_a_locked_kernel_satisfies_what_was_asked_for_or_not(
+    wanted: Wanted, version: int | None, revision: str | None, accepted: bool
+) -> None:
+    kernel = LockedKernel(KernelDependency("org/name", version, revision), "a" * 40)
+    assert wanted.accepts(kernel) is accepted
