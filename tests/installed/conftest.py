@@ -20,7 +20,6 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-BROKEN = Path(__file__).parent / "broken"
 
 
 class Wheel:
@@ -57,6 +56,9 @@ class Environment:
     def install(self, *arguments: str | Path) -> None:
         self._run("-m", "pip", "install", "--quiet", *map(str, arguments))
 
+    def uninstall(self, *names: str) -> None:
+        self._run("-m", "pip", "uninstall", "--quiet", "--yes", *names)
+
     def borrow(self, *names: str) -> None:
         """Link distributions and what they require, from the environment that runs the tests.
 
@@ -75,17 +77,21 @@ class Environment:
         program = "import json\ndef tell(value): print(json.dumps(value))\n" + code
         return json.loads(self._run("-c", program, **variables))
 
+    def command(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run `kernels-core`, which may fail."""
+        script = self.python.with_name("kernels-core").with_suffix(self.python.suffix)
+        return self._start(str(script), *arguments, **variables)
+
     def _run(self, *arguments: str, **variables: str) -> str:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("KERNELS_", "PYTHON"))}
-        process = subprocess.run(
-            [str(self.python), *arguments],
-            cwd=self.folder,
-            env=clean | variables,
-            capture_output=True,
-            text=True,
-        )
+        process = self._start(str(self.python), *arguments, **variables)
         assert process.returncode == 0, f"{arguments}\n{process.stdout}\n{process.stderr}"
         return process.stdout
+
+    def _start(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("KERNELS_", "PYTHON"))}
+        return subprocess.run(
+            command, cwd=self.folder, env=clean | variables, capture_output=True, text=True
+        )
 
 
 def _with_requirements(texts: Iterable[str]) -> list[metadata.Distribution]:
@@ -140,7 +146,7 @@ def backend_wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Wheel]
 def environment(
     tmp_path_factory: pytest.TempPathFactory, core_wheel: Wheel, backend_wheels: dict[str, Wheel]
 ) -> Environment:
-    """The core, all backends and two broken plugins, without torch."""
+    """The core and all backends, without torch."""
     made = Environment(tmp_path_factory.mktemp("environment"))
     ours = {wheel.name for wheel in (core_wheel, *backend_wheels.values())}
     needed = {
@@ -150,7 +156,5 @@ def environment(
         if requirement.name not in ours | {"torch"}
     }
     made.install(core_wheel.path, *sorted(needed))
-    broken_folder = tmp_path_factory.mktemp("broken-wheels")
-    broken = [_build(path.parent, broken_folder) for path in BROKEN.glob("*/pyproject.toml")]
-    made.install("--no-deps", *(wheel.path for wheel in (*backend_wheels.values(), *broken)))
+    made.install("--no-deps", *(wheel.path for wheel in backend_wheels.values()))
     return made

@@ -1,1 +1,0 @@
-"""A backend that cannot be imported."""

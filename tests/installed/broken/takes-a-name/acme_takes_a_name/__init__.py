@@ -1,1 +1,0 @@
-"""A backend that declares the name of another."""
