@@ -161,7 +161,7 @@ def planned_row(planned: PlannedRow) -> ReportRow:
     obstacle = planned.obstacle.reason if planned.obstacle else ""
     return ReportRow(
         layer_name=group.layer_name,
-        class_name=group.original.__qualname__,
+        class_name=group.function or group.original.__qualname__,
         device=str(group.device),
         count=len(group.modules),
         backend=planned.target.backend.name if planned.target else None,

@@ -34,7 +34,7 @@ class Group:
         current: their class now.
         device: the device that they live on.
         kept: why they keep their forward whatever the mapping says; "" when they may get a kernel.
-        function: whether the one module in it stands for an extensible function.
+        function: name of the extensible function that the one module in it stands for, or "".
         modules: the modules, in the order of the walk.
     """
 
@@ -47,7 +47,7 @@ class Group:
         device: torch.device,
         *,
         kept: str = "",
-        function: bool = False,
+        function: str = "",
     ) -> None:
         self.layer_name = layer_name
         self.original = original_class(current)
@@ -204,13 +204,13 @@ class _Walk:
                     self._parents.setdefault(id(child), parent)
         return self._parents.get(id(module))
 
-    def owners_by_function(self) -> dict[nn.Module, list[nn.Module]]:
-        """The extensible functions that were met, and the modules that use each."""
-        owners_of: dict[nn.Module, list[nn.Module]] = {}
+    def functions(self) -> dict[nn.Module, tuple[str, list[nn.Module]]]:
+        """The extensible functions that were met, each with its name and the modules using it."""
+        found: dict[nn.Module, tuple[str, list[nn.Module]]] = {}
         for owner in self.owners:
-            for function in owner.__dict__["_kernel_funcs"].values():
-                owners_of.setdefault(function, []).append(owner)
-        return owners_of
+            for name, function in owner.__dict__["_kernel_funcs"].items():
+                found.setdefault(function, (name, []))[1].append(owner)
+        return found
 
 
 def _first_device(module: nn.Module) -> torch.device | None:
@@ -262,12 +262,12 @@ def scan(model: nn.Module, device: torch.device | None) -> list[Group]:
         if known is not None
         for group in known.groups.values()
     ]
-    for function, owners in walk.owners_by_function().items():
-        groups.append(_function_group(function, owners, walk))
+    for function, (name, owners) in walk.functions().items():
+        groups.append(_function_group(function, name, owners, walk))
     return groups
 
 
-def _function_group(function: nn.Module, owners: list[nn.Module], walk: _Walk) -> Group:
+def _function_group(function: nn.Module, name: str, owners: list[nn.Module], walk: _Walk) -> Group:
     cls = type(function)
     layer_name, _ = mark_of(original_class(cls))
     assert layer_name is not None, "use_kernelized_func takes only functions with a name"
@@ -275,6 +275,6 @@ def _function_group(function: nn.Module, owners: list[nn.Module], walk: _Walk) -
     asking = [owner for owner in owners if condition is None or condition(owner)]
     device = walk.given or walk.device_of((asking or owners)[0])
     kept = "" if asking else CONDITION
-    group = Group(layer_name, cls, device, kept=kept, function=True)
+    group = Group(layer_name, cls, device, kept=kept, function=name)
     group.modules.append(function)
     return group
