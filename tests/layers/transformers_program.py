@@ -1,8 +1,8 @@
 """Kernelize a model of transformers with random weights; prints what happened as JSON.
 
 Run as a program of its own, since whether transformers marks its layers through the peer is decided
-when it is imported. Arguments: a repository with kernels for layers that the CPU backend brings none
-for, then the architectures.
+when it is imported. Arguments: a repository with kernels for layers that the CPU backend brings
+none for, then the architectures.
 """
 
 import json
