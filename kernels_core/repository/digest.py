@@ -203,7 +203,7 @@ def verify_build(
         digest = metadata.digest
         hashes = {path: FileHash(digest.algorithm, raw.hex()) for path, raw in digest.files}
         lists.append(_List(hashes, _NOT_IN_DIGEST))
-    problems = sorted(set(_problems(variant_dir, lists)))
+    problems = list(dict.fromkeys(_problems(variant_dir, lists)))
     if problems:
         raise _digest_error(variant_dir, problems, repository)
 
@@ -256,7 +256,7 @@ class _List:
     left_out: frozenset[str]
 
 
-@attrs.frozen(order=True)
+@attrs.frozen
 class _Problem:
     path: str
     expected: str
@@ -271,8 +271,8 @@ def _problems(variant_dir: Path, lists: list[_List]) -> Iterator[_Problem]:
             if is_safe(path) and not is_ignored(path):
                 wanted.setdefault(path, []).append(file_hash)
     there = set()
-    for path, got in _walk(variant_dir):
-        if got is not None:
+    for path, got in sorted(_walk(variant_dir)):
+        if got:
             yield _Problem(path, "no such thing", got)
         elif _is_bytecode(path):
             yield _Problem(path, "no bytecode, which cannot be checked,", "a file")
@@ -280,7 +280,7 @@ def _problems(variant_dir: Path, lists: list[_List]) -> Iterator[_Problem]:
             yield _Problem(path, "no such file", "a file that is not listed")
         else:
             there.add(path)
-    for path, hashes in wanted.items():
+    for path, hashes in sorted(wanted.items()):
         if path in there:
             yield from _compare(variant_dir, path, hashes)
         else:
@@ -312,8 +312,8 @@ def _compare(directory: Path, path: str, hashes: Iterable[FileHash]) -> Iterator
             yield _Problem(path, str(file_hash), f"{file_hash.algorithm} {value}")
 
 
-def _walk(top: Path) -> Iterator[tuple[str, str | None]]:
-    """Every file below a directory, by relative path, and what is there instead where it is none.
+def _walk(top: Path) -> Iterator[tuple[str, str]]:
+    """Every file below a directory, by relative path, and what is there where it is no file.
 
     Left out is what `is_ignored` names.
     """
@@ -322,18 +322,26 @@ def _walk(top: Path) -> Iterator[tuple[str, str | None]]:
         directory = inside.pop()
         try:
             with os.scandir(top / directory) as entries:
-                for entry in entries:
-                    path = f"{directory}{entry.name}"
-                    if entry.is_dir(follow_symlinks=False):
-                        inside.append(f"{path}/")
-                    elif entry.is_dir():
-                        yield path, "a link to a directory"
-                    elif not entry.is_file():
-                        yield path, "something that is no regular file"
-                    elif not is_ignored(path):
-                        yield path, None
+                found = list(entries)
         except OSError as error:
             yield directory or ".", f"an unreadable directory: {error}"
+            continue
+        for entry in found:
+            path = f"{directory}{entry.name}"
+            if entry.is_dir(follow_symlinks=False):
+                inside.append(f"{path}/")
+            elif (instead := _unlike_a_file(entry)) or not is_ignored(path):
+                yield path, instead
+
+
+def _unlike_a_file(entry: os.DirEntry[str]) -> str:
+    """What an entry is instead of a file; "" when it is one."""
+    try:
+        if entry.is_dir():
+            return "a link to a directory"
+        return "" if entry.is_file() else "something that is no regular file"
+    except OSError as error:
+        return f"something that cannot be read: {error}"
 
 
 def _digest_error(directory: Path, problems: list[_Problem], repository: str | None) -> DigestError:
