@@ -11,6 +11,9 @@ import pytest
 Files = Mapping[str, object]
 MakeRepository = Callable[..., Path]
 
+# Distributions of their own, whose tests need them installed: see tests/installed/test_acme.py.
+collect_ignore = ["plugins"]
+
 
 @pytest.fixture
 def make_repository(tmp_path: Path) -> MakeRepository:

@@ -7,6 +7,7 @@ there, and `kernelize` finds the device's kernels as it does for any other.
 from __future__ import annotations
 
 import platform
+import re
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,9 @@ ACME = Path(__file__).parents[1] / "plugins" / "kernels-backend-acme"
 
 @pytest.fixture(scope="module")
 def acme(core_wheel, backend_wheels, build_wheel, make_environment):
-    """The core, acme's plugin and the CPU's; torch is borrowed."""
+    """The core, acme's plugin and the CPU's; torch and what tests need are borrowed."""
     made = make_environment()
-    made.borrow("torch")
+    made.borrow("torch", "pytest", "hypothesis")
     made.install(core_wheel.path, backend_wheels["cpu"].path, build_wheel(ACME).path)
     return made
 
@@ -143,6 +144,12 @@ tell([str(linear.weight.device), str(linear.bias.device), str(result.device),
     assert near
     assert accelerator == "acme"
     assert "cpu" in refused
+
+
+def test_torch_and_its_extension_can_be_imported_in_either_order(run):
+    for order in ("torch, kernels_backend_acme.device", "kernels_backend_acme.device, torch"):
+        code = f"import {order}\ntell(str(torch.ones(1, device='acme').device))"
+        assert run(code, prelude="") == "acme:0"
 
 
 def test_a_moved_model_gets_the_kernels_of_its_device(run):
@@ -385,3 +392,16 @@ except Exception as error:
     assert name == "BackendUnavailableError"
     assert reason in message
     assert default == "cpu"
+
+
+def test_the_plugin_passes_the_conformance_kit(run):
+    code = f"""
+import shutil, subprocess, sys
+shutil.copytree({str(ACME / "tests")!r}, folder, dirs_exist_ok=True)
+command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-ra", folder]
+process = subprocess.run(command, capture_output=True, text=True)
+tell([process.returncode, process.stdout + process.stderr])
+"""
+    status, output = run(code, prelude="")
+    assert status == 0, output
+    assert re.search(r"[0-9]+ passed", output)

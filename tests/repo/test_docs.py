@@ -104,7 +104,7 @@ def test_the_tutorial_shows_every_file_of_acme_as_it_is():
     }
     assert sorted(shown) == sorted(files)
     for path, text in files.items():
-        assert shown[path] == text, f"{TUTORIAL.name} shows another {path}"
+        assert shown[path] == text, f"copy {path} of acme into its block in {TUTORIAL.name} again"
 
 
 def signatures(source):
@@ -117,18 +117,17 @@ def signatures(source):
 
 
 def test_every_hook_is_documented_with_its_signature():
+    source = (ROOT / "kernels_core" / "hookspecs.py").read_text(encoding="utf-8")
     specified = {
         name: signature
-        for name, signature in signatures(
-            (ROOT / "kernels_core" / "hookspecs.py").read_text(encoding="utf-8")
-        ).items()
+        for name, signature in signatures(source).items()
         if name.startswith("kernels_")
     }
+    documented = {
+        title: signatures(block).get(title)
+        for title, block in HOOK_SECTION.findall(HOOKS.read_text(encoding="utf-8"))
+    }
     assert "kernels_detect" in specified
-    sections = HOOK_SECTION.findall(HOOKS.read_text(encoding="utf-8"))
-    documented = {}
-    for title, block in sections:
-        documented[title] = signatures(block).get(title)
     assert list(documented) == list(specified), "one section per hook, in the order of hookspecs.py"
     assert documented == specified
 

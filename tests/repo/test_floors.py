@@ -184,6 +184,7 @@ def test_an_allowed_import_is_no_complaint(file: str, code: str) -> None:
         "f(mps=1)",
         "from torch import xpu",
         "x = 'privateuse1'",
+        "import kernels_backend_acme",
     ],
 )
 def test_a_device_family_in_code_is_noticed(code: str) -> None:

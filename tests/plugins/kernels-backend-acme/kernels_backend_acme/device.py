@@ -156,7 +156,3 @@ _library: Any = torch.library  # its functions have no types
 _operators = _library.Library("_", "IMPL")  # operators of every namespace, as long as this lives
 _operators.fallback(_run, "PrivateUse1")
 _library.impl("aten::_copy_from", "PrivateUse1", _copy_from)
-
-
-def autoload() -> None:
-    """Have this module imported with torch: torch calls this, and the import has done it all."""

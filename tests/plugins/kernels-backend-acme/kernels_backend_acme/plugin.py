@@ -60,7 +60,9 @@ def kernels_detect(host: HostInfo) -> Detection:
     extension = getattr(torch, "acme", None)
     if extension is None:
         return Detection(0, reason="torch did not load Acme's extension of it")
-    return Detection(extension.device_count(), extension.runtime_version())
+    count = extension.device_count()
+    reason = "" if count else "Acme's runtime is present, 0 devices: is one plugged in?"
+    return Detection(count, extension.runtime_version(), reason)
 
 
 @hookimpl
