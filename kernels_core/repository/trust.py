@@ -287,7 +287,7 @@ def trust_file() -> Path | None:
     """
     named = os.environ.get(FILE_VARIABLE)
     if named is not None:
-        return Path(named).expanduser() if named else None
+        return Path(os.path.expanduser(named)) if named else None
     base = os.environ.get("APPDATA" if sys.platform == "win32" else "XDG_CONFIG_HOME", "")
     if not os.path.isabs(base):
         base = os.path.expanduser(os.path.join("~", ".config"))
