@@ -27,7 +27,14 @@ import attrs
 from tables import aligned, verdict
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from hub_server import Hub, kernel_files, longest_chain, round_trips
+from hub_server import (
+    Hub,
+    client_environment,
+    kernel_files,
+    longest_chain,
+    round_trips,
+    settings,
+)
 
 PACKAGES = {"ours": "kernels_core", "peer": "kernels"}
 KERNELS = 8
@@ -134,20 +141,17 @@ def run_worker(hub: Hub, scenario: Scenario, package: str, folder: Path) -> list
     write_lock(lockfile, commits)
     script = Path(__file__).with_name("hub_worker.py")
     arguments = [scenario.what, package, json.dumps(references(scenario, commits, lockfile))]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    settings = {
-        "HF_ENDPOINT": hub.endpoint,
-        "HF_HOME": str(folder),
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "KERNELS_TRUST_FILE": str(folder / "trust.toml"),
-    }
+    environment = {name: os.environ[name] for name in set(os.environ) - set(settings(os.environ))}
+    environment |= client_environment(hub.endpoint, folder)
+    # Without telemetry the peer sends a malformed header, which the client refuses.
+    environment["HF_HUB_DISABLE_TELEMETRY"] = "0"
     hub.forget()
     run = subprocess.run(
         [sys.executable, str(script), *arguments],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
-        env=kept | settings,
+        env=environment,
     )
     figures = []
     for start, end in json.loads(run.stdout.splitlines()[-1]):

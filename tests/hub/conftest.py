@@ -15,11 +15,7 @@ import pytest
 
 pytest.importorskip("huggingface_hub")
 
-from hub_server import Hub
-
-# What says where the Hub and its caches are, whom to trust and what to override.
-_PREFIXES = ("HF_", "HUGGING", "KERNELS_", "TRANSFORMERS_OFFLINE", "DISABLE_TELEMETRY")
-_NAMES = ("LOCAL_KERNELS", "DO_NOT_TRACK")
+from hub_server import Forks, Hub, client_environment, settings
 
 
 @pytest.fixture
@@ -29,15 +25,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     Nothing was ever loaded from it: the caches are empty, on disk and in memory. Settings of the
     client are environment variables; for this process, call `reread_environment` after a change.
     """
-    for name in list(os.environ):
-        if name.startswith(_PREFIXES) or name in _NAMES:
-            monkeypatch.delenv(name)
+    for name in settings(os.environ):
+        monkeypatch.delenv(name)
     with Hub() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
-        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
-        monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
-        monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        monkeypatch.setenv("KERNELS_TRUST_FILE", str(tmp_path / "trust.toml"))
+        for name, value in client_environment(server.endpoint, tmp_path / "hf-home").items():
+            monkeypatch.setenv(name, value)
         _reread()
         yield server
     monkeypatch.undo()
@@ -79,3 +71,11 @@ def fresh_python(hub: Hub) -> Callable[..., Any]:
         return json.loads(done.stdout.splitlines()[-1])
 
     return run
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Processes that start at once; each knows no more than a new one."""
+    made = Forks()
+    yield made
+    made.close()

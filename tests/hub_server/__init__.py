@@ -6,9 +6,23 @@ with Hub() as hub:
     assert [request.kind for request in hub.requests] == ["organization", "refs", ...]
 """
 
+from hub_server.environment import client_environment, settings
 from hub_server.faults import FAULTS, Fault
+from hub_server.forks import Fork, Forks
 from hub_server.kernels import kernel_files
 from hub_server.requests import Request, longest_chain, round_trips
 from hub_server.server import Hub
 
-__all__ = ["FAULTS", "Fault", "Hub", "Request", "kernel_files", "longest_chain", "round_trips"]
+__all__ = [
+    "FAULTS",
+    "Fault",
+    "Fork",
+    "Forks",
+    "Hub",
+    "Request",
+    "client_environment",
+    "kernel_files",
+    "longest_chain",
+    "round_trips",
+    "settings",
+]

@@ -1,0 +1,80 @@
+"""A process that has imported everything, and forks one that runs a program for whoever connects.
+
+Usage: fork_server.py SOCKET
+
+A connection sends one line of JSON, `{"program": ..., "environment": ...}`, and gets the id of the
+process that runs it, then what the program left in `result`, or the traceback of its failure.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+
+def prepare() -> None:
+    """Import what loading a kernel imports, and look at this machine."""
+    for name in ("huggingface_hub.hf_api", "huggingface_hub.file_download"):
+        importlib.import_module(name)
+    from kernels_core.plugins import registry
+
+    backend = registry().default_backend()
+    backend.detection()
+    backend.device_facts(0)
+    gc.collect()
+    gc.freeze()  # a collection in a fork need not look at all this again
+
+
+def run(program: str, environment: dict[str, str]) -> Any:
+    """Run a program as if this process had been started in an environment."""
+    os.environ.update(environment)
+    importlib.reload(importlib.import_module("huggingface_hub.constants"))
+    names: dict[str, Any] = {"result": None}
+    exec(compile(program, "<program>", "exec"), names)
+    return names["result"]
+
+
+def serve(connection: socket.socket) -> None:
+    """Run what a connection asks for."""
+    with connection, connection.makefile("rw", encoding="utf-8") as stream:
+        asked = json.loads(stream.readline())
+        stream.write(f"{os.getpid()}\n")
+        stream.flush()
+        try:
+            said = {"result": run(asked["program"], asked["environment"])}
+        except BaseException:
+            said = {"error": traceback.format_exc()}
+        stream.write(f"{json.dumps(said)}\n")
+
+
+def main() -> None:
+    """Fork for every connection until standard input ends."""
+    prepare()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(sys.argv[1])
+        listener.listen(64)
+        print("ready", flush=True)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
+        while True:
+            ready, _, _ = select.select([listener, sys.stdin], [], [])
+            if sys.stdin in ready:
+                return
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                listener.close()
+                serve(connection)
+                os._exit(0)
+            connection.close()
+
+
+if __name__ == "__main__":
+    main()
