@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 
@@ -42,6 +43,30 @@ def doctor(as_json: bool, timeout: float) -> None:
         diagnosis = diagnose(timeout)
     click.echo(to_json(diagnosis) if as_json else as_text(diagnosis, _width()))
     sys.exit(0 if diagnosis.healthy else 1)
+
+
+@main.command()
+@click.argument("name")
+@click.option(
+    "--directory",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=".",
+    show_default=True,
+    help="Where the project's directory goes.",
+)
+def new_backend(name: str, directory: Path) -> None:
+    """Write the project of a backend plugin for NAME devices.
+
+    It installs and passes the conformance kit as it is written, for you to change.
+    """
+    from kernels_core.cli.new_backend import NewBackendError, write_project
+
+    try:
+        project = write_project(name, directory)
+    except NewBackendError as error:
+        raise click.UsageError(str(error)) from None
+    click.echo(f"Wrote {project}. Next:")
+    click.echo(f"  cd {project} && pip install --editable . --group test && pytest")
 
 
 @contextlib.contextmanager
