@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 
 from kernels_core.errors import MetadataError
+from kernels_core.repository.paths import is_safe
 from kernels_core.repository.schema import (
     InvalidError,
     fail,
@@ -250,14 +251,10 @@ def _digest(value: Any, key: str) -> Digest:
     files_key = join(key, "files")
     files = []
     for path, text in required(mapping, "files", read_object, key).items():
-        _check_relative(path, files_key)
+        if not is_safe(path):
+            fail(join(files_key, path), path, "the path of a file inside the variant, with '/'")
         files.append((path, _hash(text, join(files_key, path), size)))
     return Digest(algorithm, tuple(files))
-
-
-def _check_relative(path: str, key: str) -> None:
-    if "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
-        fail(join(key, path), path, "the path of a file inside the variant directory, with '/'")
 
 
 def _hash(value: Any, key: str, size: int) -> bytes:
