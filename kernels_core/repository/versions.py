@@ -205,7 +205,9 @@ def _by_specifier(refs: Refs, repo_id: str, specifier: str) -> Pinned:
     from packaging.specifiers import SpecifierSet
 
     versions = _versions(refs)
-    matching = list(SpecifierSet(specifier).filter(versions))
+    allowed = SpecifierSet(specifier)
+    # Pre-releases where nothing else matches, as PEP 440 wants it and not every `packaging` does.
+    matching = list(allowed.filter(versions)) or list(allowed.filter(versions, prereleases=True))
     pinned = _tag(refs, repo_id, versions[max(matching)]) if matching else None
     if pinned is None:
         raise _no_version(refs, repo_id, f"no version tag that matches {specifier!r}")
