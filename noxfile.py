@@ -123,3 +123,10 @@ def bench_hub(session: nox.Session) -> None:
     """Measure loading from a Hub beside the peer; with `-- --json` one JSON object."""
     _install(session, "peer")
     _run_program(session, "benchmarks/hub.py")
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Kill processes that download, 200 rounds; about ten minutes, and no part of `tests`."""
+    _install(session, "test")
+    session.run("pytest", *(session.posargs or ["tests/hub/soak.py"]))

@@ -53,6 +53,8 @@ def serve(connection: socket.socket) -> None:
         except BaseException:
             said = {"error": traceback.format_exc()}
         stream.write(f"{json.dumps(said)}\n")
+        stream.flush()
+        stream.readline()  # until the connection closes, so that nobody else gets this id
 
 
 def main() -> None:

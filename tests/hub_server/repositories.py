@@ -93,11 +93,15 @@ class Repository:
         repo_id: "org/name".
         repo_type: "kernel" or "model".
         pages_forever: whether listings never end.
+        next_page: where listings go on, instead of here.
+        more_entries: entries that listings have beside those of the files.
     """
 
     repo_id: str
     repo_type: str
     pages_forever: bool = False
+    next_page: str = ""
+    more_entries: list[dict[str, object]] = attrs.field(factory=list)
     commits: dict[str, Commit] = attrs.field(factory=dict)
     branches: dict[str, str] = attrs.field(factory=dict)
     tags: dict[str, str] = attrs.field(factory=dict)

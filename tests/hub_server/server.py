@@ -29,6 +29,7 @@ class Hub:
         redirects: whether small files are answered with a redirect (307) first, as the real Hub
             does. Large ones always are (302), to where large files are stored.
         page_size: how many entries a page of a listing holds.
+        bandwidth: how many bytes of an answer go out per second; 0 for all at once.
         faults: what goes wrong; see `fault`.
         publishers: by organization, whether the Hub calls it a trusted publisher of kernels.
     """
@@ -38,6 +39,7 @@ class Hub:
         self.latency = 0.0
         self.redirects = False
         self.page_size = 1000
+        self.bandwidth = 0
         self.faults: list[Fault] = []
         self.publishers: dict[str, bool] = {}
         self._repositories: dict[tuple[str, str], Repository] = {}
@@ -200,23 +202,26 @@ class Hub:
         self, request: Request, plural: str, repo_id: str, revision: str, path: str
     ) -> Answer:
         found = self._commit(plural, repo_id, revision)
-        if isinstance(found, Answer):
-            return found
+        repository = self._find(plural, repo_id)
+        if isinstance(found, Answer) or repository is None:
+            return found if isinstance(found, Answer) else no_repository()
         query = parse_qs(request.query)
         recursive = query.get("recursive", [""])[0].lower() in ("true", "1")
         listing = found.listing(path.strip("/"), recursive=recursive)
         if listing is None:
             return no_entry(path, found.oid)
+        listing += repository.more_entries
         start = int(query.get("cursor", ["0"])[0])
-        page = listing[start : start + self.page_size]
         end = start + self.page_size
+        page = listing[start:end]
         headers = {"X-Repo-Commit": found.oid}
-        repository = self._find(plural, repo_id)
-        if repository and repository.pages_forever:
+        target = f"{self.endpoint}{request.path}?recursive={recursive}&cursor={end}"
+        if repository.next_page:
+            target = repository.next_page
+        elif repository.pages_forever:
             page = page or [invented_file(number) for number in range(start, end)]
         elif end >= len(listing):
             return ok(page, **headers)
-        target = f"{self.endpoint}{request.path}?recursive={recursive}&cursor={end}"
         return ok(page, Link=f'<{target}>; rel="next"', **headers)
 
     def _file(

@@ -102,8 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
         if kind in ("truncate", "stall-body"):
             whole = whole[: len(head) + len(body) // 2] if body else head[: len(head) // 2]
         if kind != "stall":
-            # At once: a header of its own would wait for the client's acknowledgement.
-            self.connection.sendall(whole)
+            self._send_at_bandwidth(whole)
         if kind in ("stall", "stall-body"):
             assert fault is not None
             self._wait_for_client(fault.seconds)
@@ -112,6 +111,17 @@ class _Handler(BaseHTTPRequestHandler):
             _shut_down(self.connection)
         else:
             request.status = answer.status
+
+    def _send_at_bandwidth(self, content: bytes) -> None:
+        bandwidth = self.server.hub.bandwidth
+        if not bandwidth:
+            # In one piece: a header of its own would wait for the client's acknowledgement.
+            self.connection.sendall(content)
+            return
+        piece = max(1, bandwidth // 100)
+        for start in range(0, len(content), piece):
+            self.connection.sendall(content[start : start + piece])
+            self.server.closing.wait(0.01)
 
     def _encode(self, answer: Answer) -> tuple[bytes, bytes]:
         phrase = self.responses.get(answer.status, ("",))[0]

@@ -1,0 +1,129 @@
+"""Processes that are killed while they download, round after round: `nox -s soak`.
+
+In every round 8 processes load the same kernel at once, and some of them get SIGKILL at random
+moments. Afterwards the cache must hold nothing that is not what it says, whoever was spared must
+have the kernel, and the next process gets it without fetching anything that was complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from hub_server import Fork, Forks, Hub, Request, client_environment, kernel_files
+
+ROUNDS = int(os.environ.get("SOAK_ROUNDS", "200"))
+PROCESSES = 8
+LONGEST = 60  # seconds that a load may take
+REPOSITORY = "org/activation"
+
+LOAD = f"""
+from pathlib import Path
+from kernels_core import get_kernel
+
+module = get_kernel({REPOSITORY!r}, version=1)
+package = Path(module.__file__).parent
+files = [path for path in package.rglob("*") if path.is_file()]
+result = {{path.relative_to(package).as_posix(): len(path.read_bytes()) for path in files}}
+assert module.answer == 42
+"""
+
+
+def publish(hub: Hub, rng: random.Random) -> dict[str, int]:
+    """Put a kernel on the Hub that takes a while to download; returns the sizes of its files."""
+    sizes = [20_000, 200_000, 1_000_000]
+    more = {f"part{number}.bin": rng.randbytes(size) for number, size in enumerate(sizes)}
+    files = kernel_files(also=more, digest=True)
+    hub.add(REPOSITORY, files, branch="v1", lfs=["*.bin"])
+    hub.latency = 0.005
+    hub.bandwidth = 3_000_000
+    return {path.split("/", 2)[2]: len(content) for path, content in files.items()}
+
+
+def complete_blobs(home: Path) -> set[str]:
+    """The names of the files that the cache shows as complete; each must be what it says."""
+    names = set()
+    for path in home.rglob("blobs/*"):
+        if path.suffix == ".incomplete":
+            continue
+        content = path.read_bytes()
+        git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        assert path.name in (git, hashlib.sha256(content).hexdigest()), f"{path} is corrupt"
+        names.add(path.name)
+    for path in home.rglob("snapshots/*/build/*/*"):
+        assert path.exists(), f"{path} leads nowhere"
+    return names
+
+
+def downloads(hub: Hub, requests: list[Request]) -> Counter[str]:
+    """How often the content of each file was asked for, by the name of its blob."""
+    (commit,) = hub.repository(REPOSITORY).commits.values()
+    count: Counter[str] = Counter()
+    for request in requests:
+        if request.path.startswith("/large-files/"):
+            count[request.path.rpartition("/")[2]] += 1
+        elif request.kind == "file":
+            file = commit.files["build/" + request.path.partition("/build/")[2]]
+            count[file.etag] += not file.lfs  # those are redirected
+    return count
+
+
+def one_round(forks: Forks, rng: random.Random) -> dict[str, Any]:
+    """Eight processes at once, some of them killed, then one more."""
+    with Hub() as hub, tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        sizes = publish(hub, rng)
+        environment = client_environment(hub.endpoint, home)
+        started = [forks.start(LOAD, environment) for _ in range(PROCESSES)]
+        doomed = rng.sample(started, rng.randint(1, PROCESSES))
+        killed = kill_in_time(doomed, rng)
+        results = [process.result(LONGEST) for process in started]
+        assert all(found == sizes for found in results if found is not None)
+        assert results.count(None) <= killed, "a process ended that nobody killed"
+        often = downloads(hub, hub.forget())
+        assert max(often.values(), default=0) <= 1 + killed, often
+        complete = complete_blobs(home)
+
+        assert forks.start(LOAD, environment).result(LONGEST) == sizes
+        again = downloads(hub, hub.forget())
+        assert not complete & set(again), "what was complete was downloaded again"
+        assert len(complete_blobs(home)) == len(sizes)
+
+        # Nothing of the kernel is asked for any more.
+        assert forks.start(LOAD, environment).result(LONGEST) == sizes
+        assert {request.kind for request in hub.forget()} <= {"refs"}
+        return {"killed": results.count(None), "complete": len(complete), "again": len(again)}
+
+
+def kill_in_time(doomed: list[Fork], rng: random.Random) -> int:
+    """Kill processes at random moments of what a load takes; returns how many."""
+    start = time.monotonic()
+    moments = sorted(rng.uniform(0, 1.2) for _ in doomed)
+    for process, moment in zip(doomed, moments, strict=True):
+        time.sleep(max(0.0, start + moment - time.monotonic()))
+        process.kill()
+    return len(doomed)
+
+
+def test_soak(forks: Forks, capsys: Any) -> None:
+    seed = int(os.environ.get("SOAK_SEED", random.randrange(10**6)))
+    totals: Counter[str] = Counter()
+    start = time.monotonic()
+    for number in range(ROUNDS):
+        try:
+            totals.update(one_round(forks, random.Random(f"{seed} {number}")))
+        except BaseException as error:
+            error.args = (f"round {number} of SOAK_SEED={seed}: {error}",)
+            raise
+    with capsys.disabled():
+        print(
+            f"\nsoak: {ROUNDS} rounds of {PROCESSES} processes in {time.monotonic() - start:.0f} s,"
+            f" {totals['killed']} killed while loading; files complete after it:"
+            f" {totals['complete']}, left to fetch: {totals['again']}; seed {seed}"
+        )
