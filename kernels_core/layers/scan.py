@@ -6,6 +6,7 @@ class and device.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -103,9 +104,6 @@ class _Class:
             self.device, self.members = device, group.modules
 
 
-_UNSEEN = _Class(object, "", None)  # type: ignore[arg-type] # stands for "not looked at yet"
-
-
 class _Walk:
     """One walk over a model: its extensible modules in groups, and the users of functions."""
 
@@ -136,8 +134,9 @@ class _Walk:
                     pending.append(children.values())
                 if "_kernel_funcs" in attributes:
                     self.owners.append(module)
-                known = classes.get(type(module), _UNSEEN)
-                if known is _UNSEEN:
+                try:
+                    known = classes[type(module)]
+                except KeyError:
                     known = self._first_of(type(module))
                 if known is None:
                     continue
@@ -178,7 +177,7 @@ class _Walk:
                 f"Cannot tell the device of {type(self.model).__qualname__}: it has no parameters "
                 f"or buffers. Pass device=, as in kernelize(model, mode=..., device='cpu')."
             )
-        if device.type == "meta":
+        if device.type == "meta" and "accelerate.hooks" in sys.modules:
             return self._execution_device(module) or device
         return device
 
@@ -198,11 +197,16 @@ class _Walk:
 
     def _parent(self, module: nn.Module) -> nn.Module | None:
         # Few modules have no tensors in or below them: the way up is only drawn when one is met.
-        if not self._parents:
-            for parent in self.model.modules():
-                for child in parent.children():
-                    self._parents.setdefault(id(child), parent)
-        return self._parents.get(id(module))
+        parents = self._parents
+        if not parents:
+            pending = [self.model]
+            while pending:
+                parent = pending.pop()
+                for child in parent._modules.values():
+                    if child is not None and id(child) not in parents:
+                        parents[id(child)] = parent
+                        pending.append(child)
+        return parents.get(id(module))
 
     def functions(self) -> dict[nn.Module, tuple[str, list[nn.Module]]]:
         """The extensible functions that were met, each with its name and the modules using it."""
