@@ -76,9 +76,10 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check types, strictly. Tests are left out: they give wrong types on purpose."""
     _install(session, "models", "types")
-    backends = [str(path) for path in sorted(Path("backends").glob("*/kernels_backend_*"))]
-    sources = ["noxfile.py", "examples", "benchmarks", "kernels_core", *backends]
-    session.run("mypy", *session.posargs, *sources)
+    folders = (Path("backends"), Path("tests/plugins"))
+    backends = [str(path) for folder in folders for path in folder.glob("*/kernels_backend_*")]
+    sources = ["noxfile.py", "examples", "benchmarks", "kernels_core", *sorted(backends)]
+    session.run("mypy", *sources)
 
 
 @nox.session
