@@ -6,6 +6,7 @@ there, and `kernelize` finds the device's kernels as it does for any other.
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 from pathlib import Path
@@ -392,6 +393,16 @@ except Exception as error:
     assert name == "BackendUnavailableError"
     assert reason in message
     assert default == "cpu"
+
+
+def test_the_doctor_shows_its_devices(acme):
+    process = acme.command("doctor", "--json")
+    assert process.returncode == 0, process.stdout + process.stderr
+    found = json.loads(process.stdout)
+    (backend,) = [backend for backend in found["backends"] if backend["name"] == "acme"]
+    assert backend["distribution"] == "kernels-backend-acme 1.0"
+    assert [device["lanes"] for device in backend["devices"]] == [64, 128]
+    assert found["active"]["acme"]["backend"] == found["default"]["backend"] == "acme"
 
 
 def test_the_plugin_passes_the_conformance_kit(run):
