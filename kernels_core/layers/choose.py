@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -20,6 +22,7 @@ from kernels_core.layers.classes import kernelized_class, swapped_layer
 from kernels_core.layers.fallback import KernelizeFallback
 from kernels_core.layers.plan import Obstacle, PlannedRow, Target
 from kernels_core.layers.repositories import ResolvableRepository
+from kernels_core.layers.resolve import Resolve, resolve_ahead
 from kernels_core.layers.scan import FOREIGN_FORWARD
 from kernels_core.layers.validation import check_layer, check_members, check_signature
 from kernels_core.mode import Mode
@@ -89,11 +92,11 @@ _loaded: dict[tuple[Any, Backend, int], LoadedLayer] = {}
 _loaded_lock = threading.Lock()
 
 
-def choose(row: PlannedRow, mode: Mode, allowed: KernelizeFallback) -> Choice:
-    """Choose the layer for a row: the first candidate that works.
+def choose(rows: Iterable[PlannedRow], mode: Mode, allowed: KernelizeFallback) -> list[Choice]:
+    """Choose the layer for each row: the first of its candidates that works.
 
     Args:
-        row: the plan.
+        rows: the plan.
         mode: the requested mode.
         allowed: the cases in which the modules may keep their forward.
 
@@ -102,6 +105,16 @@ def choose(row: PlannedRow, mode: Mode, allowed: KernelizeFallback) -> Choice:
         NoKernelError: there is nothing to choose from, and that case is not allowed.
         LoadError: a candidate could not be loaded, and that case is not allowed.
     """
+    rows = list(rows)
+    resolve = resolve_ahead(
+        (row.candidates[0].repository, row.target)
+        for row in rows
+        if row.candidates and row.target and not _known(row.candidates[0].repository, row.target)
+    )
+    return [_choose(row, mode, allowed, resolve) for row in rows]
+
+
+def _choose(row: PlannedRow, mode: Mode, allowed: KernelizeFallback, resolve: Resolve) -> Choice:
     group = row.group
     if group.kept == FOREIGN_FORWARD:
         return Choice(row, group.current, reason=group.kept)
@@ -109,7 +122,7 @@ def choose(row: PlannedRow, mode: Mode, allowed: KernelizeFallback) -> Choice:
         return Choice(row, group.original, reason=group.kept)
     obstacles = [row.obstacle] if row.obstacle else []
     for candidate in row.candidates:
-        outcome = _try(candidate, row, mode)
+        outcome = _try(candidate, row, mode, resolve)
         if isinstance(outcome, Choice):
             return outcome
         if outcome.case is KernelizeFallback.CANNOT_LOAD and outcome.case not in allowed:
@@ -135,12 +148,12 @@ def _refusal(group: Group, obstacle: Obstacle) -> Exception:
     )
 
 
-def _try(candidate: Candidate, row: PlannedRow, mode: Mode) -> Choice | Obstacle:
+def _try(candidate: Candidate, row: PlannedRow, mode: Mode, resolve: Resolve) -> Choice | Obstacle:
     repository: Any = candidate.repository
     name = str(repository)
     assert row.target is not None
     try:
-        loaded = _load(repository, row.target)
+        loaded = _load(repository, row.target, resolve)
         lacking = loaded.lacks(candidate.mode)
         if lacking:
             raise LayerModeError(
@@ -166,25 +179,29 @@ def _try(candidate: Candidate, row: PlannedRow, mode: Mode) -> Choice | Obstacle
     return Choice(row, cls, loaded, candidate, note=note)
 
 
-def _load(repository: Any, target: Target) -> LoadedLayer:
+def _known(repository: Any, target: Target) -> LoadedLayer | None:
     try:
-        key = (repository, target.backend, target.index)
-        known = _loaded.get(key)
+        return _loaded.get((repository, target.backend, target.index))
     except TypeError:  # a user's own repository that is not hashable is loaded each time
-        return _load_anew(repository, target)
-    if known is None:
-        loaded = _load_anew(repository, target)
-        with _loaded_lock:
-            known = _loaded.setdefault(key, loaded)
-    return known
+        return None
 
 
-def _load_anew(repository: Any, target: Target) -> LoadedLayer:
+def _load(repository: Any, target: Target, resolve: Resolve) -> LoadedLayer:
+    known = _known(repository, target)
+    if known is not None:
+        return known
+    loaded = _load_anew(repository, target, resolve)
+    with _loaded_lock, contextlib.suppress(TypeError):
+        return _loaded.setdefault((repository, target.backend, target.index), loaded)
+    return loaded
+
+
+def _load_anew(repository: Any, target: Target, resolve: Resolve) -> LoadedLayer:
     name = str(repository)
     build = None
     try:
         if isinstance(repository, ResolvableRepository):
-            build = repository.resolve(target.backend, target.index)
+            build = resolve(repository, target)
             layer = repository.load_layer(build)
         else:
             layer = repository.load()

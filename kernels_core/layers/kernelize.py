@@ -79,7 +79,7 @@ class Plan:
         from kernels_core.layers.report import make_report
         from kernels_core.layers.swap import assign
 
-        choices = [choose(row, self.mode, self._allowed) for row in self._rows]
+        choices = choose(self._rows, self.mode, self._allowed)
         changes = [
             (choice.row.group.current, choice.cls, choice.row.group.modules)
             for choice in choices

@@ -7,19 +7,20 @@ asked to resolve a build for one device first, which imports nothing, and to loa
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import attrs
 
-from kernels_core.errors import HubNotSupportedError, InvalidLayerError
+from kernels_core.errors import InvalidLayerError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from kernels_core.plugins import Backend
-    from kernels_core.repository.local import Build
+    from kernels_core.repository.builds import Build
+    from kernels_core.repository.locks import Caller
 
 
 @runtime_checkable
@@ -159,55 +160,32 @@ class LocalLayerRepository:
 
     def load(self) -> type[nn.Module]:
         """Load the layer for the default backend of this machine."""
-        from kernels_core.plugins import registry
-
-        return self.load_layer(self.resolve(registry().default_backend(), 0))
+        return _load_for_default_backend(self)
 
     def __str__(self) -> str:
         return str(self.repo_path)
 
 
-def _trusted(value: bool | Iterable[str]) -> bool | tuple[str, ...]:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise TypeError(f"trust_remote_code must be a bool or a list of names, got {value!r}.")
-    return tuple(value)
+def _trusted(value: object) -> bool | tuple[str, ...]:
+    from kernels_core.repository.trust import trusted_names
+
+    return value if isinstance(value, bool) else trusted_names(value)
 
 
 def _agent(value: str | Mapping[str, str] | None) -> str | tuple[tuple[str, str], ...] | None:
     return tuple(sorted(value.items())) if isinstance(value, Mapping) else value
 
 
-def _check_version(_: object, __: object, value: Any) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise TypeError(
-            f"version must be a specifier such as '>=0.0.3,<0.1' or a major version such as 1, "
-            f"got {value!r}."
-        )
-    if isinstance(value, int):
-        if value < 0:
-            raise ValueError(f"version must not be negative, got {value}.")
-        return
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+def _check_version(_: object, __: object, value: int | str | None) -> None:
+    if value is not None:
+        from kernels_core.repository.versions import check_version
 
-    try:
-        SpecifierSet(value)
-    except InvalidSpecifier:
-        raise ValueError(
-            f"version {value!r} is not a PEP 440 specifier such as '>=0.0.3,<0.1'; "
-            f"for exactly one version write '==0.0.3'."
-        ) from None
+        check_version(value)
 
 
 @attrs.frozen
 class LayerRepository:
     """A layer of a kernel repository on the Hub.
-
-    It can be declared, compared and mapped. Loading from the Hub is not part of this version:
-    `load` raises `HubNotSupportedError`.
 
     Attributes:
         repo_id: "organization/name".
@@ -245,13 +223,36 @@ class LayerRepository:
         if self.revision is not None and self.version is not None:
             raise ValueError("Give revision or version, not both: each of them names a commit.")
 
-    def load(self) -> type[nn.Module]:
-        """Load the layer. Not part of this version.
+    def resolve(self, backend: Backend, device_index: int) -> Build:
+        """Choose the build for a device, and get it onto this machine. Imports nothing.
+
+        Args:
+            backend: the backend that serves the device.
+            device_index: index of the device within its torch device type.
 
         Raises:
-            HubNotSupportedError: always.
+            LoadError: there is no such kernel, none that fits, none that is trusted, or it cannot
+                be fetched; the subclass says which.
         """
-        raise _hub_not_supported(str(self), self.repo_id)
+        from kernels_core.repository.fetch import Resolver
+
+        resolver = Resolver(backend, device_index, self.trust_remote_code, self.user_agent)
+        return resolver.resolve(self.repo_id, self.revision, self.version)
+
+    def load_layer(self, build: Build) -> type[nn.Module]:
+        """Import a build and return the layer's class.
+
+        Args:
+            build: what `resolve` chose.
+
+        Raises:
+            InvalidLayerError: the kernel does not export the layer.
+        """
+        return layer_of(build, self.layer_name)
+
+    def load(self) -> type[nn.Module]:
+        """Load the layer for the default backend of this machine."""
+        return _load_for_default_backend(self)
 
     def __str__(self) -> str:
         at = f"version {self.version}" if self.version is not None else self.revision or "main"
@@ -262,13 +263,13 @@ class LayerRepository:
 class LockedLayerRepository:
     """A layer of a kernel repository on the Hub, at the commit that a lock file names.
 
-    It can be declared, compared and mapped. Loading from the Hub is not part of this version:
-    `load` raises `HubNotSupportedError`.
-
     Attributes:
         repo_id: "organization/name".
         layer_name: name of the layer's class in the kernel.
-        lockfile: the lock file; None means the one in the caller's package metadata.
+        lockfile: the lock file; None means the one in the metadata of the package whose code makes
+            this object.
+        trust_remote_code: as for `LayerRepository`.
+        user_agent: what to tell the Hub about the application.
 
     Example:
         >>> LockedLayerRepository("org/activation", layer_name="SiluAndMul").lockfile is None
@@ -280,22 +281,65 @@ class LockedLayerRepository:
     lockfile: Path | None = attrs.field(
         kw_only=True, default=None, converter=attrs.converters.optional(_absolute)
     )
+    trust_remote_code: bool | tuple[str, ...] = attrs.field(
+        kw_only=True, default=False, converter=_trusted
+    )
+    user_agent: str | tuple[tuple[str, str], ...] | None = attrs.field(
+        kw_only=True, default=None, converter=_agent
+    )
+    # Whoever resolves it later, in whichever thread, is not the one whose lock counts.
+    _caller: Caller | None = attrs.field(init=False, repr=False)
 
-    def load(self) -> type[nn.Module]:
-        """Load the layer. Not part of this version.
+    @_caller.default
+    def _calling_code(self) -> Caller | None:
+        if self.lockfile is not None:
+            return None
+        from kernels_core.repository.locks import calling_code
+
+        return calling_code()
+
+    def resolve(self, backend: Backend, device_index: int) -> Build:
+        """Choose the build for a device, and get it onto this machine. Imports nothing.
+
+        Args:
+            backend: the backend that serves the device.
+            device_index: index of the device within its torch device type.
 
         Raises:
-            HubNotSupportedError: always.
+            LockFileNotFoundError: there is no lock file.
+            LockFileError: the lock file is malformed.
+            NotLockedError: it does not name the repository.
+            LoadError: as for `LayerRepository.resolve`.
         """
-        raise _hub_not_supported(str(self), self.repo_id)
+        from kernels_core.repository.fetch import Resolver
+        from kernels_core.repository.locks import find_lock
+
+        lock = find_lock(self.lockfile, self._caller)
+        resolver = Resolver(
+            backend, device_index, self.trust_remote_code, self.user_agent, lock=lock
+        )
+        return resolver.resolve(self.repo_id)
+
+    def load_layer(self, build: Build) -> type[nn.Module]:
+        """Import a build and return the layer's class.
+
+        Args:
+            build: what `resolve` chose.
+
+        Raises:
+            InvalidLayerError: the kernel does not export the layer.
+        """
+        return layer_of(build, self.layer_name)
+
+    def load(self) -> type[nn.Module]:
+        """Load the layer for the default backend of this machine."""
+        return _load_for_default_backend(self)
 
     def __str__(self) -> str:
         return f"{self.repo_id} at its locked commit"
 
 
-def _hub_not_supported(repository: str, repo_id: str) -> HubNotSupportedError:
-    return HubNotSupportedError(
-        f"{repository} lives on the Hub, which this version of kernels-core cannot load from: "
-        f"download the repository and map a LocalLayerRepository instead.",
-        repository=repo_id,
-    )
+def _load_for_default_backend(repository: ResolvableRepository) -> type[nn.Module]:
+    from kernels_core.plugins import registry
+
+    return repository.load_layer(repository.resolve(registry().default_backend(), 0))

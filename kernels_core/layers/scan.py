@@ -120,14 +120,14 @@ class _Walk:
     def _walk(self) -> None:
         given = self.given
         classes = self.classes
-        seen: set[int] = set()
+        # Modules are told apart as torch does in Module.modules(): by their hash and equality.
+        seen: set[nn.Module] = set()
         pending: list[Iterable[nn.Module | None]] = [(self.model,)]
         while pending:
             for module in pending.pop():
-                key = id(module)
-                if key in seen or module is None:
+                if module is None or module in seen:
                     continue
-                seen.add(key)
+                seen.add(module)
                 attributes = module.__dict__
                 children = attributes["_modules"]
                 if children:
