@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
+
+from kernels_core.errors import KernelsError, ProjectError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -67,6 +70,48 @@ def new_backend(name: str, directory: Path) -> None:
         raise click.UsageError(str(error)) from None
     click.echo(f"Wrote {project}. Next:")
     click.echo(f"  cd {project} && pip install --editable . --group test && pytest")
+
+
+_project = click.argument(
+    "project", type=click.Path(exists=True, file_okay=False, path_type=Path), default="."
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@main.command()
+@_project
+@click.option("--check", is_flag=True, help="Write nothing; fail if the lock is out of date.")
+@_json
+def lock(project: Path, check: bool, as_json: bool) -> None:
+    """Write kernels.lock for the PROJECT, a directory with a pyproject.toml.
+
+    Finds the commits that the kernels of [tool.kernels.dependencies], and all that they need, stand
+    at now. The hashes of their builds go to kernels.lock.digests.json.
+
+    With --check it asks nobody: it compares the lock with pyproject.toml. The exit status is 1 when
+    they do not belong together, and 2 when pyproject.toml is malformed.
+    """
+    from kernels_core.cli import lock as command
+    from kernels_core.cli.values import plain
+
+    with _errors_for_people():
+        report = command.check(project) if check else command.lock(project)
+    if as_json:
+        click.echo(json.dumps(plain(report), indent=2))
+    else:
+        click.echo(command.as_text(report, checked=check))
+    sys.exit(1 if report.problems else 0)
+
+
+@contextlib.contextmanager
+def _errors_for_people() -> Iterator[None]:
+    """Say what failed without a traceback: exit status 2 for a wrong project, else 1."""
+    try:
+        yield
+    except KernelsError as error:
+        failure = click.ClickException(str(error))
+        failure.exit_code = 2 if isinstance(error, ProjectError) else 1
+        raise failure from error
 
 
 @contextlib.contextmanager

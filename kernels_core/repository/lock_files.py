@@ -8,6 +8,7 @@ format of `kernels.lock`, with the digests inside, is read as well. No network h
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -210,6 +211,34 @@ def parse_lock(content: bytes, digests: bytes | None, *, path: Path) -> Lock:
             f"writes both.",
         )
     return attrs.evolve(lock, kernels=detailed)
+
+
+def write_lock(lock: Lock, path: Path) -> None:
+    """Write a lock in the current format, and its digests beside it.
+
+    Each of the two is written whole or not at all. When only one is, reading them says so.
+
+    Args:
+        lock: the lock.
+        path: the lock file.
+
+    Raises:
+        OSError: a file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "kernels.lock")
+        >>> write_lock(Lock(()), path)
+        >>> read_lock(path).kernels
+        ()
+    """
+    for file, text in ((digests_path(path), digests_text(lock)), (path, lock_text(lock))):
+        new = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            new.write_text(text, encoding="utf-8", newline="\n")
+            os.replace(new, file)
+        finally:
+            new.unlink(missing_ok=True)
 
 
 def lock_text(lock: Lock) -> str:

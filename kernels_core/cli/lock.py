@@ -1,0 +1,164 @@
+"""`kernels-core lock`: the lock of a project, written or checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import attrs
+
+from kernels_core.cli.tables import as_table
+from kernels_core.errors import LockFileError, LockFileNotFoundError, ProjectError
+from kernels_core.repository.lock_files import LOCK_NAME, Lock, LockedKernel, read_lock, write_lock
+from kernels_core.repository.project import Wanted, read_project
+
+_SHOWN_COMMIT = 12
+
+
+@attrs.frozen
+class LockedRow:
+    """A kernel in a lock.
+
+    Attributes:
+        repo_id: the repository.
+        version: the major version that was asked for; None for a revision.
+        revision: the branch, tag or commit; None for a version.
+        commit: the commit.
+        builds: number of its builds.
+        needed_by: the kernels that need it; empty for a kernel that only the project needs.
+        change: "new", "unchanged", or at which commit it was locked before.
+    """
+
+    repo_id: str
+    version: int | None
+    revision: str | None
+    commit: str
+    builds: int
+    needed_by: tuple[str, ...]
+    change: str
+
+
+@attrs.frozen
+class LockReport:
+    """What became of a lock. The attributes are the keys of `kernels-core lock --json`.
+
+    Attributes:
+        lock: the lock file.
+        kernels: what it locks.
+        problems: why it does not belong to its project.
+    """
+
+    lock: str
+    kernels: tuple[LockedRow, ...]
+    problems: tuple[str, ...] = ()
+
+
+def lock(project: Path) -> LockReport:
+    """Write the lock of a project.
+
+    Args:
+        project: its directory.
+
+    Raises:
+        ProjectError: its `pyproject.toml` asks for nothing, or is malformed.
+        LoadError: a kernel cannot be found; see `lock_project`.
+    """
+    from kernels_core.repository.locking import lock_project
+
+    path = project / LOCK_NAME
+    found = lock_project(_wanted(project))
+    before = _earlier(path)
+    write_lock(found, path)
+    return LockReport(str(path), tuple(_rows(found, before)))
+
+
+def check(project: Path) -> LockReport:
+    """Check the lock of a project, without a network.
+
+    Args:
+        project: its directory.
+
+    Raises:
+        ProjectError: its `pyproject.toml` is malformed.
+    """
+    from kernels_core.repository.check_lock import check_lock
+
+    path = project / LOCK_NAME
+    wanted = read_project(project)
+    try:
+        found = read_lock(path)
+    except (LockFileError, LockFileNotFoundError) as error:
+        return LockReport(str(path), (), (str(error),))
+    return LockReport(str(path), tuple(_rows(found, found)), check_lock(wanted, found))
+
+
+def as_text(report: LockReport, *, checked: bool) -> str:
+    """A report for people.
+
+    Args:
+        report: the report.
+        checked: whether the lock was checked rather than written.
+    """
+    if report.problems:
+        problems = "\n".join(f"  {problem}" for problem in report.problems)
+        return f"{report.lock} does not belong to its project:\n{problems}\n{_ADVICE}"
+    done = "is up to date" if checked else "written"
+    table = as_table(
+        ["kernel", "asked for", "commit", "builds", "needed by", "change"],
+        [
+            (
+                row.repo_id,
+                f"version {row.version}" if row.revision is None else row.revision[:40],
+                row.commit[:_SHOWN_COMMIT],
+                str(row.builds),
+                ", ".join(row.needed_by),
+                "" if checked else row.change[: _SHOWN_COMMIT + 4],
+            )
+            for row in report.kernels
+        ],
+    )
+    return f"{table}\n{report.lock} {done}."
+
+
+_ADVICE = "Run 'kernels-core lock' and commit what it writes."
+
+
+def _wanted(project: Path) -> tuple[Wanted, ...]:
+    wanted = read_project(project)
+    if not wanted:
+        file = project / "pyproject.toml"
+        raise ProjectError(
+            f"{file} asks for no kernels. Add some, for example:\n\n"
+            f'[tool.kernels.dependencies]\n"org/name" = 1',
+            path=file,
+            key="tool.kernels.dependencies",
+        )
+    return wanted
+
+
+def _earlier(path: Path) -> Lock | None:
+    try:
+        return read_lock(path)
+    except (LockFileError, LockFileNotFoundError):
+        return None
+
+
+def _rows(found: Lock, before: Lock | None) -> Iterable[LockedRow]:
+    earlier = {kernel.dependency: kernel for kernel in before.kernels} if before else {}
+    for kernel in found.kernels:
+        needed_by = [other.repo_id for other in found.kernels if kernel.dependency in other.depends]
+        yield LockedRow(
+            kernel.repo_id,
+            kernel.dependency.version,
+            kernel.dependency.revision,
+            kernel.commit,
+            len(kernel.variants or {}),
+            tuple(dict.fromkeys(needed_by)),
+            _change(kernel, earlier.get(kernel.dependency)),
+        )
+
+
+def _change(kernel: LockedKernel, before: LockedKernel | None) -> str:
+    if before is None:
+        return "new"
+    return "unchanged" if before.commit == kernel.commit else f"was {before.commit}"
