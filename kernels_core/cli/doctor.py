@@ -129,7 +129,7 @@ class _Doctor:
     def attempt(self, purpose: str, do: Callable[[], _T]) -> _T | None:
         """Do something; what goes wrong becomes a problem of the diagnosis, and None comes back."""
         try:
-            return answer_within(self._timeout, do)
+            return do()
         except Exception as error:
             where = getattr(error, "stack", "") or "".join(traceback.format_exception(error))
             self._problems.append(Problem(f"Could not {purpose}: {describe(error)}", where))
@@ -137,7 +137,7 @@ class _Doctor:
 
     def diagnose(self, variables: Mapping[str, str]) -> Diagnosis:
         host = self.attempt("describe this machine", host_info)
-        known = self.attempt("load the plugins", registry)
+        known = self.attempt("load the plugins", partial(answer_within, self._timeout, registry))
         loaded = known or Registry(())
         examinations = [Examination(b, self._timeout) for b in loaded.backends.values()]
         if host is not None:  # otherwise every backend would fail in the same way
@@ -179,7 +179,8 @@ class _Doctor:
         reports: Iterable[BackendReport],
         failures: Iterable[PluginFailure],
     ) -> tuple[UnservedDevice, ...]:
-        seen = self.attempt("ask torch for devices", seen_devices) or ()
+        ask = partial(answer_within, self._timeout, seen_devices)
+        seen = self.attempt("ask torch for devices", ask) or ()
         serving = {report.torch_device_type for report in reports if report.available}
         installed = {*loaded.backends, *(blocked.plugin for blocked in loaded.blocked)}
         installed.update(name for failure in failures for name in failure.names)

@@ -46,7 +46,7 @@ def as_text(diagnosis: Diagnosis, width: int | None) -> str:
         text, "To install", ((d.device_type, f"{d.name}: {d.advice}") for d in diagnosis.unserved)
     )
     for failure in diagnosis.failures:
-        title = f"{failure.plugin} ({failure.distribution}) failed: {failure.phase}"
+        title = f"{failure.plugin} ({failure.distribution}) failed ({failure.phase})"
         _trouble(text, title, str(failure.error), failure.traceback)
     for problem in diagnosis.problems:
         _trouble(text, "Problem", problem.message, problem.traceback)

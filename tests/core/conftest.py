@@ -5,15 +5,14 @@ from __future__ import annotations
 import functools
 import os
 import sys
-import textwrap
 import warnings
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
-from plugin_source import plugin_source
+from plugin_source import install_plugin
 
 from kernels_core.plugins import Backend, Registry, registry, reset
 
@@ -28,44 +27,9 @@ class InstalledPlugins:
         self.path = [str(folder)]
         self.warnings: list[str] = []
 
-    def install(
-        self,
-        name: str = "acme",
-        *,
-        declares: str | None = None,
-        source: str | None = None,
-        distribution: str | None = None,
-        entry_points: dict[str, str] | None = None,
-        version: str = "0.1",
-        folder: Path | None = None,
-        **plugin: str | int | None,
-    ) -> Path:
-        """Write the distribution `<name>-kernels` with the module `<name>_plugin`.
-
-        The module is a plugin that works and declares the backend `declares`, by default `name`,
-        but for what `plugin` changes (see `plugin_source`), unless `source` is given. Returns
-        the folder of the distribution's metadata.
-        """
-        folder = folder or self.folder
-        distribution = distribution or f"{name}-kernels"
-        module = folder / f"{name}_plugin.py"
-        module.write_text(
-            plugin_source(declares or name, **plugin)
-            if source is None
-            else textwrap.dedent(source),
-            encoding="utf-8",
-        )
-        info = folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n", encoding="utf-8"
-        )
-        entry_points = entry_points or {name: f"{name}_plugin"}
-        lines = [f"{entry} = {value}" for entry, value in entry_points.items()]
-        (info / "entry_points.txt").write_text(
-            "\n".join(["[kernels_core.backends]", *lines, ""]), encoding="utf-8"
-        )
-        return info
+    def install(self, name: str = "acme", *, folder: Path | None = None, **plugin: Any) -> Path:
+        """Install a plugin (see `install_plugin`)."""
+        return install_plugin(folder or self.folder, name, **plugin)
 
     def load(self) -> Registry:
         """The registry; what it warns of is added to `warnings`."""
