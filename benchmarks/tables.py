@@ -13,7 +13,8 @@ def verdict(row: dict[str, Any]) -> str:
 
 def spread(figures: dict[str, float], unit: str = "") -> str:
     """Median, minimum and maximum."""
-    median, low, high = (f"{figures[name]:.1f}" for name in ("median", "min", "max"))
+    digits = 1 if unit else 2
+    median, low, high = (f"{figures[name]:.{digits}f}" for name in ("median", "min", "max"))
     return f"{median}{unit} ({low} to {high})"
 
 
