@@ -49,9 +49,15 @@ if TYPE_CHECKING:
     from kernels_core.layers.repositories import LocalLayerRepository as LocalLayerRepository
     from kernels_core.layers.repositories import LockedLayerRepository as LockedLayerRepository
     from kernels_core.loading import LoadedKernel as LoadedKernel
+    from kernels_core.loading import get_kernel as get_kernel
+    from kernels_core.loading import get_kernel_dep as get_kernel_dep
     from kernels_core.loading import get_kernel_variants as get_kernel_variants
     from kernels_core.loading import get_loaded_kernels as get_loaded_kernels
     from kernels_core.loading import get_local_kernel as get_local_kernel
+    from kernels_core.loading import get_locked_kernel as get_locked_kernel
+    from kernels_core.loading import has_kernel as has_kernel
+    from kernels_core.loading import install_kernel as install_kernel
+    from kernels_core.loading import load_kernel as load_kernel
     from kernels_core.mode import Mode as Mode
 
 _MODULES = {
@@ -84,7 +90,18 @@ _MODULES = {
         "LocalLayerRepository",
         "LockedLayerRepository",
     ),
-    "loading": ("LoadedKernel", "get_kernel_variants", "get_loaded_kernels", "get_local_kernel"),
+    "loading": (
+        "LoadedKernel",
+        "get_kernel",
+        "get_kernel_dep",
+        "get_kernel_variants",
+        "get_loaded_kernels",
+        "get_local_kernel",
+        "get_locked_kernel",
+        "has_kernel",
+        "install_kernel",
+        "load_kernel",
+    ),
     "mode": ("Mode",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -225,8 +225,9 @@ class HubError(LoadError):
 
 
 class HubUnreachableError(HubError, ConnectionError):
-    """A request failed, also when it was repeated: no connection, no answer in time, or a server
-    error. Says nothing about whether what was asked for exists.
+    """A request failed, however often it was made. Says nothing of what exists on the Hub.
+
+    There was no connection, no answer in time, or an error of the server.
     """
 
 
@@ -254,10 +255,6 @@ class HubAnswerError(HubError, ValueError):
 
 class CacheError(LoadError, OSError):
     """The cache cannot be written."""
-
-
-class HubNotSupportedError(LoadError):
-    """The repository lives on the Hub, which this version of kernels-core cannot load from."""
 
 
 # Lock files

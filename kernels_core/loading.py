@@ -1,25 +1,41 @@
 """Loading kernels: from a repository to an imported module.
 
-This version loads from directories. Those of the Hub are named by strings such as "org/name",
-directories by `pathlib.Path`.
+Repositories of the Hub are named by strings such as "org/name", directories by `pathlib.Path`.
+Nothing of the Hub client is imported before a repository of the Hub is asked for.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
+from typing import TYPE_CHECKING
 
 import attrs
 
-from kernels_core.errors import HubNotSupportedError
+from kernels_core.errors import (
+    DependencyError,
+    HubNotFoundError,
+    NoFittingBuildError,
+    RepositoryNotFoundError,
+    VersionNotFoundError,
+)
 from kernels_core.plugins import Backend, registry
-from kernels_core.repository.importer import import_build, module_name
+from kernels_core.repository.importer import build_of, import_build, module_name
 from kernels_core.repository.local import Build, LocalRepository
 from kernels_core.repository.metadata import Metadata
 from kernels_core.variants.fit import BuildDecision
 
-# `get_local_kernel` and its family have no module whose device they could ask for.
+if TYPE_CHECKING:
+    from kernels_core.repository.fetch import Resolver
+    from kernels_core.repository.lock_files import Lock
+
+Trust = bool | Iterable[str]
+UserAgent = str | Mapping[str, str] | None
+
+# `get_kernel` and its family have no module whose device they could ask for.
 _FIRST_DEVICE = 0
 
 
@@ -48,6 +64,252 @@ class LoadedKernel:
 
 # By module name: each build is imported once.
 _loaded: dict[str, LoadedKernel] = {}
+
+
+def get_kernel(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    version: int | str | None = None,
+    backend: str | None = None,
+    trust_remote_code: Trust = False,
+    user_agent: UserAgent = None,
+) -> ModuleType:
+    """Load a kernel from the Hub.
+
+    Args:
+        repo_id: the repository, "org/name".
+        revision: branch, tag or commit; "main" by default.
+        version: instead of a revision, a PEP 440 specifier such as ">=0.0.3,<0.1" over the
+            version tags, or an int, the branch of that major version.
+        backend: which backend to choose a build for, for example "cpu"; by default the one that
+            `KERNELS_BACKEND` names, else the most capable one of this machine.
+        trust_remote_code: True to run whatever the repository holds, or a list of what to trust.
+            Without it, the Hub or the trust list of this machine must vouch for the publisher.
+        user_agent: what the application wants the Hub to know of it.
+
+    Returns:
+        The kernel's module. A second call gives the same one, and asks the Hub nothing.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: `repo_id` or `version` is malformed, or both version and revision are given.
+        LoadError: there is no such kernel, none that fits, none that is trusted, or it cannot be
+            fetched; the subclass says which.
+        KernelsError: the backend is not there, see `Registry.backend_for`.
+        Exception: whatever the kernel's own code raises while it is imported, unchanged.
+
+    Example:
+        >>> kernel = get_kernel("kernels-community/activation", version=1)  # doctest: +SKIP
+    """
+    resolver = _resolver(
+        repo_id,
+        _backend(backend),
+        revision,
+        version,
+        trust_remote_code=trust_remote_code,
+        user_agent=user_agent,
+    )
+    return load_build(resolver.resolve(repo_id, revision, version))
+
+
+def has_kernel(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    version: int | str | None = None,
+    backend: str | None = None,
+    trust_remote_code: Trust = False,
+    check_arch: bool = True,
+) -> bool:
+    """Whether a kernel of the Hub has a build for this machine. Loads no code.
+
+    Args:
+        repo_id: the repository, "org/name".
+        revision: branch, tag or commit; "main" by default.
+        version: as for `get_kernel`.
+        backend: as for `get_kernel`.
+        trust_remote_code: accepted for symmetry; looking at a repository runs nothing of it.
+        check_arch: whether the build must cover the device, where it says which it covers.
+
+    Returns:
+        False also when there is no such repository or version, and when a kernel that it needs
+        has no build.
+
+    Raises:
+        HubError: the Hub cannot be asked, which says nothing about what it has.
+        TypeError, ValueError, KernelsError: as for `get_kernel`.
+
+    Example:
+        >>> has_kernel("kernels-community/activation", version=1)  # doctest: +SKIP
+        True
+    """
+    resolver = _resolver(
+        repo_id, _backend(backend), revision, version, trust_remote_code=trust_remote_code
+    )
+    if not check_arch:
+        resolver = attrs.evolve(resolver, device_index=None)
+    try:
+        return resolver.has(repo_id, revision, version)
+    except (HubNotFoundError, NoFittingBuildError, RepositoryNotFoundError, VersionNotFoundError):
+        return False
+
+
+def install_kernel(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    version: int | str | None = None,
+    backend: str | None = None,
+    trust_remote_code: Trust = False,
+    local_files_only: bool = False,
+    user_agent: UserAgent = None,
+) -> Path:
+    """Get a kernel and those that it needs onto this machine, verified. Imports nothing.
+
+    Args:
+        repo_id: the repository, "org/name".
+        revision: branch, tag or commit; "main" by default.
+        version: as for `get_kernel`.
+        backend: as for `get_kernel`.
+        trust_remote_code: as for `get_kernel`.
+        local_files_only: whether to make do with what is on this machine.
+        user_agent: what the application wants the Hub to know of it.
+
+    Returns:
+        The directory of the build.
+
+    Raises:
+        LoadError, TypeError, ValueError, KernelsError: as for `get_kernel`.
+
+    Example:
+        >>> path = install_kernel("kernels-community/activation", version=1)  # doctest: +SKIP
+    """
+    resolver = _resolver(
+        repo_id,
+        _backend(backend),
+        revision,
+        version,
+        trust_remote_code=trust_remote_code,
+        user_agent=user_agent,
+        local_files_only=local_files_only,
+    )
+    return resolver.resolve(repo_id, revision, version).path
+
+
+def get_locked_kernel(
+    repo_id: str,
+    *,
+    lockfile: str | os.PathLike[str] | None = None,
+    backend: str | None = None,
+    trust_remote_code: Trust = False,
+    user_agent: UserAgent = None,
+) -> ModuleType:
+    """Load a kernel from the Hub, at the commit that a lock file names.
+
+    Args:
+        repo_id: the repository, "org/name".
+        lockfile: the lock file; by default the one in the metadata of the calling package.
+        backend: as for `get_kernel`.
+        trust_remote_code: as for `get_kernel`.
+        user_agent: what the application wants the Hub to know of it.
+
+    Returns:
+        The kernel's module.
+
+    Raises:
+        LockFileNotFoundError: there is no lock file.
+        LockFileError: the lock file is malformed.
+        NotLockedError: it does not name the repository.
+        LoadError, TypeError, ValueError, KernelsError: as for `get_kernel`.
+
+    Example:
+        >>> kernel = get_locked_kernel("kernels-community/activation")  # doctest: +SKIP
+    """
+    resolver = _resolver(
+        repo_id,
+        _backend(backend),
+        trust_remote_code=trust_remote_code,
+        user_agent=user_agent,
+        lock=_lock(lockfile),
+    )
+    return load_build(resolver.resolve(repo_id))
+
+
+def load_kernel(
+    repo_id: str,
+    *,
+    lockfile: str | os.PathLike[str] | None = None,
+    backend: str | None = None,
+    trust_remote_code: Trust = False,
+) -> ModuleType:
+    """Load a locked kernel that is on this machine already. Asks the Hub nothing.
+
+    Args:
+        repo_id: the repository, "org/name".
+        lockfile: the lock file; by default the one in the metadata of the calling package.
+        backend: as for `get_kernel`.
+        trust_remote_code: as for `get_kernel`.
+
+    Returns:
+        The kernel's module.
+
+    Raises:
+        HubOfflineError: the kernel, or something that it needs, is not on this machine.
+        LockFileNotFoundError, LockFileError, NotLockedError: as for `get_locked_kernel`.
+        LoadError, TypeError, ValueError, KernelsError: as for `get_kernel`.
+
+    Example:
+        >>> kernel = load_kernel("kernels-community/activation")  # doctest: +SKIP
+    """
+    resolver = _resolver(
+        repo_id,
+        _backend(backend),
+        trust_remote_code=trust_remote_code,
+        local_files_only=True,
+        lock=_lock(lockfile),
+    )
+    return load_build(resolver.resolve(repo_id))
+
+
+def get_kernel_dep(repo_id: str) -> ModuleType:
+    """Load a kernel that the calling kernel needs. To be called by the code of a kernel.
+
+    Args:
+        repo_id: the repository, as in `kernel-depends` of the calling kernel's metadata, which
+            says at which version.
+
+    Returns:
+        The module of the kernel that is needed.
+
+    Raises:
+        DependencyError: the caller is no kernel, or does not declare that it needs this one.
+        Exception: whatever that kernel's own code raises while it is imported, unchanged.
+
+    Example:
+        >>> get_kernel_dep("org/activation")
+        Traceback (most recent call last):
+        ...
+        kernels_core.errors.DependencyError: get_kernel_dep('org/activation') was not called by ...
+    """
+    build = _calling_build()
+    if build is None:
+        raise DependencyError(
+            f"get_kernel_dep({repo_id!r}) was not called by the code of a kernel; elsewhere, call "
+            f"get_kernel.",
+            repository=repo_id,
+            missing=(repo_id,),
+        )
+    for name, dependency in build.dependencies:
+        if name == repo_id:
+            return load_build(dependency)
+    raise DependencyError(
+        f"{build.repository} ({build.variant}) does not declare that it needs {repo_id}: the "
+        f"'kernel-depends' of its metadata.json has "
+        f"{', '.join(name for name, _ in build.dependencies) or 'nothing'}.",
+        repository=build.repository,
+        missing=(repo_id,),
+    )
 
 
 def get_local_kernel(
@@ -99,20 +361,30 @@ def get_loaded_kernels() -> list[LoadedKernel]:
     return list(_loaded.values())
 
 
-def get_kernel_variants(repo: str | Path, *, backend: str | None = None) -> list[BuildDecision]:
-    """Decide over every build in a kernel repository on disk.
+def get_kernel_variants(
+    repo: str | Path,
+    *,
+    revision: str | None = None,
+    version: int | str | None = None,
+    backend: str | None = None,
+) -> list[BuildDecision]:
+    """Decide over every build in a kernel repository. Loads no code.
 
     Args:
-        repo: the directory that holds `build`. A string would name a repository on the Hub.
-        backend: which backend to decide for; the default is that of `get_local_kernel`.
+        repo: a repository of the Hub, "org/name", or a directory that holds `build`, as a Path.
+        revision: branch, tag or commit of a repository of the Hub; "main" by default.
+        version: its version, as for `get_kernel`.
+        backend: which backend to decide for; the default is that of `get_kernel`.
 
     Returns:
         The builds that fit, best first, then the others, each with the reason against it.
 
     Raises:
         TypeError: an argument has the wrong type.
-        HubNotSupportedError: the repository is one of the Hub.
+        ValueError: a repository of the Hub that is not named "org/name".
         RepositoryNotFoundError: there is no kernel repository at the path.
+        VersionNotFoundError: there is no such version, branch or tag.
+        HubError: the Hub cannot be asked, or says no.
         KernelsError: the backend is not there, see `Registry.backend_for`.
 
     Example:
@@ -123,15 +395,15 @@ def get_kernel_variants(repo: str | Path, *, backend: str | None = None) -> list
         ...     print(decision.name, decision.reason or "fits")
         torch-abacus made for backend 'abacus'; ...
     """
-    if isinstance(repo, str):
-        raise HubNotSupportedError(
-            f"The string {repo!r} names a repository on the Hub, which this version of "
-            f"kernels-core cannot load from. For a directory, pass pathlib.Path({repo!r}).",
-            repository=repo,
-        )
-    if not isinstance(repo, os.PathLike):
-        raise TypeError(f"repo must be a pathlib.Path, got {repo!r}.")
-    return list(LocalRepository(repo).decisions(_backend(backend), _FIRST_DEVICE))
+    if not isinstance(repo, (str, os.PathLike)):
+        raise TypeError(f"repo must be a str or a pathlib.Path, got {repo!r}.")
+    chosen = _backend(backend)
+    directory = _override(repo) if isinstance(repo, str) else Path(repo)
+    if directory is not None:
+        return list(LocalRepository(directory).decisions(chosen, _FIRST_DEVICE))
+    repository = _resolver(str(repo), chosen, revision, version).repository(str(repo))
+    commit = repository.pin(revision, version).commit
+    return list(repository.decisions(commit, chosen, _FIRST_DEVICE))
 
 
 def resolve_local(
@@ -155,6 +427,7 @@ def resolve_local(
         NoFittingBuildError: none of its builds fits; it has the reason for each.
         MetadataError: the chosen build's metadata is malformed.
         DependencyError: something that the chosen build needs is not installed.
+        LoadError: a kernel that it needs is not there.
 
     Example:
         >>> import tempfile
@@ -165,7 +438,12 @@ def resolve_local(
         >>> resolve_local(build.parents[1], backend=backend, device_index=0).variant
         'torch-universal'
     """
-    return LocalRepository(Path(repo_path), package_name).choose(backend, device_index)
+    build = LocalRepository(Path(repo_path), package_name).choose(backend, device_index)
+    if build.metadata is None or not build.metadata.kernel_depends:
+        return build
+    from kernels_core.repository.fetch import Resolver
+
+    return Resolver(backend, device_index).with_dependencies(build)
 
 
 def load_build(build: Build) -> ModuleType:
@@ -187,6 +465,58 @@ def load_build(build: Build) -> ModuleType:
     module = import_build(build)
     _loaded.setdefault(module_name(build), LoadedKernel(build, module))
     return module
+
+
+def _calling_build() -> Build | None:
+    """The build whose code is nearest on the stack."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        build = build_of(frame.f_globals.get("__name__") or "")
+        if build is not None:
+            return build
+        frame = frame.f_back
+    return None
+
+
+def _override(repo_id: str) -> Path | None:
+    from kernels_core.repository.overrides import local_override
+
+    return local_override(repo_id)
+
+
+def _lock(lockfile: str | os.PathLike[str] | None) -> Lock:
+    from kernels_core.repository.locks import find_lock
+
+    if lockfile is not None and not isinstance(lockfile, (str, os.PathLike)):
+        raise TypeError(f"lockfile must be a path, got {lockfile!r}.")
+    return find_lock(None if lockfile is None else Path(lockfile))
+
+
+def _resolver(
+    repo_id: str,
+    backend: Backend,
+    revision: str | None = None,
+    version: int | str | None = None,
+    *,
+    trust_remote_code: Trust = False,
+    user_agent: UserAgent = None,
+    local_files_only: bool = False,
+    lock: Lock | None = None,
+) -> Resolver:
+    """Check the arguments before anything is asked."""
+    from kernels_core.repository.fetch import Resolver
+    from kernels_core.repository.trust import publisher_of
+    from kernels_core.repository.versions import check_version
+
+    if not isinstance(repo_id, str):
+        raise TypeError(f"repo_id must be a str such as 'org/name', got {repo_id!r}.")
+    publisher_of(repo_id)
+    check_version(version)
+    if revision is not None and not isinstance(revision, str):
+        raise TypeError(f"revision must be a branch, tag or commit, got {revision!r}.")
+    if revision is not None and version is not None:
+        raise ValueError("Give revision or version, not both: each of them names a commit.")
+    return Resolver(backend, _FIRST_DEVICE, trust_remote_code, user_agent, local_files_only, lock)
 
 
 def _backend(name: str | None) -> Backend:

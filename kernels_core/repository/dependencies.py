@@ -1,4 +1,4 @@
-"""Whether what a build depends on is there."""
+"""Whether the Python packages that a build depends on are there."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ _DISTRIBUTIONS = {"onednn": "onednn-devel", "tvm-ffi": "apache-tvm-ffi"}
 
 
 def check_dependencies(metadata: Metadata, *, repository: str) -> None:
-    """Make sure that everything a build declares as a dependency is there. Imports nothing.
+    """Make sure that the Python packages that a build needs are there. Imports nothing.
 
     Args:
         metadata: what the build says about itself.
         repository: what to call the repository in errors.
 
     Raises:
-        DependencyError: a Python package is missing or too old, or the build needs other kernels,
-            which this version cannot fetch.
+        DependencyError: a package is missing or too old; says how to install it.
 
     Example:
         >>> check_dependencies(Metadata(python_depends=("attrs",)), repository="org/name")
@@ -34,14 +33,6 @@ def check_dependencies(metadata: Metadata, *, repository: str) -> None:
             f"Install them: pip install {shlex.join(missing)}",
             repository=repository,
             missing=missing,
-        )
-    if metadata.kernel_depends:
-        names = ", ".join(map(str, metadata.kernel_depends))
-        raise DependencyError(
-            f"The kernel in {repository} needs other kernels from the Hub: {names}. "
-            f"This version of kernels-core cannot load kernels that depend on others yet.",
-            repository=repository,
-            missing=tuple(dependency.repo_id for dependency in metadata.kernel_depends),
         )
 
 

@@ -50,11 +50,25 @@ def import_build(build: Build) -> ModuleType:
             behind in `sys.modules`; the next call tries again.
     """
     name = module_name(build)
-    _FINDER.packages[name] = build.package
+    if name not in sys.modules:
+        _FINDER.builds[name] = build
     if _FINDER not in sys.meta_path:
         # In front, so that nobody else's finder gets to look for a kernel's modules.
         sys.meta_path.insert(0, _FINDER)
     return importlib.import_module(name)
+
+
+def build_of(module: str) -> Build | None:
+    """The build that a module belongs to; None for a module of no kernel.
+
+    Args:
+        module: dotted name of the module.
+
+    Example:
+        >>> build_of("os.path") is None
+        True
+    """
+    return _FINDER.builds.get(module.partition(".")[0])
 
 
 def module_name(build: Build) -> str:
@@ -100,7 +114,7 @@ class _Finder:
     """Finds the modules of builds, and only those."""
 
     def __init__(self) -> None:
-        self.packages: dict[str, Path] = {}
+        self.builds: dict[str, Build] = {}
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -119,15 +133,15 @@ class _Finder:
         raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
 
     def _package_spec(self, fullname: str) -> ModuleSpec | None:
-        package = self.packages.get(fullname)
-        if package is None:
+        build = self.builds.get(fullname)
+        if build is None:
             return None
-        file = package / "__init__.py"
+        file = build.package / "__init__.py"
         return spec_from_file_location(
             fullname,
             file,
             loader=_PackageLoader(fullname, str(file)),
-            submodule_search_locations=[str(package)],
+            submodule_search_locations=[str(build.package)],
         )
 
 

@@ -6,42 +6,21 @@ A path that a user names is trusted by being named: symbolic links are followed.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 
-from kernels_core.errors import MetadataError, NoFittingBuildError, RepositoryNotFoundError
-from kernels_core.host import HostInfo, host_info
-from kernels_core.repository.dependencies import check_dependencies
+from kernels_core.errors import RepositoryNotFoundError
+from kernels_core.host import HostInfo
+from kernels_core.repository.builds import Build as Build
+from kernels_core.repository.builds import Chooser, make_build, subdirectories
 from kernels_core.repository.metadata import Metadata, read_metadata
-from kernels_core.variants.fit import BuildDecision, decide
+from kernels_core.variants.fit import BuildDecision
 from kernels_core.variants.names import is_variant_name
 
 if TYPE_CHECKING:
     from kernels_core.plugins import Backend
-
-
-@attrs.frozen
-class Build:
-    """One build of a kernel, ready to be imported.
-
-    Attributes:
-        repository: where it comes from: a path or "org/name".
-        variant: name of the variant.
-        path: the variant directory.
-        package: the directory with the package's `__init__.py`.
-        metadata: what the build says about itself; None when it says nothing.
-        commit: the commit of a repository that has commits.
-    """
-
-    repository: str
-    variant: str
-    path: Path
-    package: Path
-    metadata: Metadata | None = None
-    commit: str | None = None
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:
@@ -75,8 +54,8 @@ class LocalRepository:
         root = self.path / "build"
         try:
             if root.is_dir():
-                return root, _subdirectories(root)
-            names = _subdirectories(self.path)
+                return root, subdirectories(root)
+            names = subdirectories(self.path)
         except OSError as error:
             raise self._not_found(
                 f"There is no kernel repository at {self.path}: {error.strerror}. Pass the "
@@ -110,21 +89,8 @@ class LocalRepository:
             RepositoryNotFoundError: there is no kernel repository at the path.
         """
         root, names = self._locate()
-        checked = []
-        for decision in self._decide(names, backend, host):
-            if decision.accepted:
-                try:
-                    metadata = self._metadata(root / decision.name)
-                    reason = _reason_against(metadata, backend, device_index)
-                except MetadataError as error:
-                    reason = str(error)
-                decision = attrs.evolve(decision, accepted=not reason, reason=reason)
-            checked.append(decision)
-        rejected = [decision for decision in checked if not decision.accepted]
-        return (
-            *(decision for decision in checked if decision.accepted),
-            *sorted(rejected, key=lambda decision: decision.name),
-        )
+        chooser = Chooser(str(self.path), backend, device_index, host)
+        return chooser.decisions(names, lambda name: self._metadata(root / name))
 
     def choose(
         self, backend: Backend, device_index: int | None = None, *, host: HostInfo | None = None
@@ -147,95 +113,18 @@ class LocalRepository:
             DependencyError: something that the chosen build needs is not installed.
         """
         root, names = self._locate()
-        rejected = []
-        for decision in self._decide(names, backend, host):
-            if decision.accepted:
-                path = root / decision.name
-                metadata = self._metadata(path)
-                reason = _reason_against(metadata, backend, device_index)
-                if not reason:
-                    return self._build(path, metadata)
-                decision = attrs.evolve(decision, accepted=False, reason=reason)
-            rejected.append(decision)
-        raise self._no_fitting_build(backend, rejected)
-
-    def _decide(
-        self, names: Iterable[str], backend: Backend, host: HostInfo | None
-    ) -> tuple[BuildDecision, ...]:
-        from kernels_core.plugins import registry
-
-        return decide(
-            names, backend=backend, host=host or host_info(), parse_tag=registry().parse_tag
+        chooser = Chooser(str(self.path), backend, device_index, host)
+        variant, metadata = chooser.best(names, lambda name: self._metadata(root / name))
+        return make_build(
+            root / variant,
+            metadata,
+            repository=str(self.path),
+            name=self.path.name,
+            package_name=self.package_name,
         )
 
     def _metadata(self, variant_dir: Path) -> Metadata | None:
         return read_metadata(variant_dir / "metadata.json", repository=str(self.path))
 
-    def _build(self, variant_dir: Path, metadata: Metadata | None) -> Build:
-        if metadata is not None:
-            check_dependencies(metadata, repository=str(self.path))
-        return Build(
-            repository=str(self.path),
-            variant=variant_dir.name,
-            path=variant_dir,
-            package=self._package(variant_dir, metadata),
-            metadata=metadata,
-        )
-
-    def _package(self, variant_dir: Path, metadata: Metadata | None) -> Path:
-        """The package in a variant directory: the directory itself, or in old builds one in it."""
-        if _is_package(variant_dir):
-            return variant_dir
-        packages = [
-            name for name in _subdirectories(variant_dir) if _is_package(variant_dir / name)
-        ]
-        if self.package_name is not None:
-            wanted = [self.package_name]
-        else:
-            names = [metadata.name if metadata else None, self.path.name]
-            wanted = [name.replace("-", "_") for name in names if name]
-            wanted += packages if len(packages) == 1 else []
-        for name in wanted:
-            if name in packages:
-                return variant_dir / name
-        there = f"the packages {', '.join(packages)}" if packages else "no package"
-        raise self._not_found(
-            f"{variant_dir} has no '__init__.py' and no package {' or '.join(map(repr, wanted))}; "
-            f"it holds {there}. Name the package with package_name=."
-        )
-
     def _not_found(self, message: str) -> RepositoryNotFoundError:
         return RepositoryNotFoundError(message, repository=str(self.path))
-
-    def _no_fitting_build(
-        self, backend: Backend, decisions: list[BuildDecision]
-    ) -> NoFittingBuildError:
-        if not decisions:
-            message = f"{self.path} holds no builds."
-        else:
-            reasons = "".join(f"\n  {decision.name}: {decision.reason}" for decision in decisions)
-            message = (
-                f"No build in {self.path} fits backend {backend.name!r} on this machine:{reasons}"
-            )
-        return NoFittingBuildError(message, repository=str(self.path), decisions=tuple(decisions))
-
-
-def _reason_against(metadata: Metadata | None, backend: Backend, device_index: int | None) -> str:
-    """Why a build does not cover a device; "" when it does."""
-    archs = metadata.backend.archs if metadata and metadata.backend else ()
-    if not archs or device_index is None:
-        return ""
-    return backend.match_archs(archs, backend.device_facts(device_index)).reason
-
-
-def _subdirectories(path: Path) -> tuple[str, ...]:
-    with os.scandir(path) as entries:
-        return tuple(sorted(e.name for e in entries if e.is_dir() and _is_visible(e.name)))
-
-
-def _is_visible(name: str) -> bool:
-    return not name.startswith(".") and name != "__pycache__"
-
-
-def _is_package(path: Path) -> bool:
-    return (path / "__init__.py").is_file()

@@ -148,6 +148,25 @@ def publisher_of(repo_id: str) -> str:
     return repo_id.partition("/")[0]
 
 
+def trusted_names(trust_remote_code: object) -> bool | tuple[str, ...]:
+    """What a caller passed as `trust_remote_code`, as a value that can be compared and kept.
+
+    Raises:
+        TypeError: it is neither a bool nor a list of names.
+
+    Example:
+        >>> trusted_names(["org/name"])
+        ('org/name',)
+    """
+    if isinstance(trust_remote_code, bool):
+        return trust_remote_code
+    if isinstance(trust_remote_code, str) or not isinstance(trust_remote_code, Iterable):
+        raise TypeError(
+            f"trust_remote_code must be a bool or a list of names, got {trust_remote_code!r}."
+        )
+    return tuple(trust_remote_code)
+
+
 def check_trust(
     repo_id: str,
     commit: str,
@@ -221,14 +240,11 @@ def check_trust(
 def _named_by_caller(
     trust_remote_code: object, repo_id: str, commit: str, digest: str | None
 ) -> str | None:
-    if isinstance(trust_remote_code, bool):
-        return "trust_remote_code=True" if trust_remote_code else None
-    if isinstance(trust_remote_code, str) or not isinstance(trust_remote_code, Iterable):
-        raise TypeError(
-            f"trust_remote_code must be a bool or a list of names, got {trust_remote_code!r}."
-        )
+    names = trusted_names(trust_remote_code)
+    if isinstance(names, bool):
+        return "trust_remote_code=True" if names else None
     try:
-        named = TrustList.of(trust_remote_code).entry_for(repo_id, commit, digest)
+        named = TrustList.of(names).entry_for(repo_id, commit, digest)
     except ValueError as error:
         raise ValueError(f"trust_remote_code: {error}") from None
     return f"trust_remote_code names {named!r}" if named else None

@@ -82,15 +82,3 @@ def test_a_relative_path_is_that_of_the_moment(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     repository = LocalLayerRepository("kernel", layer_name="Layer")
     assert repository.repo_path == tmp_path / "kernel"
-
-
-@pytest.mark.parametrize(
-    "repository",
-    [
-        LayerRepository("org/kernel", "Layer", version=1),
-        LockedLayerRepository("org/kernel", layer_name="Layer"),
-    ],
-)
-def test_the_hub_is_not_supported_yet_and_says_so(repository):
-    with pytest.raises(RuntimeError, match=r"org/kernel .* cannot load from: .*LocalLayerRepo"):
-        repository.load()

@@ -321,15 +321,6 @@ def test_missing_python_packages_are_named_with_what_to_install(
     assert isinstance(caught.value, ImportError)
 
 
-def test_kernels_that_are_needed_are_named(anvil: Backend, make_repository: MakeRepository) -> None:
-    needed = [{"repo-id": "org/base", "version": 1}, {"repo-id": "org/b", "revision": "main"}]
-    path = make_repository(depending(**{"kernel-depends": needed}))
-    with pytest.raises(DependencyError, match="cannot load kernels that depend on others") as error:
-        choose(path, anvil)
-    assert "org/base (version 1), org/b (at main)" in str(error.value)
-    assert error.value.missing == ("org/base", "org/b")
-
-
 def test_dependencies_of_a_build_that_is_not_chosen_do_not_matter(
     anvil: Backend, make_repository: MakeRepository
 ) -> None:

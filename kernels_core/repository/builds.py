@@ -1,0 +1,219 @@
+"""Builds: what one is, and how the one to use is chosen, wherever a repository lies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from kernels_core.errors import MetadataError, NoFittingBuildError, RepositoryNotFoundError
+from kernels_core.host import HostInfo, host_info
+from kernels_core.repository.dependencies import check_dependencies
+from kernels_core.repository.metadata import Metadata
+from kernels_core.variants.fit import BuildDecision, decide
+
+if TYPE_CHECKING:
+    from kernels_core.plugins import Backend
+
+
+@attrs.frozen
+class Build:
+    """One build of a kernel, ready to be imported.
+
+    Attributes:
+        repository: where it comes from: a path or "org/name".
+        variant: name of the variant.
+        path: the variant directory.
+        package: the directory with the package's `__init__.py`.
+        metadata: what the build says about itself; None when it says nothing.
+        commit: the commit of a repository that has commits.
+        dependencies: the kernels that it needs, by repository.
+    """
+
+    repository: str
+    variant: str
+    path: Path
+    package: Path
+    metadata: Metadata | None = None
+    commit: str | None = None
+    dependencies: tuple[tuple[str, Build], ...] = ()
+
+
+@attrs.frozen
+class Chooser:
+    """Chooses among the builds of one repository for one device.
+
+    Attributes:
+        repository: what to call the repository in errors.
+        backend: the backend to use.
+        device_index: the device that builds must cover; None for no particular one, which leaves
+            out the check of declared architectures.
+        host: the machine; None for this one.
+    """
+
+    repository: str
+    backend: Backend
+    device_index: int | None = None
+    host: HostInfo | None = None
+
+    def by_name(self, names: Iterable[str]) -> tuple[BuildDecision, ...]:
+        """Decide over builds by nothing but their names; see `fit.decide`."""
+        from kernels_core.plugins import registry
+
+        return decide(
+            names,
+            backend=self.backend,
+            host=self.host or host_info(),
+            parse_tag=registry().parse_tag,
+        )
+
+    def decisions(
+        self, names: Iterable[str], metadata_of: Callable[[str], Metadata | None]
+    ) -> tuple[BuildDecision, ...]:
+        """Decide over every build.
+
+        Args:
+            names: the names of the builds.
+            metadata_of: what a build says about itself; asked of those whose names fit.
+
+        Returns:
+            The builds that fit, best first, then the others by name, each with its reason. A
+            build whose metadata is malformed does not fit.
+        """
+        checked = []
+        for decision in self.by_name(names):
+            if decision.accepted:
+                try:
+                    reason = self.reason_against(metadata_of(decision.name))
+                except MetadataError as error:
+                    reason = str(error)
+                decision = attrs.evolve(decision, accepted=not reason, reason=reason)
+            checked.append(decision)
+        rejected = [decision for decision in checked if not decision.accepted]
+        return (
+            *(decision for decision in checked if decision.accepted),
+            *sorted(rejected, key=lambda decision: decision.name),
+        )
+
+    def best(
+        self, names: Iterable[str], metadata_of: Callable[[str], Metadata | None]
+    ) -> tuple[str, Metadata | None]:
+        """Choose the best build that fits.
+
+        Unlike `decisions`, this does not pass over the best build when that one is broken: a
+        program should not silently get a lesser kernel.
+
+        Args:
+            names: the names of the builds.
+            metadata_of: what a build says about itself; asked of one after the other, until one
+                fits.
+
+        Returns:
+            Its name, and what it says about itself.
+
+        Raises:
+            NoFittingBuildError: none of the builds fits; it has the reason for each.
+            MetadataError: the chosen build's metadata is malformed.
+        """
+        rejected = []
+        for decision in self.by_name(names):
+            if decision.accepted:
+                metadata = metadata_of(decision.name)
+                reason = self.reason_against(metadata)
+                if not reason:
+                    return decision.name, metadata
+                decision = attrs.evolve(decision, accepted=False, reason=reason)
+            rejected.append(decision)
+        raise self._no_fitting_build(rejected)
+
+    def reason_against(self, metadata: Metadata | None) -> str:
+        """Why a build does not cover the device; "" when it does.
+
+        Args:
+            metadata: what the build says about itself.
+        """
+        archs = metadata.backend.archs if metadata and metadata.backend else ()
+        if not archs or self.device_index is None:
+            return ""
+        return self.backend.match_archs(archs, self.backend.device_facts(self.device_index)).reason
+
+    def _no_fitting_build(self, decisions: list[BuildDecision]) -> NoFittingBuildError:
+        if not decisions:
+            message = f"{self.repository} holds no builds."
+        else:
+            reasons = "".join(f"\n  {decision.name}: {decision.reason}" for decision in decisions)
+            message = (
+                f"No build in {self.repository} fits backend {self.backend.name!r} on this "
+                f"machine:{reasons}"
+            )
+        return NoFittingBuildError(message, repository=self.repository, decisions=tuple(decisions))
+
+
+def make_build(
+    path: Path,
+    metadata: Metadata | None,
+    *,
+    repository: str,
+    name: str,
+    package_name: str | None = None,
+    commit: str | None = None,
+) -> Build:
+    """Make a build of a variant directory, when everything that it needs is there.
+
+    Args:
+        path: the variant directory.
+        metadata: what it says about itself.
+        repository: where it comes from.
+        name: name of the repository, which the packages of old builds have too.
+        package_name: the package, when a user names it.
+        commit: its commit.
+
+    Raises:
+        RepositoryNotFoundError: there is no package in the directory.
+        DependencyError: Python packages that it needs are missing.
+    """
+    if metadata is not None:
+        check_dependencies(metadata, repository=repository)
+    wanted = [metadata.name if metadata else None, name]
+    package = _find_package(path, wanted, repository, package_name)
+    return Build(repository, path.name, path, package, metadata, commit)
+
+
+def _find_package(
+    path: Path, names: Iterable[str | None], repository: str, package_name: str | None
+) -> Path:
+    """The package in a variant directory: the directory itself, or in old builds one in it."""
+    if _is_package(path):
+        return path
+    packages = [name for name in subdirectories(path) if _is_package(path / name)]
+    if package_name is not None:
+        wanted = [package_name]
+    else:
+        wanted = [name.replace("-", "_") for name in names if name]
+        wanted += packages if len(packages) == 1 else []
+    for name in wanted:
+        if name in packages:
+            return path / name
+    there = f"the packages {', '.join(packages)}" if packages else "no package"
+    raise RepositoryNotFoundError(
+        f"{path} has no '__init__.py' and no package {' or '.join(map(repr, wanted))}; "
+        f"it holds {there}. Name the package with package_name=.",
+        repository=repository,
+    )
+
+
+def subdirectories(path: Path) -> tuple[str, ...]:
+    """The names of the visible directories in a directory, in order."""
+    with os.scandir(path) as entries:
+        return tuple(sorted(e.name for e in entries if e.is_dir() and _is_visible(e.name)))
+
+
+def _is_visible(name: str) -> bool:
+    return not name.startswith(".") and name != "__pycache__"
+
+
+def _is_package(path: Path) -> bool:
+    return (path / "__init__.py").is_file()

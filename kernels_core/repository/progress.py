@@ -1,0 +1,44 @@
+"""Progress of downloads, as the Hub client shows its own."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+Progress = Callable[[int], None]
+
+
+@contextlib.contextmanager
+def progress_bar(title: str, size: int) -> Iterator[Progress]:
+    """Show a bar on a terminal, unless the Hub client's own switch is off.
+
+    Args:
+        title: what is being downloaded.
+        size: number of bytes.
+
+    Returns:
+        What to tell the number of bytes as they arrive. Threads may.
+
+    Example:
+        >>> with progress_bar("org/activation", 10) as advance:
+        ...     advance(10)
+    """
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    lock = threading.Lock()
+    # disable=None: only where standard error is a terminal.
+    with tqdm(  # type: ignore[no-untyped-call]
+        desc=title,
+        total=size,
+        unit="B",
+        unit_scale=True,
+        disable=None,
+        name="kernels_core.download",
+    ) as bar:
+
+        def advance(count: int) -> None:
+            with lock:
+                bar.update(count)
+
+        yield advance

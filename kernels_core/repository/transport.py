@@ -1,0 +1,244 @@
+"""One request to the Hub: a time-out, a bounded retry with backoff, errors that say what failed.
+
+The session is the Hub client's own, with its proxies, certificates and offline switch. What the
+client leaves to chance for some calls, waiting and repeating, is decided here for all of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import attrs
+
+from kernels_core.errors import (
+    HubAnswerError,
+    HubError,
+    HubNotFoundError,
+    HubOfflineError,
+    HubRefusedError,
+    HubUnreachableError,
+)
+
+if TYPE_CHECKING:
+    from httpx2 import Response
+
+T = TypeVar("T")
+
+ATTEMPTS = 4
+_FIRST_WAIT = 0.25  # seconds; doubles with each attempt
+# A server that asks for more patience than this gets an error instead.
+_LONGEST_WAIT = 60.0
+# An answer that trickles in keeps each single read below its time-out.
+_LONGEST_ANSWER = 60.0
+_CHUNK = 1024 * 1024
+
+_MISSING = {
+    "RepoNotFound": "repository",
+    "RevisionNotFound": "revision",
+    "EntryNotFound": "entry",
+}
+
+
+@attrs.frozen
+class Request:
+    """A GET request.
+
+    Attributes:
+        url: where to.
+        repository: which repository it is about, for errors.
+        params: the query.
+        headers: headers beside those of every request.
+        agent: what the application wants the Hub to know of it.
+        timeout: how long to wait for each step of an answer, in seconds.
+    """
+
+    url: str
+    repository: str
+    params: Mapping[str, str] = attrs.field(factory=dict)
+    headers: dict[str, str] = attrs.field(factory=dict)
+    agent: str = ""
+    timeout: float = 10.0
+
+    def __str__(self) -> str:
+        return f"GET {self.url}"
+
+
+class TransientError(Exception):
+    """A failure that may pass.
+
+    Attributes:
+        wait: how long the server asks to wait before the next attempt; None when it does not say.
+        lasting: what it is when it does not pass.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        wait: float | None = None,
+        lasting: type[HubError] = HubUnreachableError,
+    ) -> None:
+        super().__init__(reason)
+        self.wait = wait
+        self.lasting = lasting
+
+
+def fetch(request: Request, read: Callable[[Response], T], *, attempts: int = ATTEMPTS) -> T:
+    """Make a request, and repeat it while its failure may pass.
+
+    Args:
+        request: the request.
+        read: makes the result of the answer, whose body is not read yet. May raise
+            `TransientError` for an answer that another attempt may better.
+        attempts: how often to try at most.
+
+    Raises:
+        HubOfflineError: the Hub client is offline.
+        HubUnreachableError: every attempt failed.
+        HubNotFoundError: the Hub says that it is not there.
+        HubRefusedError: the Hub wants other credentials.
+        HubAnswerError: `read` makes no sense of the answer.
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            return _try(request, read)
+        except TransientError as error:
+            # Jitter: many processes that failed together should not come back together.
+            backoff = _FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
+            wait = backoff if error.wait is None else error.wait
+            if attempt == attempts or wait > _LONGEST_WAIT:
+                raise _lasting(request, error, attempt, wait) from error.__cause__
+        time.sleep(wait)
+    raise ValueError(f"attempts must be positive, got {attempts}.")
+
+
+def _try(request: Request, read: Callable[[Response], T]) -> T:
+    from huggingface_hub import get_session
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    # The base of everything that the HTTP library raises, whichever library this client uses.
+    http_error: type[BaseException] = HfHubHTTPError.__bases__[0]
+    try:
+        with get_session().stream(
+            "GET",
+            request.url,
+            params=dict(request.params) or None,
+            headers={**_common_headers(request.agent), **request.headers},
+            timeout=request.timeout,
+            follow_redirects=True,
+        ) as response:
+            if response.status_code >= 400:
+                _refuse(request, response)
+            return read(response)
+    except OfflineModeIsEnabled as error:
+        raise offline(request) from error
+    except http_error as error:
+        raise TransientError(f"{type(error).__name__}: {error}".rstrip(": ")) from error
+
+
+def offline(request: object, repository: str | None = None) -> HubOfflineError:
+    """The error of a request that may not be made.
+
+    Args:
+        request: the request.
+        repository: which repository it is about, unless the request knows.
+    """
+    return HubOfflineError(
+        f"The Hub client is offline (HF_HUB_OFFLINE), so this was not asked: {request}.",
+        repository=repository or getattr(request, "repository", ""),
+        request=str(request),
+    )
+
+
+def read_all(response: Response, limit: int) -> bytes:
+    """The body of an answer.
+
+    Args:
+        response: the answer.
+        limit: how many bytes it may have.
+
+    Raises:
+        TransientError: it takes too long.
+        HubAnswerError: it is larger.
+    """
+    deadline = time.monotonic() + _LONGEST_ANSWER
+    body = bytearray()
+    for chunk in response.iter_bytes():
+        body += chunk
+        if len(body) > limit:
+            raise HubAnswerError(
+                f"The answer to GET {response.request.url} is larger than {limit} bytes.",
+                repository="",
+                request=f"GET {response.request.url}",
+            )
+        if time.monotonic() > deadline:
+            raise TransientError(f"the answer took longer than {_LONGEST_ANSWER:.0f} s")
+    return bytes(body)
+
+
+def chunks(response: Response) -> Iterator[bytes]:
+    """The body of an answer in pieces, for one too large for the memory."""
+    return response.iter_bytes(_CHUNK)
+
+
+def _refuse(request: Request, response: Response) -> NoReturn:
+    status, code = response.status_code, response.headers.get("X-Error-Code", "")
+    said = response.headers.get("X-Error-Message") or response.reason_phrase
+    if status in (408, 425, 429) or status >= 500:
+        raise TransientError(f"HTTP {status} {said}".strip(), _retry_after(response))
+    about: dict[str, Any] = {"repository": request.repository, "request": str(request)}
+    answer = f"The Hub answered HTTP {status} ({code or said or 'no reason given'}) to {request}"
+    if code in _MISSING or (status == 404 and not code):
+        raise HubNotFoundError(f"{answer}.", missing=_MISSING.get(code, "repository"), **about)
+    if status in (401, 403, 451):
+        raise HubRefusedError(
+            f"{answer}. If the repository is private or gated, log in with 'hf auth login' or set "
+            f"HF_TOKEN to a token that has access.",
+            **about,
+        )
+    raise HubError(f"{answer}.", **about)
+
+
+def _retry_after(response: Response) -> float | None:
+    value = response.headers.get("Retry-After", "").strip()
+    if value.isascii() and value.isdecimal():
+        return float(value[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _lasting(request: Request, error: TransientError, attempts: int, wait: float) -> HubError:
+    times = "once" if attempts == 1 else f"{attempts} times"
+    patience = f" The server asks to wait {wait:.0f} s." if wait > _LONGEST_WAIT else ""
+    return error.lasting(
+        f"{request} failed {times}, at last with: {error}.{patience}",
+        repository=request.repository,
+        request=str(request),
+    )
+
+
+def _common_headers(agent: str) -> dict[str, str]:
+    # The client's own build_hf_headers would tell the Hub about torch, Python and more, and would
+    # make a request of its own to know what to tell.
+    from huggingface_hub import constants, get_token
+
+    headers = {}
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    if token:
+        headers["authorization"] = f"Bearer {token}"
+    if not constants.HF_HUB_DISABLE_TELEMETRY:
+        headers["user-agent"] = "; ".join(filter(None, (_own_agent(), agent)))
+    return headers
+
+
+@functools.cache
+def _own_agent() -> str:
+    from importlib.metadata import version
+
+    return f"kernels-core/{version('kernels-core')}"
