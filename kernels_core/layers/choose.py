@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -24,7 +24,13 @@ from kernels_core.layers.plan import Obstacle, PlannedRow, Target
 from kernels_core.layers.repositories import ResolvableRepository
 from kernels_core.layers.resolve import Resolve, resolve_ahead
 from kernels_core.layers.scan import FOREIGN_FORWARD
-from kernels_core.layers.validation import check_layer, check_members, check_signature
+from kernels_core.layers.validation import (
+    check_layer,
+    check_members,
+    check_signature,
+    conditions,
+    unmet,
+)
 from kernels_core.mode import Mode
 
 if TYPE_CHECKING:
@@ -111,20 +117,34 @@ def choose(rows: Iterable[PlannedRow], mode: Mode, allowed: KernelizeFallback) -
         for row in rows
         if row.candidates and row.target and not _known(row.candidates[0].repository, row.target)
     )
-    return [_choose(row, mode, allowed, resolve) for row in rows]
+    return [choice for row in rows for choice in _choose(row, mode, allowed, resolve)]
 
 
-def _choose(row: PlannedRow, mode: Mode, allowed: KernelizeFallback, resolve: Resolve) -> Choice:
+def _choose(
+    row: PlannedRow, mode: Mode, allowed: KernelizeFallback, resolve: Resolve
+) -> Iterator[Choice]:
     group = row.group
     if group.kept == FOREIGN_FORWARD:
-        return Choice(row, group.current, reason=group.kept)
+        yield Choice(row, group.current, reason=group.kept)
+        return
     if group.kept:
-        return Choice(row, group.original, reason=group.kept)
+        yield Choice(row, group.original, reason=group.kept)
+        return
     obstacles = [row.obstacle] if row.obstacle else []
     for candidate in row.candidates:
         outcome = _try(candidate, row, mode, resolve)
         if isinstance(outcome, Choice):
-            return outcome
+            unfit, reason = _unfit(outcome)
+            if not unfit:
+                yield outcome
+                return
+            fit = [module for module in row.group.modules if id(module) not in unfit]
+            if fit:
+                yield attrs.evolve(outcome, row=attrs.evolve(row, group=row.group.part(fit)))
+            row = attrs.evolve(row, group=row.group.part(list(unfit.values())))
+            outcome = Obstacle(
+                KernelizeFallback.NO_COMPATIBLE_PROPERTIES, f"{candidate.repository}: {reason}"
+            )
         if outcome.case is KernelizeFallback.CANNOT_LOAD and outcome.case not in allowed:
             assert outcome.error is not None, "a failure to load is always an exception"
             raise outcome.error
@@ -133,7 +153,18 @@ def _choose(row: PlannedRow, mode: Mode, allowed: KernelizeFallback, resolve: Re
         if obstacle.case not in allowed:
             raise _refusal(group, obstacle)
     reason = "; ".join(obstacle.reason for obstacle in obstacles)
-    return Choice(row, group.original, reason=reason)
+    yield Choice(row, group.original, reason=reason)
+
+
+def _unfit(choice: Choice) -> tuple[dict[int, nn.Module], str]:
+    """The modules that do not meet the conditions of a layer, and why the first does not."""
+    assert choice.loaded is not None
+    demanded = conditions(choice.loaded.layer)
+    if not demanded:
+        return {}, ""
+    reasons = {id(module): unmet(module, demanded) for module in choice.row.group.modules}
+    unfit = {id(module): module for module in choice.row.group.modules if reasons[id(module)]}
+    return unfit, next((reason for reason in reasons.values() if reason), "")
 
 
 def _refusal(group: Group, obstacle: Obstacle) -> Exception:

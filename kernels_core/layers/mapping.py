@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -21,9 +21,11 @@ from kernels_core.mode import Mode
 if TYPE_CHECKING:
     from kernels_core.layers.repositories import LayerRepositoryProtocol
 
+_Served: TypeAlias = "LayerRepositoryProtocol | Mapping[Mode, LayerRepositoryProtocol]"
+
+# The type of a mapping's keys is invariant, so dicts with only one kind of key are named too.
 KernelMapping: TypeAlias = (
-    "Mapping[str, Mapping[Device | str, "
-    "LayerRepositoryProtocol | Mapping[Mode, LayerRepositoryProtocol]]]"
+    "Mapping[str, Mapping[Device | str, Any] | Mapping[Device, _Served] | Mapping[str, _Served]]"
 )
 """What users write: layer name -> device -> repository, or mode -> repository."""
 
@@ -35,6 +37,7 @@ class DeviceRepositories:
         device_type: the device type that all of them are for.
         entries: what an entry requires of the device (None: nothing) -> mode -> repository, in
             the order of registration.
+        ranked: what planning found out about the entries, per device; emptied by `insert`.
 
     Example:
         >>> from kernels_core import Device, LocalLayerRepository
@@ -44,11 +47,12 @@ class DeviceRepositories:
         1
     """
 
-    __slots__ = ("device_type", "entries")
+    __slots__ = ("device_type", "entries", "ranked")
 
     def __init__(self, device_type: str) -> None:
         self.device_type = device_type
         self.entries: dict[DeviceProperties | None, dict[Mode, LayerRepositoryProtocol]] = {}
+        self.ranked: dict[Hashable, Any] = {}
 
     def insert(
         self,
@@ -71,6 +75,7 @@ class DeviceRepositories:
                 f"of {self.device_type!r}."
             )
         self.entries[device.properties] = _by_mode(repositories)
+        self.ranked.clear()
 
     def copy(self) -> DeviceRepositories:
         """A set with the same entries, to be changed without changing this one."""

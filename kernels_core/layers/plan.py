@@ -218,6 +218,16 @@ def _fitting_entries(
     target: Target, repositories: DeviceRepositories
 ) -> tuple[list[DeviceProperties | None], list[str]]:
     """The properties that the device fulfils, most specific first, and why others do not fit."""
+    key = (target.backend, target.index)
+    known: tuple[list[DeviceProperties | None], list[str]] | None = repositories.ranked.get(key)
+    if known is None:
+        known = repositories.ranked[key] = _rank_entries(target, repositories)
+    return known
+
+
+def _rank_entries(
+    target: Target, repositories: DeviceRepositories
+) -> tuple[list[DeviceProperties | None], list[str]]:
     ranked = []
     reasons = []
     for properties in repositories.entries:

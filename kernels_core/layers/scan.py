@@ -58,6 +58,14 @@ class Group:
         self.function = function
         self.modules: list[nn.Module] = []
 
+    def part(self, modules: list[nn.Module]) -> Group:
+        """A group of some of the modules, for a decision of their own."""
+        part = Group(
+            self.layer_name, self.current, self.device, kept=self.kept, function=self.function
+        )
+        part.modules = modules
+        return part
+
 
 class _Class:
     """What the walk knows of an extensible class.

@@ -7,6 +7,7 @@ forward of the layer that adopts it.
 from __future__ import annotations
 
 import inspect
+import typing
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -85,12 +86,72 @@ def required_members(layer: type[nn.Module]) -> tuple[str, ...]:
     Args:
         layer: a layer that passed `check_layer`.
     """
+    return tuple(name for name in _raw_annotations(layer) if name not in _FLAGS)
+
+
+Conditions = tuple[tuple[str, tuple[Any, ...]], ...]
+
+
+def conditions(layer: type[nn.Module]) -> Conditions:
+    """What a layer's forward demands of its members beyond their presence.
+
+    A layer states it with `typing.Annotated`: `weight: Annotated[torch.Tensor, torch.bfloat16]`
+    takes weights of these dtypes only (several are alternatives), and a callable there is given the
+    member and tells whether it will do.
+
+    Args:
+        layer: a layer that passed `check_layer`.
+
+    Returns:
+        Pairs of a member and what is demanded of it; empty for most layers.
+
+    Raises:
+        InvalidLayerError: an annotation with `Annotated` cannot be read.
+    """
+    members = required_members(layer)
+    raw = [str(annotation) for annotation in _raw_annotations(layer).values()]
+    if not any("Annotated" in text for text in raw):
+        return ()
+    try:
+        hints = typing.get_type_hints(layer, include_extras=True)
+    except Exception as error:
+        raise InvalidLayerError(
+            f"The annotations of layer {layer.__name__!r} cannot be read: {error}",
+            repository=layer.__module__,
+            layer=layer.__name__,
+            rule="annotations",
+        ) from error
+    found = ((member, getattr(hints[member], "__metadata__", ())) for member in members)
+    return tuple((member, demanded) for member, demanded in found if demanded)
+
+
+def _raw_annotations(layer: type[nn.Module]) -> dict[str, Any]:
     from torch import nn
 
-    names: dict[str, None] = {}
+    merged: dict[str, Any] = {}
     for base in layer.__mro__[: layer.__mro__.index(nn.Module)]:
-        names.update(dict.fromkeys(inspect.get_annotations(base)))
-    return tuple(name for name in names if name not in _FLAGS)
+        merged.update(inspect.get_annotations(base))
+    return merged
+
+
+def unmet(module: nn.Module, demanded: Conditions) -> str:
+    """Why a module does not meet a layer's conditions, or ""."""
+    import torch
+
+    for member, demands in demanded:
+        value = getattr(module, member)
+        dtypes = [demand for demand in demands if isinstance(demand, torch.dtype)]
+        if dtypes and getattr(value, "dtype", None) not in dtypes:
+            there = getattr(value, "dtype", type(value).__name__)
+            return f"its {member} is {there}, and {' or '.join(map(str, dtypes))} is required"
+        for demand in demands:
+            if callable(demand) and not isinstance(demand, torch.dtype) and not demand(value):
+                return f"its {member} does not meet the condition {_name_of(demand)}"
+    return ""
+
+
+def _name_of(condition: Any) -> str:
+    return getattr(condition, "__name__", repr(condition))
 
 
 def check_members(modules: Iterable[nn.Module], layer: type[nn.Module], repository: str) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import kernels_core
 from kernels_core import (
     Mode,
     errors,
@@ -171,3 +172,90 @@ def test_a_positional_variadic_signature_can_be_replaced(make_kernel):
     register_kernel_mapping({"Variadic": {"cpu": kernel("Layer")}})
     kernelize(User(), mode=Mode.INFERENCE, device="cpu", use_fallback=False)
     assert variadic(1, 2) == 30
+
+
+CONDITIONAL = """
+from typing import Annotated
+
+
+class OnlyFloat64(nn.Module):
+    weight: Annotated[torch.Tensor, torch.float64, torch.float16]
+
+    def forward(self, x, y=1, *, scale=2, **rest):
+        return 64
+
+
+class Even(nn.Module):
+    weight: Annotated[torch.Tensor, lambda weight: weight.numel() % 2 == 0]
+
+    def forward(self, x, y=1, *, scale=2, **rest):
+        return 2
+
+
+class AnyWeight(nn.Module):
+    weight: torch.Tensor
+
+    def forward(self, x, y=1, *, scale=2, **rest):
+        return 1
+
+
+class Unreadable(nn.Module):
+    weight: "Annotated[NoSuchName, 3]"
+
+    def forward(self, x, y=1, *, scale=2, **rest):
+        return 0
+"""
+
+
+def adopting(size, dtype):
+    module = Adopting()
+    module.weight = nn.Parameter(torch.ones(size, dtype=dtype))
+    return module
+
+
+def test_a_kernel_with_conditions_is_chosen_only_where_they_hold(make_kernel):
+    kernel = make_kernel(CONDITIONAL)
+    by_mode = {
+        Mode.INFERENCE: kernel("OnlyFloat64"),
+        Mode.TRAINING: kernel("Even"),
+        Mode.FALLBACK: kernel("AnyWeight"),
+    }
+    mapping = {"Adopting": {"cpu": by_mode}}
+    model = nn.Sequential(
+        adopting(3, torch.float64), adopting(2, torch.float32), adopting(3, torch.float32)
+    )
+    kernelize(model, mode=Mode.INFERENCE, mapping=mapping)
+    assert [module(0) for module in model] == [64, 2, 1]
+    assert [row.kernel for row in kernels_core.report(model).rows] == [
+        "OnlyFloat64",
+        "Even",
+        "AnyWeight",
+    ]
+    model[0].float()
+    kernelize(model, mode=Mode.INFERENCE, mapping=mapping)
+    assert [module(0) for module in model] == [1, 2, 1], "asked again at each call"
+
+
+def test_without_another_candidate_the_forward_stays_and_the_report_says_why(make_kernel):
+    kernel = make_kernel(CONDITIONAL)
+    module = adopting(3, torch.float32)
+    for name, reason in {
+        "OnlyFloat64": "its weight is torch.float32, and torch.float64 or torch.float16",
+        "Even": "its weight does not meet the condition",
+    }.items():
+        mapping = {"Adopting": {"cpu": kernel(name)}}
+        kernelize(module, mode=Mode.INFERENCE, mapping=mapping)
+        assert module(5) == 5
+        assert reason in kernels_core.report(module).rows[0].reason
+        with pytest.raises(ValueError, match="its weight"):
+            kernelize(module, mode=Mode.INFERENCE, mapping=mapping, use_fallback=False)
+
+
+def test_conditions_that_cannot_be_read_are_an_error(make_kernel):
+    kernel = make_kernel(CONDITIONAL)
+    with pytest.raises(errors.InvalidLayerError, match="annotations of layer 'Unreadable'"):
+        kernelize(
+            adopting(1, torch.float32),
+            mode=Mode.INFERENCE,
+            mapping={"Adopting": {"cpu": kernel("Unreadable")}},
+        )
