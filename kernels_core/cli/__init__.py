@@ -5,5 +5,6 @@ doctor.py        `doctor`: puts everything that can be known of the backends int
 examination.py   asks one backend every question that can be put to any of them
 hardware.py      what torch sees on this machine, and what to install for it
 rendering.py     that value as text for people and as JSON
+values.py        any value in terms of what JSON knows
 new_backend.py   `new-backend`: writes a plugin project from the files in `template`
 """
