@@ -69,15 +69,30 @@ def make_backend(plugin: ModuleType, source: PluginSource) -> Backend:
     Raises:
         PluginError: its hooks (phase "register") or its declaration ("declare") are invalid.
     """
+    hooks = make_hooks(plugin, source)
+    assert hooks.info is not None
+    return Backend(hooks.info, hooks)
+
+
+def make_hooks(plugin: ModuleType, source: PluginSource) -> Hooks:
+    """Bind the hooks of an imported plugin module and take its declaration.
+
+    Args:
+        plugin: the module that implements the hooks.
+        source: where it comes from, for errors.
+
+    Raises:
+        PluginError: its hooks (phase "register") or its declaration ("declare") are invalid.
+    """
     try:
         hooks = Hooks(source, _hook_functions(plugin, source))
     except PluginError:
         raise
     except Exception as error:  # pluggy's own refusals, and a module that resists inspection
         raise source.error("register", f"{describe(error)}.") from error
-    info = hooks.info = hooks.call("kernels_backend", BackendInfo)
-    _check_declaration(info, hooks)
-    return Backend(info, hooks)
+    hooks.info = hooks.call("kernels_backend", BackendInfo)
+    _check_declaration(hooks.info, hooks)
+    return hooks
 
 
 def _hook_functions(plugin: ModuleType, source: PluginSource) -> dict[str, Callable[..., object]]:

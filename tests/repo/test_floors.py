@@ -38,6 +38,8 @@ EXCEPTIONS = {("kernels_core/device.py", "kernels_core.layers.mapping")}
 RESERVED = {
     "click": ("cli",),
     "huggingface_hub": ("repository",),
+    "hypothesis": ("testing",),
+    "pytest": ("testing",),
     "torch": ("cli", "host", "layers", "testing"),
 }
 

@@ -16,9 +16,21 @@ class CUDAFacts(DeviceFacts):
         total_memory: memory of the device in bytes.
 
     Example:
-        >>> CUDAFacts(0, "NVIDIA H200", capability=(9, 0), total_memory=150_754_820_096).name
-        'NVIDIA H200'
+        >>> h200 = CUDAFacts(0, "NVIDIA H200", capability=(9, 0), total_memory=150_109_880_320)
+        >>> h200.feature_levels
+        ('a',)
     """
 
     capability: tuple[int, int]
     total_memory: int
+
+    @property
+    def feature_levels(self) -> tuple[str, ...]:
+        """The suffixes of code that may use more than every newer device has, too.
+
+        `a`: features of exactly this architecture, as in `9.0a`; `f`: those that its family
+        shares, as in `10.0f`.
+        https://docs.nvidia.com/cuda/cuda-programming-guide/05-appendices/compute-capabilities.html
+        """
+        since = {"a": (9, 0), "f": (10, 0)}
+        return tuple(level for level, first in since.items() if self.capability >= first)

@@ -102,7 +102,7 @@ def kernels_match_archs(archs: Sequence[str], facts: CUDAFacts) -> Match:
 
     Where not one entry can be read the metadata is newer than this plugin, and the build accepted.
     """
-    answers = [covers(arch, facts.capability) for arch in archs]
+    answers = [covers(arch, facts) for arch in archs]
     if any(answers) or all(answer is None for answer in answers):
         return Match.yes()
     major, minor = facts.capability

@@ -4,6 +4,7 @@ import ctypes
 import itertools
 from typing import Any
 
+import attrs
 import pytest
 
 from kernels_backend_cuda import _probe, plugin
@@ -107,7 +108,40 @@ def test_the_narrowest_range_is_best() -> None:
     ],
 )
 def test_architectures_that_cannot_be_read(arch: str) -> None:
-    assert covers(arch, (9, 0)) is None
+    assert covers(arch, H100) is None
+
+
+@pytest.mark.parametrize(
+    ("capability", "levels"),
+    [((8, 9), ()), ((9, 0), ("a",)), ((10, 0), ("a", "f")), ((12, 1), ("a", "f"))],
+)
+def test_feature_levels(capability: tuple[int, int], levels: tuple[str, ...]) -> None:
+    assert attrs.evolve(H100, capability=capability).feature_levels == levels
+
+
+# https://docs.nvidia.com/cuda/cuda-programming-guide/05-appendices/compute-capabilities.html
+@pytest.mark.parametrize(
+    ("arch", "covered"),
+    [
+        ("9.0a", [(9, 0)]),
+        ("10.0f", [(10, 0), (10, 3)]),
+        ("10.1f", [(10, 1)]),  # CUDA 13 calls it 11.0, and it was never of the family of 10.0
+        ("10.3f", [(10, 3)]),
+        ("10.3a", [(10, 3)]),
+        ("11.0f", [(11, 0)]),
+        ("12.0f", [(12, 0), (12, 1)]),
+        ("12.1f", [(12, 1)]),
+        ("12.0f+PTX", [(12, 0), (12, 1)]),
+        ("8.6a", []),  # neither level existed then
+        ("9.0f", []),
+    ],
+)
+def test_specific_code_runs_on_its_architecture_or_family(
+    arch: str, covered: list[tuple[int, int]]
+) -> None:
+    capabilities = [(8, 6), (9, 0), (10, 0), (10, 1), (10, 3), (11, 0), (12, 0), (12, 1)]
+    devices = [attrs.evolve(H100, capability=capability) for capability in capabilities]
+    assert [facts.capability for facts in devices if covers(arch, facts)] == covered
 
 
 def test_builds_whose_architectures_nobody_can_read_are_accepted() -> None:

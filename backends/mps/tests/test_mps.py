@@ -8,6 +8,7 @@ import pytest
 from kernels_backend_mps import _probe, plugin
 from kernels_backend_mps.facts import MPSFacts, chip_family, metal_version
 from kernels_core.device import MinimumVersions
+from kernels_core.hookspecs import BackendTag, Detection
 
 
 def must_not_be_asked() -> None:
@@ -64,6 +65,20 @@ def test_chip_families(processor: str, chip: str | None) -> None:
 )
 def test_metal_versions(macos: str, metal: str) -> None:
     assert metal_version(macos) == metal
+
+
+@pytest.mark.parametrize(
+    ("detection", "reason"),
+    [
+        (
+            Detection(1, runtime_version="15.5"),
+            "metal builds need macOS 26.0 or newer, and this is 15.5",
+        ),
+        (Detection(0, reason="no Mac"), "metal builds need macOS 26.0 on Apple silicon"),
+    ],
+)
+def test_metal_builds_say_which_macos_they_need(detection: Detection, reason: str) -> None:
+    assert plugin.kernels_match_tag(BackendTag("mps", "metal"), detection).reason == reason
 
 
 def test_versions_that_the_backend_does_not_know_are_rejected_by_name() -> None:

@@ -1,0 +1,55 @@
+"""`BackendConformance`: what a vendor's test suite subclasses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from kernels_core.testing.rules_declaration import DeclarationRules
+from kernels_core.testing.rules_detection import DetectionRules
+from kernels_core.testing.rules_matching import MatchingRules
+from kernels_core.testing.rules_selection import SelectionRules
+from kernels_core.testing.rules_tags import TagRules
+
+
+class BackendConformance(DeclarationRules, TagRules, DetectionRules, MatchingRules, SelectionRules):
+    """Judges an installed backend plugin by every rule of the hook contract.
+
+    Subclass it in a test module as `class TestConformance(BackendConformance)`; pytest does the
+    rest. Every rule is a test of its own, whose failure says what the contract is, what was found
+    and how to mend it. A rule that cannot be judged is skipped with the reason.
+
+    Attributes:
+        plugin: name of the plugin's entry point.
+        hosts: a JSON file of recorded machines (`kernels_core.testing.machines`). Without it, the
+            rules about matching are left undecided where this machine has no such device.
+        probe: name of the module whose functions ask the machine; by default `_probe` in the
+            package of the plugin's module. On a recorded machine they return what is recorded.
+        torch_extension: name of a module that has to be imported for torch to know the device,
+            where `import torch` does not do so by itself.
+
+    Example:
+        >>> from kernels_core.testing import BackendConformance
+        >>> class TestConformance(BackendConformance):
+        ...     plugin = "cpu"
+        >>> TestConformance().test_name()
+    """
+
+    plugin: ClassVar[str]
+    hosts: ClassVar[Path | None] = None
+    probe: ClassVar[str | None] = None
+    torch_extension: ClassVar[str | None] = None
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Judge the rules about recorded machines once for each of them."""
+        if "machine" not in metafunc.fixturenames:
+            return
+        machines = self.machines()
+        if machines:
+            metafunc.parametrize("machine", machines, ids=[m.machine for m in machines])
+        else:
+            reason = "no machine is recorded: state `hosts`"
+            skipped = pytest.param(None, marks=pytest.mark.skip(reason=reason))
+            metafunc.parametrize("machine", [skipped], ids=["none"])

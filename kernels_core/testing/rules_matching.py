@@ -1,0 +1,222 @@
+"""Rules about what fits, and how well."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import ClassVar
+
+import attrs
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernels_core.device import (
+    Architectures,
+    CapabilityRange,
+    DeviceProperties,
+    Features,
+    MinimumVersions,
+)
+from kernels_core.hookspecs import Detection, Match
+from kernels_core.testing.base import Rules, declared_archs
+from kernels_core.testing.machines import Choice, RecordedMachine, make_requirement
+from kernels_core.testing.rule import broken, rule, unjudged
+from kernels_core.testing.rules_tags import property_based
+from kernels_core.testing.vocabulary import looser, requirements
+
+
+@attrs.frozen
+class Foreign(DeviceProperties):
+    """What another vendor may require of its own devices."""
+
+    device_type: ClassVar[str | None] = None
+    teapots: int
+
+
+_KINDS = (
+    Foreign(418),
+    CapabilityRange(0, 10**6),
+    Architectures("teapot"),
+    Features("teapot"),
+    MinimumVersions({"teapot": "4.18"}),
+)
+
+
+class MatchingRules(Rules):
+    """Whether answers are right, always given, and put in the right order."""
+
+    @rule
+    def test_match_tag_recorded(self, machine: RecordedMachine) -> None:
+        """On a recorded machine the tags fit that are listed so, and the others do not.
+
+        Mend: `kernels_match_tag`, or the list.
+        """
+        detection, hooks = self.detection_on(machine), self.subject.hooks
+        for text, tag in self.tags_of(machine).items():
+            match = hooks.call("kernels_match_tag", Match, tag, detection)
+            _check_fits(machine.tags, text, match)
+
+    @rule
+    def test_match_tag_order(self, machine: RecordedMachine) -> None:
+        """The tags that fit are in the listed order: each ranks higher than the next.
+
+        Mend: rank newer builds higher, as in `Match.yes(*tag.version)`, or mend the list.
+        """
+        detection, hooks = self.detection_on(machine), self.subject.hooks
+        tags = self.tags_of(machine)
+        matches = [
+            (text, hooks.call("kernels_match_tag", Match, tags[text], detection))
+            for text in machine.tags.fits
+            if text in tags
+        ]
+        _check_order([(text, match) for text, match in matches if match.fits])
+
+    @rule
+    def test_match_tag_total(self) -> None:
+        """Every tag that the plugin reads has an answer, also where there is no runtime.
+
+        Mend: return `Match.no(reason)` when `detection.runtime_version` is None.
+        """
+        hooks = self.subject.hooks
+        nothing = Detection(0, reason="no runtime was found")
+        tags = [tag for machine in self.machines() for tag in self.tags_of(machine).values()]
+        for tag in tags:
+            hooks.call("kernels_match_tag", Match, tag, nothing)
+        if not tags:
+            unjudged("no tag is recorded")
+
+    @rule
+    def test_match_device_recorded(self, machine: RecordedMachine) -> None:
+        """Requirements fit the recorded devices that are listed so, and no others.
+
+        Mend: `kernels_match_device`, the kinds that `kernels_backend` declares, or the list.
+        """
+        backend = self.subject.backend()
+        for facts, expected in self.devices_of(machine):
+            for table in expected.requirements.all:
+                try:
+                    required = make_requirement(table, backend.info.properties)
+                except ValueError as error:
+                    broken(str(error))
+                match = backend.match_device(required, facts)
+                _check_fits(expected.requirements, table, match)
+
+    @rule
+    def test_match_device_order(self) -> None:
+        """The more specific of two requirements that fit a device ranks higher.
+
+        That holds for those that are listed, best first, and for looser ones made from them: a
+        wider range, more alternatives, fewer features, older versions.
+
+        Mend: rank by how much is required, not by what the device has; the functions of
+        `kernels_core.matching` do so for the core's own kinds.
+        """
+        backend = self.subject.backend()
+        for facts, expected in self.all_devices():
+            fitting = []
+            for required in self.requirements_of(expected):
+                match = backend.match_device(required, facts)
+                if match.fits:
+                    fitting.append((required, match))
+                    for less in looser(required):
+                        _check_order([(required, match), (less, backend.match_device(less, facts))])
+            _check_order(fitting)
+
+    @rule
+    def test_match_device_total(self) -> None:
+        """Every requirement of a declared kind has an answer, however odd its values are.
+
+        Mend: return `Match.no(reason)` where a requirement makes no sense to the device.
+        """
+        kinds = requirements(self.subject.info.properties)
+        if kinds.is_empty:
+            unjudged("the plugin declares none of the core's own kinds")
+        backend = self.subject.backend()
+        devices = [facts for facts, _ in self.all_devices()]
+
+        @property_based
+        @given(kinds, st.sampled_from(devices))
+        def match_anything(required: DeviceProperties, facts: object) -> None:
+            backend.match_device(required, facts)  # type: ignore[arg-type] # of all_devices
+
+        match_anything()
+
+    @rule
+    def test_match_device_foreign(self) -> None:
+        """Requirements that the plugin cannot know are rejected with a reason.
+
+        Mend: declare exactly the kinds that `kernels_match_device` understands, not a base class
+        of them; the core rejects all others.
+        """
+        backend = self.subject.backend()
+        foreign = [kind for kind in _KINDS if type(kind) not in backend.info.properties]
+        for facts, _ in self.all_devices():
+            for required in foreign:
+                match = backend.match_device(required, facts)
+                if match.fits:
+                    broken(f"{required!r} fits {facts.name}")
+
+    @rule
+    def test_match_archs_recorded(self, machine: RecordedMachine) -> None:
+        """Builds cover the recorded devices that are listed so, and no others.
+
+        Mend: `kernels_match_archs`, or the list.
+        """
+        backend = self.subject.backend()
+        for facts, expected in self.devices_of(machine):
+            for entry in expected.archs.all:
+                match = backend.match_archs(declared_archs(entry), facts)
+                _check_fits(expected.archs, entry, match)
+
+    @rule
+    def test_match_archs_total(self) -> None:
+        """Every list of architectures has an answer, also names of the future and of others.
+
+        Mend: return `Match.no(reason)` for what is not understood, or ignore it beside what is.
+        """
+        backend = self.subject.backend()
+        devices = self.all_devices()
+        known = sorted(
+            {
+                arch
+                for _, device in devices
+                for entry in device.archs.all
+                for arch in declared_archs(entry)
+            }
+        )
+        names = st.text() | st.sampled_from(["", *known]).flatmap(
+            lambda name: st.sampled_from([name, f"{name}x", f"{name}+", name.upper(), f" {name}"])
+        )
+
+        @property_based
+        @given(st.lists(names, min_size=1, max_size=4), st.sampled_from(devices))
+        def match_anything(archs: list[str], device: tuple[object, object]) -> None:
+            backend.match_archs(archs, device[0])  # type: ignore[arg-type] # of all_devices
+
+        match_anything()
+
+    @rule
+    def test_answers_repeatable(self) -> None:
+        """Matching and selecting give the same answers again, and in every other process.
+
+        Mend: do not rank by `hash`, `id`, the order of a set, chance or time: sort first.
+        """
+        answers = self.answers()
+        for others in (self.answers(), self.fresh().answers):
+            for question, answer, other in zip(self.questions(), answers, others, strict=True):
+                if answer != other:
+                    broken(f"{question.hook}{question.arguments}: {answer} here, {other} there")
+
+
+def _check_fits(choice: Choice, entry: object, match: Match) -> None:
+    if match.fits and entry not in choice.fits:
+        broken(f"{entry!r} fits with rank {match.rank}")
+    if not match.fits and entry in choice.fits:
+        broken(f"{entry!r} does not fit: {match.reason}")
+
+
+def _check_order(fitting: Sequence[tuple[object, Match]]) -> None:
+    for (better, match), (worse, other) in itertools.pairwise(fitting):
+        if not match > other:
+            has = f"has rank {other.rank}" if other.fits else f"does not fit: {other.reason}"
+            broken(f"{better!r} has rank {match.rank}, and {worse!r} {has}")
