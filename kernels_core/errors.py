@@ -292,6 +292,16 @@ class NotLockedError(LoadError, LookupError):
     source: str
 
 
+class BundleError(KernelsError, ValueError):
+    """A bundle of kernels is damaged, is not what it says it is, or cannot be made.
+
+    Attributes:
+        path: the bundle.
+    """
+
+    path: Path
+
+
 class ProjectError(KernelsError, ValueError):
     """The kernels that a `pyproject.toml` asks for cannot be understood.
 

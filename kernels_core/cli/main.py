@@ -6,12 +6,16 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from kernels_core.errors import KernelsError, ProjectError
+
+if TYPE_CHECKING:
+    from kernels_core.repository.fetch import Resolver
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -92,15 +96,161 @@ def lock(project: Path, check: bool, as_json: bool) -> None:
     they do not belong together, and 2 when pyproject.toml is malformed.
     """
     from kernels_core.cli import lock as command
-    from kernels_core.cli.values import plain
 
     with _errors_for_people():
         report = command.check(project) if check else command.lock(project)
-    if as_json:
-        click.echo(json.dumps(plain(report), indent=2))
-    else:
-        click.echo(command.as_text(report, checked=check))
+    _show(report, command.as_text(report, checked=check), as_json)
     sys.exit(1 if report.problems else 0)
+
+
+def _selection(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say which builds to get, and with whose trust."""
+    for option in reversed(
+        (
+            click.option(
+                "--all-variants", is_flag=True, help="Every build, not only the one for here."
+            ),
+            click.option(
+                "--variant",
+                "variants",
+                multiple=True,
+                metavar="PATTERN",
+                help="The builds with such names, such as 'torch213-*-x86_64-linux'; repeatable.",
+            ),
+            click.option("--backend", help="Choose builds for this backend, such as 'cpu'."),
+            click.option(
+                "--trust",
+                multiple=True,
+                metavar="NAME",
+                help="Trust a publisher, repository or commit this time; repeatable.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _patterns(all_variants: bool, variants: tuple[str, ...]) -> tuple[str, ...] | None:
+    if all_variants and variants:
+        raise click.UsageError("Give --all-variants or --variant, not both.")
+    return ("*",) if all_variants else variants or None
+
+
+def _resolver(backend: str | None, trust: tuple[str, ...]) -> Resolver:
+    from kernels_core.plugins import registry
+    from kernels_core.repository.fetch import Resolver
+    from kernels_core.repository.trust import TrustList
+
+    try:
+        TrustList.of(trust)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--trust") from None
+    known = registry()
+    chosen = known.backend_for(backend) if backend else known.default_backend()
+    return Resolver(chosen, device_index=0, trust_remote_code=trust)
+
+
+@main.command()
+@_project
+@_selection
+@_json
+def download(
+    project: Path,
+    all_variants: bool,
+    variants: tuple[str, ...],
+    backend: str | None,
+    trust: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Get the kernels that the lock of the PROJECT names onto this machine.
+
+    Without options these are the builds for this machine. They are verified, and programs then load
+    them without asking the Hub. The exit status is 1 when a kernel could not be had.
+    """
+    from kernels_core.cli import download as command
+
+    patterns = _patterns(all_variants, variants)
+    with _errors_for_people(), _only_the_result_on_stdout():
+        report = command.download(project, _resolver(backend, trust), patterns)
+    _show(report, command.as_text(report), as_json)
+    sys.exit(1 if report.failures else 0)
+
+
+@main.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("kernels", nargs=-1, metavar="[KERNEL]...")
+@click.option(
+    "--project",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Bundle all that the lock of this project names.",
+)
+@_selection
+@click.option("--endpoint", metavar="URL", help="HF_ENDPOINT on the other machine, if it differs.")
+@_json
+def bundle(
+    output: Path,
+    kernels: tuple[str, ...],
+    project: Path | None,
+    all_variants: bool,
+    variants: tuple[str, ...],
+    backend: str | None,
+    trust: tuple[str, ...],
+    endpoint: str | None,
+    as_json: bool,
+) -> None:
+    """Write kernels to OUTPUT, for a machine that reaches no Hub.
+
+    OUTPUT is an archive when its name ends in .tar, .tar.gz, .tgz or .zip, else a directory. A
+    KERNEL is a repository and a version or revision: org/name, org/name@1, 'org/name@>=0.1',
+    org/name@main. What it needs comes with it.
+
+    The exit status is 1, and nothing is written, when a kernel could not be had.
+    """
+    from kernels_core.cli import bundle as command
+    from kernels_core.repository.gather import Order
+    from kernels_core.repository.lock_files import LOCK_NAME, read_lock
+    from kernels_core.repository.project import parse_wanted
+
+    patterns = _patterns(all_variants, variants)
+    if not kernels and project is None:
+        raise click.UsageError("Name a KERNEL, or a --project with a lock.")
+    try:
+        orders = [Order(parse_wanted(kernel)) for kernel in kernels]
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="KERNEL") from None
+    with _errors_for_people(), _only_the_result_on_stdout():
+        orders += Order.of_lock(read_lock(project / LOCK_NAME)) if project else []
+        report = command.bundle(orders, output, _resolver(backend, trust), patterns, endpoint)
+    _show(report, command.as_text(report), as_json)
+    sys.exit(1 if report.failures else 0)
+
+
+@main.command()
+@click.argument("path", metavar="BUNDLE", type=click.Path(exists=True, path_type=Path))
+@click.argument("directory", required=False, type=click.Path(path_type=Path))
+@click.option("--digest", help="What the bundle's digest must be: sha256:...")
+@_json
+def unbundle(path: Path, directory: Path | None, digest: str | None, as_json: bool) -> None:
+    """Verify a BUNDLE, and unpack it to DIRECTORY when it is an archive.
+
+    KERNELS_CACHE=DIRECTORY then makes programs load from it. The exit status is 1, and nothing is
+    unpacked, when the bundle is damaged or has another digest.
+    """
+    from kernels_core.cli import bundle as command
+
+    if path.is_dir() and directory is not None:
+        raise click.UsageError(f"{path} is a directory: it needs no unpacking, so give no other.")
+    if not path.is_dir() and directory is None:
+        raise click.UsageError(f"{path} is an archive: name the directory to unpack it to.")
+    with _errors_for_people(), _only_the_result_on_stdout():
+        report = command.unbundle(path, directory, digest)
+    _show(report, command.unbundled_as_text(report), as_json)
+
+
+def _show(report: object, text: str, as_json: bool) -> None:
+    from kernels_core.cli.values import plain
+
+    click.echo(json.dumps(plain(report), indent=2) if as_json else text)
 
 
 @contextlib.contextmanager
@@ -109,9 +259,8 @@ def _errors_for_people() -> Iterator[None]:
     try:
         yield
     except KernelsError as error:
-        failure = click.ClickException(str(error))
-        failure.exit_code = 2 if isinstance(error, ProjectError) else 1
-        raise failure from error
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2 if isinstance(error, ProjectError) else 1)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,12 @@ from kernels_core.repository.lock_files import LockedKernel
 from kernels_core.repository.metadata import read_repo_id
 from kernels_core.repository.schema import InvalidError, fail, join, read_object, read_text
 from kernels_core.repository.toml import parse_toml
-from kernels_core.repository.versions import Refs, check_version, choose_ref
+from kernels_core.repository.versions import (
+    DEFAULT_REVISION,
+    Refs,
+    check_version,
+    choose_ref,
+)
 
 _TABLE = "tool.kernels.dependencies"
 
@@ -24,7 +29,8 @@ class Wanted:
     Attributes:
         repo_id: the repository, "org/name".
         version: a PEP 440 specifier over version tags or a major version; None for a revision.
-        revision: a branch, tag or commit; None for a version.
+        revision: a branch, tag or commit; None for a version, or where there is none either, for
+            the default branch.
     """
 
     repo_id: str
@@ -32,8 +38,8 @@ class Wanted:
     revision: str | None = None
 
     def __str__(self) -> str:
-        at = f"at {self.revision}" if self.version is None else f"version {self.version}"
-        return f"{self.repo_id} ({at})"
+        revision = self.revision or DEFAULT_REVISION
+        return f"{self.repo_id} ({revision if self.version is None else f'version {self.version}'})"
 
     def accepts(self, kernel: LockedKernel) -> bool:
         """Whether a locked kernel is one that was asked for.
@@ -53,6 +59,40 @@ class Wanted:
         except VersionNotFoundError:
             return False
         return True
+
+
+def parse_wanted(text: str) -> Wanted:
+    """Read a kernel as people name it: "org/name", "org/name@AT".
+
+    Args:
+        text: the repository, and after an @ its version (an int or a PEP 440 specifier) or else its
+            revision.
+
+    Raises:
+        ValueError: the repository is not named "org/name".
+
+    Example:
+        >>> for text in ("org/name", "org/name@2", "org/name@>=0.1", "org/name@main"):
+        ...     print(parse_wanted(text))
+        org/name (main)
+        org/name (version 2)
+        org/name (version >=0.1)
+        org/name (main)
+    """
+    name, _, at = text.partition("@")
+    try:
+        repo_id = read_repo_id(name, "repository")
+    except InvalidError as error:
+        raise ValueError(f"{text!r}: {error}") from None
+    if not at:
+        return Wanted(repo_id)
+    if at.isascii() and at.isdecimal():
+        return Wanted(repo_id, int(at))
+    try:
+        check_version(at)
+    except ValueError:
+        return Wanted(repo_id, revision=at)
+    return Wanted(repo_id, at)
 
 
 def read_project(path: Path) -> tuple[Wanted, ...]:

@@ -1,0 +1,127 @@
+"""`kernels-core download`: the locked kernels of a project, got onto this machine ahead of use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import attrs
+
+from kernels_core.cli.tables import as_table, size_text
+from kernels_core.repository.fetch import Resolver
+from kernels_core.repository.gather import Gathered, Order, Outcome, gather, merged
+from kernels_core.repository.lock_files import LOCK_NAME, read_lock
+
+_SHOWN_COMMIT = 12
+_SHOWN_BUILDS = 3
+
+
+@attrs.frozen
+class KernelRow:
+    """A commit of which builds were got.
+
+    Attributes:
+        repo_id: its repository.
+        commit: the commit.
+        variants: names of the builds.
+        size: number of bytes of their files.
+    """
+
+    repo_id: str
+    commit: str
+    variants: tuple[str, ...]
+    size: int
+
+
+@attrs.frozen
+class FailedRow:
+    """A kernel that could not be had.
+
+    Attributes:
+        repo_id: its repository.
+        error: why.
+        kind: name of the exception's class.
+    """
+
+    repo_id: str
+    error: str
+    kind: str
+
+
+@attrs.frozen
+class DownloadReport:
+    """What was got. The attributes are the keys of `kernels-core download --json`.
+
+    Attributes:
+        kernels: the kernels.
+        failures: those that could not be had.
+    """
+
+    kernels: tuple[KernelRow, ...]
+    failures: tuple[FailedRow, ...]
+
+
+def download(
+    project: Path, resolver: Resolver, variants: Sequence[str] | None = None
+) -> DownloadReport:
+    """Get the locked kernels of a project.
+
+    Args:
+        project: its directory.
+        resolver: for which device, and with whose trust.
+        variants: patterns of the names of variants; None for those that fit the device.
+
+    Raises:
+        LockFileError: the project's lock is malformed.
+        LockFileNotFoundError: it has none.
+    """
+    outcomes = gather(Order.of_lock(read_lock(project / LOCK_NAME)), resolver, variants)
+    return DownloadReport(rows(merged(outcomes)), failed(outcomes))
+
+
+def rows(kernels: Iterable[Gathered]) -> tuple[KernelRow, ...]:
+    """What was got, for a report."""
+    return tuple(
+        KernelRow(
+            kernel.repository.repo_id, kernel.commit, tuple(sorted(kernel.builds)), kernel.size
+        )
+        for kernel in kernels
+    )
+
+
+def failed(outcomes: Iterable[Outcome]) -> tuple[FailedRow, ...]:
+    """What could not be had, for a report."""
+    return tuple(
+        FailedRow(outcome.order.wanted.repo_id, str(outcome.error), type(outcome.error).__name__)
+        for outcome in outcomes
+        if outcome.error is not None
+    )
+
+
+def as_text(report: DownloadReport) -> str:
+    """A report for people."""
+    parts = [kernels_as_text(report.kernels), failures_as_text(report.failures)]
+    return "\n\n".join(filter(None, parts)) or "The lock names no kernels."
+
+
+def kernels_as_text(kernels: Sequence[KernelRow]) -> str:
+    """Kernels as a table; nothing when there are none."""
+    if not kernels:
+        return ""
+    return as_table(
+        ["kernel", "commit", "builds", "size"],
+        [
+            (row.repo_id, row.commit[:_SHOWN_COMMIT], _some(row.variants), size_text(row.size))
+            for row in kernels
+        ],
+    )
+
+
+def failures_as_text(failures: Iterable[FailedRow]) -> str:
+    """What failed, and why; nothing when nothing did."""
+    return "\n\n".join(f"{row.repo_id} failed. {row.error}" for row in failures)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN_BUILDS
+    return ", ".join(names[:_SHOWN_BUILDS]) + (f" and {more} more" if more > 0 else "")

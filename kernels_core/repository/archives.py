@@ -1,0 +1,138 @@
+"""Archives of files: equal files give equal archives, and reading one takes nothing for granted."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+from kernels_core.errors import BundleError
+
+_Add = Callable[[str, IO[bytes], int], None]
+
+_ZIP, _TAR, _TAR_GZ = (".zip",), (".tar",), (".tar.gz", ".tgz")
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a path is that of an archive, by its name; other names are those of directories.
+
+    Example:
+        >>> [is_archive(Path(name)) for name in ("a.tar", "a.tar.gz", "a.tgz", "a.zip", "a")]
+        [True, True, True, True, False]
+    """
+    return path.name.lower().endswith((*_ZIP, *_TAR, *_TAR_GZ))
+
+
+def write_files(path: Path, files: Mapping[str, Path], progress: Callable[[int], object]) -> None:
+    """Write files as an archive, or to a directory, in their order.
+
+    Args:
+        path: the archive or directory; its name says which.
+        files: the files by their path inside.
+        progress: told the number of bytes as they are written.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    with _writer(path) as add:
+        for name, file in files.items():
+            size = file.stat().st_size
+            with file.open("rb") as source:
+                add(name, source, size)
+            progress(size)
+
+
+@contextlib.contextmanager
+def _writer(path: Path) -> Iterator[_Add]:
+    name = path.name.lower()
+    with contextlib.ExitStack() as stack:
+        if name.endswith(_ZIP):
+            archive = stack.enter_context(zipfile.ZipFile(path, "w"))
+            yield lambda *file: _add_to_zip(archive, *file)
+        elif name.endswith(_TAR):
+            tar = stack.enter_context(tarfile.open(path, "w"))
+            yield lambda *file: _add_to_tar(tar, *file)
+        elif name.endswith(_TAR_GZ):
+            raw = stack.enter_context(path.open("wb"))
+            # With the archive's name and the time in it, no two would be equal.
+            packed = stack.enter_context(gzip.GzipFile("", "wb", 6, raw, mtime=0))
+            tar = stack.enter_context(tarfile.open(fileobj=packed, mode="w|"))
+            yield lambda *file: _add_to_tar(tar, *file)
+        else:
+            yield lambda *file: _add_to_directory(path, *file)
+
+
+def _add_to_zip(archive: zipfile.ZipFile, name: str, source: IO[bytes], size: int) -> None:
+    about = zipfile.ZipInfo(name)  # of 1980
+    about.compress_type = zipfile.ZIP_DEFLATED
+    about.external_attr = 0o644 << 16
+    about.file_size = size
+    with archive.open(about, "w") as target:
+        shutil.copyfileobj(source, target)
+
+
+def _add_to_tar(archive: tarfile.TarFile, name: str, source: IO[bytes], size: int) -> None:
+    about = tarfile.TarInfo(name)  # of 1970, and nobody's
+    about.size = size
+    archive.addfile(about, source)
+
+
+def _add_to_directory(root: Path, name: str, source: IO[bytes], size: int) -> None:
+    target = root / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("wb") as file:
+        shutil.copyfileobj(source, file)
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[Iterator[tuple[str, int, IO[bytes]]]]:
+    """Go through the files of an archive, in their order: path inside, size, and what to read from.
+
+    Nothing is unpacked. Names and sizes are what the archive says, and may be lies.
+
+    Args:
+        path: the archive.
+
+    Raises:
+        FileNotFoundError: there is no such archive.
+        BundleError: it is no archive or a damaged one, or holds something else than files. Also
+            raised where its files are read.
+    """
+    try:
+        with contextlib.ExitStack() as stack:
+            if path.name.lower().endswith(_ZIP):
+                yield _members_of_zip(stack.enter_context(zipfile.ZipFile(path)))
+            else:
+                yield _members_of_tar(stack.enter_context(tarfile.open(path, "r|*")), path)
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+    ) as error:
+        raise BundleError(f"{path} is damaged, or no archive: {error}", path=path) from error
+
+
+def _members_of_zip(archive: zipfile.ZipFile) -> Iterator[tuple[str, int, IO[bytes]]]:
+    for about in archive.infolist():
+        if not about.is_dir():
+            with archive.open(about) as source:
+                yield about.filename, about.file_size, source
+
+
+def _members_of_tar(archive: tarfile.TarFile, path: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
+    for about in archive:
+        if about.isdir():
+            continue
+        source = archive.extractfile(about) if about.isreg() else None
+        if source is None:
+            raise BundleError(f"{path} holds {about.name!r}, which is no plain file.", path=path)
+        with source:
+            yield about.name, about.size, source

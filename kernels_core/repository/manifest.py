@@ -1,0 +1,153 @@
+"""The manifest of a bundle: which kernels are in it, and the hash of every file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from kernels_core.errors import BundleError
+from kernels_core.repository import schema
+from kernels_core.repository.metadata import read_repo_id
+from kernels_core.repository.paths import first_collision, is_safe
+
+MANIFEST = "kernels-bundle.json"
+
+_FORMAT = 1
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@attrs.frozen
+class BundledKernel:
+    """A commit in a bundle.
+
+    Attributes:
+        repo_id: its repository.
+        commit: the commit.
+        variants: names of its builds.
+    """
+
+    repo_id: str
+    commit: str
+    variants: tuple[str, ...]
+
+
+@attrs.frozen
+class BundledFile:
+    """A file in a bundle.
+
+    Attributes:
+        size: in bytes.
+        sha256: its hash.
+    """
+
+    size: int
+    sha256: str
+
+
+@attrs.frozen
+class Manifest:
+    """What is in a bundle.
+
+    Attributes:
+        kernels: the kernels.
+        files: all files but the manifest, by their path in the bundle.
+    """
+
+    kernels: tuple[BundledKernel, ...]
+    files: Mapping[str, BundledFile]
+
+    @property
+    def size(self) -> int:
+        """Number of bytes of all files."""
+        return sum(file.size for file in self.files.values())
+
+    @property
+    def content(self) -> bytes:
+        """What stands in the file.
+
+        Example:
+            >>> Manifest((), {}).content.strip()
+            b'{"format": 1, "kernels": [], "files": {}}'
+        """
+        listed = {"format": _FORMAT, **attrs.asdict(self)}
+        return json.dumps(listed).encode() + b"\n"
+
+    @property
+    def digest(self) -> str:
+        """One text that stands for everything in the bundle."""
+        return f"sha256:{hashlib.sha256(self.content).hexdigest()}"
+
+
+def read_manifest(content: bytes, bundle: Path) -> Manifest:
+    """Read what stands in a manifest.
+
+    Args:
+        content: what stands in it.
+        bundle: the bundle, for errors.
+
+    Raises:
+        BundleError: it is malformed, or lists files that must not be written anywhere.
+    """
+    try:
+        manifest = schema.read_content(content, _manifest)
+        if manifest.content != content:
+            raise schema.InvalidError("", "is not as 'kernels-core bundle' writes it.")
+    except schema.InvalidError as error:
+        raise BundleError(f"{MANIFEST} in {bundle}: {error}", path=bundle) from None
+    return manifest
+
+
+def _manifest(value: Any) -> Manifest:
+    table = schema.read_object(value, "")
+    schema.required(table, "format", _format, "")
+    kernels = schema.required(table, "kernels", schema.list_of(_kernel), "")
+    files = schema.required(table, "files", schema.read_object, "")
+    _check_paths(files)
+    return Manifest(kernels, {path: _file(entry, path) for path, entry in files.items()})
+
+
+def _format(value: Any, key: str) -> None:
+    if value != _FORMAT:
+        schema.fail(key, value, f"{_FORMAT}, the only format that this version reads")
+
+
+def _kernel(value: Any, key: str) -> BundledKernel:
+    table = schema.read_object(value, key)
+    return BundledKernel(
+        schema.required(table, "repo_id", read_repo_id, key),
+        schema.required(table, "commit", schema.read_text, key),
+        schema.required(table, "variants", schema.list_of(schema.read_text), key),
+    )
+
+
+def _file(value: Any, key: str) -> BundledFile:
+    table = schema.read_object(value, key)
+    return BundledFile(
+        schema.required(table, "size", _size, key), schema.required(table, "sha256", _sha256, key)
+    )
+
+
+def _size(value: Any, key: str) -> int:
+    if type(value) is not int or value < 0:
+        schema.fail(key, value, "a number of bytes")
+    return value
+
+
+def _sha256(value: Any, key: str) -> str:
+    if not isinstance(value, str) or not _SHA256.fullmatch(value):
+        schema.fail(key, value, "64 hexadecimal digits")
+    return value
+
+
+def _check_paths(paths: Iterable[str]) -> None:
+    for path in (paths := [*paths, MANIFEST]):
+        if not is_safe(path):
+            raise schema.InvalidError(path, f"lists the path {path!r}, which is not safe to use.")
+    if collision := first_collision(paths):
+        raise schema.InvalidError("", f"lists {' and '.join(collision)}, which some take for one.")
