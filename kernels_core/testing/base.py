@@ -37,6 +37,9 @@ _T = TypeVar("_T")
 _HASH_SEED = 20_250
 
 
+NO_MACHINE = "no machine is recorded: state `hosts`"
+
+
 class Rules:
     """Base of the groups of rules; `BackendConformance` says what the attributes mean."""
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import ClassVar
-
 import pytest
 
+from kernels_core.testing.base import NO_MACHINE
 from kernels_core.testing.rules_declaration import DeclarationRules
 from kernels_core.testing.rules_detection import DetectionRules
 from kernels_core.testing.rules_matching import MatchingRules
@@ -37,11 +35,6 @@ class BackendConformance(DeclarationRules, TagRules, DetectionRules, MatchingRul
         >>> TestConformance().test_name()
     """
 
-    plugin: ClassVar[str]
-    hosts: ClassVar[Path | None] = None
-    probe: ClassVar[str | None] = None
-    torch_extension: ClassVar[str | None] = None
-
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Judge the rules about recorded machines once for each of them."""
         if "machine" not in metafunc.fixturenames:
@@ -50,6 +43,5 @@ class BackendConformance(DeclarationRules, TagRules, DetectionRules, MatchingRul
         if machines:
             metafunc.parametrize("machine", machines, ids=[m.machine for m in machines])
         else:
-            reason = "no machine is recorded: state `hosts`"
-            skipped = pytest.param(None, marks=pytest.mark.skip(reason=reason))
+            skipped = pytest.param(None, marks=pytest.mark.skip(reason=NO_MACHINE))
             metafunc.parametrize("machine", [skipped], ids=["none"])

@@ -5,7 +5,13 @@ from __future__ import annotations
 from kernels_core.errors import KernelsError, PluginError
 from kernels_core.hookspecs import Detection
 from kernels_core.testing import replay
-from kernels_core.testing.base import Rules, detection_problem, facts_problem, value_problem
+from kernels_core.testing.base import (
+    NO_MACHINE,
+    Rules,
+    detection_problem,
+    facts_problem,
+    value_problem,
+)
 from kernels_core.testing.machines import RecordedMachine
 from kernels_core.testing.rule import broken, rule, unjudged
 
@@ -24,7 +30,7 @@ class DetectionRules(Rules):
                 if not getattr(machine, name):
                     broken(f"machine {machine.machine!r}: {name!r} is empty")
         if not self.machines():
-            unjudged("no machine is recorded: state `hosts`")
+            unjudged(NO_MACHINE)
 
     @rule
     def test_detection_recorded(self, machine: RecordedMachine) -> None:
@@ -110,6 +116,8 @@ class DetectionRules(Rules):
         module = self.probe_module()
         if module is None:
             unjudged("no module is known whose functions ask the machine: state `probe`")
+        if not self.machines():
+            unjudged(NO_MACHINE)
         for machine in self.machines():
             for error in (RuntimeError("the driver does not answer"), SystemExit(1)):
                 asked: set[str] = set()
