@@ -12,6 +12,7 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import select
 import signal
 import socket
@@ -21,14 +22,19 @@ from typing import Any
 
 
 def prepare() -> None:
-    """Import what loading a kernel imports, and look at this machine."""
-    for name in ("huggingface_hub.hf_api", "huggingface_hub.file_download"):
-        importlib.import_module(name)
+    """Do what every process that loads a kernel does, whatever it loads and from where."""
+    import kernels_core.repository
     from kernels_core.plugins import registry
 
+    own = pkgutil.iter_modules(kernels_core.repository.__path__, "kernels_core.repository.")
+    names = [module.name for module in own]
+    others = ("kernels_core.loading", "huggingface_hub.hf_api", "packaging.requirements")
+    for name in (*names, *others):
+        importlib.import_module(name)
     backend = registry().default_backend()
     backend.detection()
     backend.device_facts(0)
+    importlib.import_module("huggingface_hub.utils").get_session()  # not connected to anything
     gc.collect()
     gc.freeze()  # a collection in a fork need not look at all this again
 
@@ -64,6 +70,7 @@ def main() -> None:
         listener.bind(sys.argv[1])
         listener.listen(64)
         print("ready", flush=True)
+        nothing = os.open(os.devnull, os.O_RDWR)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
         while True:
             ready, _, _ = select.select([listener, sys.stdin], [], [])
@@ -73,6 +80,9 @@ def main() -> None:
             if os.fork() == 0:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 listener.close()
+                # Whoever waits for the end of the server's output need not wait for the forks.
+                os.dup2(nothing, sys.stdin.fileno())
+                os.dup2(nothing, sys.stdout.fileno())
                 serve(connection)
                 os._exit(0)
             connection.close()

@@ -88,5 +88,5 @@ class Forks:
 
     def close(self) -> None:
         """End the process that forks; its forks live on."""
-        self._server.communicate()
+        self._server.communicate(timeout=10)
         self._folder.cleanup()

@@ -28,7 +28,7 @@ def kernel_files(
     variant: str = "torch-cpu",
     source: str | None = None,
     layers: str | None = None,
-    digest: bool = False,
+    digest: bool | Mapping[str, object] = False,
     also: Mapping[str, bytes | str] | None = None,
     **metadata: object,
 ) -> dict[str, bytes]:
@@ -41,7 +41,7 @@ def kernel_files(
         variant: the build.
         source: another `__init__.py`; without a `layers`, no `layers.py` comes with it.
         layers: another `layers.py`.
-        digest: whether the metadata has a digest.
+        digest: whether the metadata has the digest of these files, or another digest.
         also: more files of the build.
         metadata: keys of the metadata, with `_` for `-`; None leaves a key out.
     """
@@ -62,7 +62,7 @@ def kernel_files(
         "backend": {"type": "cpu"},
     }
     if digest:
-        about["digest"] = file_digest(encoded)
+        about["digest"] = file_digest(encoded) if digest is True else digest
     about |= {key.replace("_", "-"): value for key, value in metadata.items()}
     about = {key: value for key, value in about.items() if value is not None}
     encoded["metadata.json"] = json.dumps(about).encode()
