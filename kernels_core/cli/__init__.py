@@ -7,4 +7,8 @@ hardware.py      what torch sees on this machine, and what to install for it
 rendering.py     that value as text for people and as JSON
 values.py        any value in terms of what JSON knows
 new_backend.py   `new-backend`: writes a plugin project from the files in `template`
+lock.py          `lock`: the lock of a project, written or checked
+download.py      `download`: the locked kernels of a project, ahead of use
+bundle.py        `bundle` and `unbundle`: kernels for a machine that reaches no Hub
+tables.py        text in columns
 """
