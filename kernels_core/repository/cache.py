@@ -182,6 +182,11 @@ class RepositoryCache:
         except OSError as error:
             logger.info("Not remembering %s: %s", path, error)
 
+    def forget(self, name: str) -> None:
+        """Drop a record."""
+        with contextlib.suppress(OSError):
+            self._record(name).unlink()
+
     def _record(self, name: str) -> Path:
         return self.path / _RECORDS / f"{name}.json"
 

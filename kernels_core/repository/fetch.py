@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from kernels_core.errors import DependencyCycleError, RepositoryNotFoundError
-from kernels_core.repository import hub, install
+from kernels_core.repository import hub, install, remote
 from kernels_core.repository.builds import Build
 from kernels_core.repository.local import LocalRepository
 from kernels_core.repository.lock_files import Lock, LockedKernel
@@ -260,4 +260,5 @@ def fetch_variants(
 def forget() -> None:
     """Forget what this process knows of the Hub and its kernels, but for what is on disk."""
     hub.reset()
+    remote.forget()
     install.forget()

@@ -46,10 +46,19 @@ class SingleFlight:
             try:
                 answer.set_result(ask())
             except BaseException as error:
-                with self._lock:
-                    self._answers.pop(question, None)
+                self.forget(question)
                 answer.set_exception(error)
         return answer.result()
+
+    def known(self, question: Hashable) -> Any:
+        """The answer to a question that has been asked; None for one that has not."""
+        answer = self._answers.get(question)
+        return answer.result() if answer is not None and answer.done() else None
+
+    def forget(self, question: Hashable) -> None:
+        """Forget an answer; the question is asked again."""
+        with self._lock:
+            self._answers.pop(question, None)
 
     def clear(self) -> None:
         """Forget every answer; each question is asked again."""

@@ -108,6 +108,21 @@ class HubClient:
 
         return self._once.get(("refs", self.endpoint, repo_id), ask_or_recall)
 
+    def known_refs(self, repo_id: str) -> Refs | None:
+        """The branches and tags of a repository, when this process has asked for them."""
+        refs: Refs | None = self._once.known(("refs", self.endpoint, repo_id))
+        return refs
+
+    def doubt(self, repo_id: str, commit: str) -> None:
+        """Forget what the Hub said of a commit, and which branches and tags point to commits.
+
+        Args:
+            repo_id: the repository, "org/name".
+            commit: the commit.
+        """
+        self._once.forget(("refs", self.endpoint, repo_id))
+        self._once.forget(("tree", self.endpoint, repo_id, commit))
+
     def tree(self, repo_id: str, commit: str, *, agent: str = "") -> tuple[TreeFile, ...]:
         """The files below `build` in a commit, in the order of their paths.
 
@@ -155,6 +170,10 @@ class HubClient:
                 return False
 
         return self._once.get(("publisher", self.endpoint, publisher), ask)
+
+    def knows_publisher(self, publisher: str) -> bool:
+        """Whether this process has asked about a publisher."""
+        return self._once.known(("publisher", self.endpoint, publisher)) is not None
 
     def download(
         self,

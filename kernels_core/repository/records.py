@@ -40,7 +40,7 @@ def recall_tree(cache: RepositoryCache, commit: str) -> tuple[TreeFile, ...] | N
     def read(value: Any, key: str) -> tuple[TreeFile, ...]:
         return schema.required(value, "files", schema.list_of(tree_file_from_json), key)
 
-    return _read(cache, f"trees/{commit}", read)
+    return _read(cache, _tree(commit), read)
 
 
 def remember_tree(cache: RepositoryCache, commit: str, files: tuple[TreeFile, ...]) -> None:
@@ -51,7 +51,16 @@ def remember_tree(cache: RepositoryCache, commit: str, files: tuple[TreeFile, ..
         if file.lfs_sha256 is not None:
             entry["lfs"] = {"oid": file.lfs_sha256}
         listed.append(entry)
-    cache.remember(f"trees/{commit}", {"files": listed})
+    cache.remember(_tree(commit), {"files": listed})
+
+
+def forget_tree(cache: RepositoryCache, commit: str) -> None:
+    """Drop the files of a commit, which are then asked for again."""
+    cache.forget(_tree(commit))
+
+
+def _tree(commit: str) -> str:
+    return f"trees/{commit}"
 
 
 @attrs.frozen

@@ -7,24 +7,33 @@ publishers; of a commit, which never changes, it is asked once for all time.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 
-from kernels_core.errors import DigestError, HubError, HubOfflineError, NoFittingBuildError
+from kernels_core.errors import (
+    DigestError,
+    HubAnswerError,
+    HubError,
+    HubNotFoundError,
+    HubOfflineError,
+    NoFittingBuildError,
+)
 from kernels_core.repository import records
 from kernels_core.repository.answers import BUILD_FOLDER, TreeFile
+from kernels_core.repository.asking import AskHub, asking_for_trust
 from kernels_core.repository.builds import Build, Chooser, make_build
 from kernels_core.repository.cache import RepositoryCache, cache_root
 from kernels_core.repository.digest import variant_hash
+from kernels_core.repository.flight import SingleFlight
 from kernels_core.repository.hub import REPOSITORY_TYPES, client
 from kernels_core.repository.install import METADATA_FILE, HubBuild, Installer
 from kernels_core.repository.lock_files import LockedKernel
 from kernels_core.repository.metadata import Metadata, read_metadata
-from kernels_core.repository.trust import TrustList, check_trust, publisher_of, read_trust_list
+from kernels_core.repository.trust import check_trust
 from kernels_core.repository.versions import Pinned, Refs, choose_ref, is_commit, newer_versions
 
 if TYPE_CHECKING:
@@ -35,7 +44,12 @@ if TYPE_CHECKING:
 _NEWER_VERSIONS = 3
 _PARALLEL = 6
 
-AskHub = Callable[[str], bool]
+_builds = SingleFlight()
+
+
+def forget() -> None:
+    """Read again what is remembered of commits, as a new process does."""
+    _builds.clear()
 
 
 @attrs.frozen
@@ -88,12 +102,9 @@ class HubRepository:
         earlier = records.recall_refs(self.cache)
         if self.is_offline:
             if earlier is None:
-                raise self._not_known("its branches and tags")
+                raise self.not_known("its branches and tags")
             return earlier
-        refs = client().refs(self.repo_id, agent=self.agent, earlier=earlier)
-        if refs != earlier:
-            records.remember_refs(self.cache, refs)
-        return refs
+        return client().refs(self.repo_id, agent=self.agent, earlier=earlier)
 
     def pin(self, revision: str | None = None, version: int | str | None = None) -> Pinned:
         """The commit that a version or revision means; see `versions.choose_ref`.
@@ -115,12 +126,17 @@ class HubRepository:
             HubOfflineError: the Hub may not be asked, and never was.
             HubError: the Hub cannot be asked, or says no.
         """
+        return _builds.get(self._question(commit), lambda: self._builds(commit))
+
+    def _question(self, commit: str) -> tuple[Path, str, str, str]:
+        return cache_root(), client().endpoint, self.repo_id, commit
+
+    def _builds(self, commit: str) -> dict[str, HubBuild]:
         files = records.recall_tree(self.cache, commit)
         if files is None:
             if self.is_offline:
-                raise self._not_known(f"the files of its commit {commit}")
+                raise self.not_known(f"the files of its commit {commit}")
             files = client().tree(self.repo_id, commit, agent=self.agent)
-            records.remember_tree(self.cache, commit, files)
         by_variant: dict[str, dict[str, TreeFile]] = {}
         for file in files:
             _, variant, *rest = file.path.split("/", 2)
@@ -195,24 +211,23 @@ class HubRepository:
             LoadError: the Hub cannot be asked, or what it has is no kernel.
         """
         asked_for_commit = revision is not None and is_commit(revision)
-        with self._asking_for_trust(revision) as ask_hub:
+        with asking_for_trust(self, revision) as ask_hub:
             pinned = self.pin(revision, version)
-            builds, installer = self.builds(pinned.commit), self.installer(pinned.commit)
+            with self._remembering(pinned):
+                builds, installer = self.builds(pinned.commit), self.installer(pinned.commit)
 
-            def metadata_of(variant: str) -> Metadata | None:
-                build = builds[variant]
-                _check_lock(self.repo_id, build, locked)
-                self._check_trust(build, installer, ask_hub, asked_for_commit)
-                path = installer.install(build)
-                return read_metadata(path / METADATA_FILE, repository=self.repo_id)
+                def metadata_of(variant: str) -> Metadata | None:
+                    build = builds[variant]
+                    _check_lock(self.repo_id, build, locked)
+                    self._check_trust(build, installer, ask_hub, asked_for_commit)
+                    path = installer.install(build)
+                    return read_metadata(path / METADATA_FILE, repository=self.repo_id)
 
-            chooser = Chooser(self.repo_id, backend, device_index)
-            try:
-                variant, metadata = chooser.best(builds, metadata_of)
-            except NoFittingBuildError as error:
-                raise self._with_newer_version(error, pinned, chooser) from None
-        if not asked_for_commit:
-            self.cache.keep_ref(pinned.ref, pinned.commit)
+                chooser = Chooser(self.repo_id, backend, device_index)
+                try:
+                    variant, metadata = chooser.best(builds, metadata_of)
+                except NoFittingBuildError as error:
+                    raise self._with_newer_version(error, pinned, chooser) from None
         return make_build(
             installer.path(builds[variant]),
             metadata,
@@ -221,12 +236,15 @@ class HubRepository:
             commit=pinned.commit,
         )
 
-    def install(self, commit: str, variants: Mapping[str, HubBuild]) -> Path:
+    def install(
+        self, commit: str, variants: Mapping[str, HubBuild], locked: LockedKernel | None = None
+    ) -> Path:
         """Get builds of a commit onto this machine, whether they fit it or not.
 
         Args:
             commit: the commit.
             variants: some of its `builds`.
+            locked: what a lock says about the kernel.
 
         Returns:
             The directory that holds `build`.
@@ -235,17 +253,47 @@ class HubRepository:
             UntrustedError, TrustUnknownError, DigestError, LoadError: as for `choose`.
         """
         installer = self.installer(commit)
-        with self._asking_for_trust(commit) as ask_hub:
+        with asking_for_trust(self, commit) as ask_hub:
             for build in variants.values():
+                _check_lock(self.repo_id, build, locked)
                 self._check_trust(build, installer, ask_hub, asked_for_commit=True)
-        for build in variants.values():
-            installer.install(build)
+        with self._remembering(Pinned(commit, commit)):
+            for build in variants.values():
+                installer.install(build)
         return self.cache.snapshot(commit)
 
     def installer(self, commit: str) -> Installer:
         """What gets builds of a commit onto this machine. Does not ask whether they are trusted."""
         hub = None if self.is_offline else client()
         return Installer(self.cache, commit, hub, self.agent)
+
+    @contextlib.contextmanager
+    def _remembering(self, pinned: Pinned) -> Iterator[None]:
+        """Remember what the Hub said when it has led to a verified build, and only then."""
+        try:
+            yield
+        except (DigestError, HubAnswerError, HubNotFoundError):
+            # What was said of the commit, or that it is the one, may have been garbled.
+            self._doubt(pinned.commit)
+            raise
+        if self.is_offline:
+            return
+        cache = self.cache
+        refs = client().known_refs(self.repo_id)
+        if refs is not None and refs != records.recall_refs(cache):
+            records.remember_refs(cache, refs)
+        if records.recall_tree(cache, pinned.commit) is None:
+            builds = self.builds(pinned.commit).values()
+            files = tuple(file for build in builds for file in build.files.values())
+            records.remember_tree(cache, pinned.commit, files)
+        if not is_commit(pinned.ref):
+            cache.keep_ref(pinned.ref, pinned.commit)
+
+    def _doubt(self, commit: str) -> None:
+        client().doubt(self.repo_id, commit)
+        _builds.forget(self._question(commit))
+        if not self.is_offline:
+            records.forget_tree(self.cache, commit)
 
     # Trust
 
@@ -262,34 +310,6 @@ class HubRepository:
             # A branch or tag means that the Hub is asked anyway.
             cached=asked_for_commit and installer.has(build),
         )
-
-    @contextlib.contextmanager
-    def _asking_for_trust(self, revision: str | None) -> Iterator[AskHub]:
-        """Ask the Hub about the publisher while other questions are on their way to it."""
-        earlier = records.PublisherRecord(self.cache).recall(publisher_of(self.repo_id))
-        is_known = bool(earlier) and revision is not None and is_commit(revision)
-
-        def ask(publisher: str) -> bool:
-            if self.is_offline:
-                raise self._not_known("its publisher's standing")
-            return client().publisher_is_trusted(publisher, earlier=earlier)
-
-        if self.is_offline or is_known or self._is_vouched_for():
-            yield ask
-            return
-        with ThreadPoolExecutor(1, "kernels-trust") as pool:
-            asked = pool.submit(ask, publisher_of(self.repo_id))
-            yield lambda publisher: asked.result()
-
-    def _is_vouched_for(self) -> bool:
-        """Whether the repository is trusted without asking the Hub; `check_trust` decides."""
-        if isinstance(self.trust_remote_code, bool):
-            named = TrustList()
-            vouched = self.trust_remote_code
-        else:
-            named = TrustList.of(self.trust_remote_code)
-            vouched = False
-        return vouched or (named | read_trust_list()).is_allowed(self.repo_id, "")
 
     # Errors
 
@@ -311,7 +331,8 @@ class HubRepository:
                     )
         return error
 
-    def _not_known(self, what: str) -> HubOfflineError:
+    def not_known(self, what: str) -> HubOfflineError:
+        """The error of something that is not on this machine, when the Hub may not be asked."""
         why = "only local files are allowed" if self.local_files_only else "HF_HUB_OFFLINE is set"
         return HubOfflineError(
             f"{self.repo_id}: {what} was never asked for on this machine, and {why}. Load the "

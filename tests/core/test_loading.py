@@ -35,7 +35,7 @@ HOST = HostInfo(
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """This machine has torch 2.13, and has loaded no kernel."""
     monkeypatch.setattr("kernels_core.repository.builds.host_info", lambda: HOST)
-    monkeypatch.setattr("kernels_core.loading._loaded", {})
+    monkeypatch.setattr("kernels_core.loading.loaded._loaded", {})
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:

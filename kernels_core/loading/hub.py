@@ -1,31 +1,28 @@
-"""Loading kernels: from a repository to an imported module.
+"""Loading kernels from the Hub.
 
-Repositories of the Hub are named by strings such as "org/name", directories by `pathlib.Path`.
 Nothing of the Hub client is imported before a repository of the Hub is asked for.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import attrs
 
 from kernels_core.errors import (
-    DependencyError,
     HubNotFoundError,
     NoFittingBuildError,
     RepositoryNotFoundError,
     VersionNotFoundError,
 )
-from kernels_core.plugins import Backend, registry
-from kernels_core.repository.importer import build_of, import_build, module_name
-from kernels_core.repository.local import Build, LocalRepository
-from kernels_core.repository.metadata import Metadata
+from kernels_core.loading.loaded import load_build
+from kernels_core.loading.local import FIRST_DEVICE, chosen_backend
+from kernels_core.plugins import Backend
+from kernels_core.repository.local import LocalRepository
 from kernels_core.variants.fit import BuildDecision
 
 if TYPE_CHECKING:
@@ -34,36 +31,6 @@ if TYPE_CHECKING:
 
 Trust = bool | Iterable[str]
 UserAgent = str | Mapping[str, str] | None
-
-# `get_kernel` and its family have no module whose device they could ask for.
-_FIRST_DEVICE = 0
-
-
-@attrs.frozen
-class LoadedKernel:
-    """A kernel that has been imported into this process.
-
-    Attributes:
-        build: the build that was imported.
-        module: its module.
-    """
-
-    build: Build
-    module: ModuleType
-
-    @property
-    def metadata(self) -> Metadata | None:
-        """What the build says about itself; None when it says nothing."""
-        return self.build.metadata
-
-    @property
-    def repository(self) -> str:
-        """Where the build comes from: a path or "org/name"."""
-        return self.build.repository
-
-
-# By module name: each build is imported once.
-_loaded: dict[str, LoadedKernel] = {}
 
 
 def get_kernel(
@@ -104,7 +71,7 @@ def get_kernel(
     """
     resolver = _resolver(
         repo_id,
-        _backend(backend),
+        chosen_backend(backend),
         revision,
         version,
         trust_remote_code=trust_remote_code,
@@ -145,7 +112,7 @@ def has_kernel(
         True
     """
     resolver = _resolver(
-        repo_id, _backend(backend), revision, version, trust_remote_code=trust_remote_code
+        repo_id, chosen_backend(backend), revision, version, trust_remote_code=trust_remote_code
     )
     if not check_arch:
         resolver = attrs.evolve(resolver, device_index=None)
@@ -187,7 +154,7 @@ def install_kernel(
     """
     resolver = _resolver(
         repo_id,
-        _backend(backend),
+        chosen_backend(backend),
         revision,
         version,
         trust_remote_code=trust_remote_code,
@@ -228,7 +195,7 @@ def get_locked_kernel(
     """
     resolver = _resolver(
         repo_id,
-        _backend(backend),
+        chosen_backend(backend),
         trust_remote_code=trust_remote_code,
         user_agent=user_agent,
         lock=_lock(lockfile),
@@ -264,101 +231,12 @@ def load_kernel(
     """
     resolver = _resolver(
         repo_id,
-        _backend(backend),
+        chosen_backend(backend),
         trust_remote_code=trust_remote_code,
         local_files_only=True,
         lock=_lock(lockfile),
     )
     return load_build(resolver.resolve(repo_id))
-
-
-def get_kernel_dep(repo_id: str) -> ModuleType:
-    """Load a kernel that the calling kernel needs. To be called by the code of a kernel.
-
-    Args:
-        repo_id: the repository, as in `kernel-depends` of the calling kernel's metadata, which
-            says at which version.
-
-    Returns:
-        The module of the kernel that is needed.
-
-    Raises:
-        DependencyError: the caller is no kernel, or does not declare that it needs this one.
-        Exception: whatever that kernel's own code raises while it is imported, unchanged.
-
-    Example:
-        >>> get_kernel_dep("org/activation")
-        Traceback (most recent call last):
-        ...
-        kernels_core.errors.DependencyError: get_kernel_dep('org/activation') was not called by ...
-    """
-    build = _calling_build()
-    if build is None:
-        raise DependencyError(
-            f"get_kernel_dep({repo_id!r}) was not called by the code of a kernel; elsewhere, call "
-            f"get_kernel.",
-            repository=repo_id,
-            missing=(repo_id,),
-        )
-    for name, dependency in build.dependencies:
-        if name == repo_id:
-            return load_build(dependency)
-    raise DependencyError(
-        f"{build.repository} ({build.variant}) does not declare that it needs {repo_id}: the "
-        f"'kernel-depends' of its metadata.json has "
-        f"{', '.join(name for name, _ in build.dependencies) or 'nothing'}.",
-        repository=build.repository,
-        missing=(repo_id,),
-    )
-
-
-def get_local_kernel(
-    repo_path: str | os.PathLike[str], *, backend: str | None = None
-) -> ModuleType:
-    """Load a kernel from a kernel repository on disk.
-
-    A second call with the same repository gives the same module. Files that changed in between
-    have no effect until the next process.
-
-    Args:
-        repo_path: the directory that holds `build`.
-        backend: which backend to choose a build for, for example "cpu"; by default the one that
-            `KERNELS_BACKEND` names, else the most capable one of this machine.
-
-    Returns:
-        The kernel's module.
-
-    Raises:
-        TypeError: an argument has the wrong type.
-        RepositoryNotFoundError: there is no kernel repository at the path.
-        NoFittingBuildError: none of its builds fits; it has the reason for each.
-        MetadataError: the chosen build's metadata is malformed.
-        DependencyError: something that the chosen build needs is not installed.
-        KernelsError: the backend is not there, see `Registry.backend_for`.
-        Exception: whatever the kernel's own code raises while it is imported, unchanged.
-
-    Example:
-        >>> import tempfile
-        >>> build = Path(tempfile.mkdtemp(), "build", "torch-universal")
-        >>> build.mkdir(parents=True)
-        >>> _ = (build / "__init__.py").write_text("answer = 42")
-        >>> get_local_kernel(build.parents[1]).answer
-        42
-    """
-    if not isinstance(repo_path, (str, os.PathLike)):
-        raise TypeError(f"repo_path must be a str or a Path, got {repo_path!r}.")
-    chosen = _backend(backend)
-    return load_build(resolve_local(repo_path, backend=chosen, device_index=_FIRST_DEVICE))
-
-
-def get_loaded_kernels() -> list[LoadedKernel]:
-    """The kernels that have been loaded into this process, in the order of loading.
-
-    Example:
-        >>> isinstance(get_loaded_kernels(), list)
-        True
-    """
-    return list(_loaded.values())
 
 
 def get_kernel_variants(
@@ -397,85 +275,13 @@ def get_kernel_variants(
     """
     if not isinstance(repo, (str, os.PathLike)):
         raise TypeError(f"repo must be a str or a pathlib.Path, got {repo!r}.")
-    chosen = _backend(backend)
+    chosen = chosen_backend(backend)
     directory = _override(repo) if isinstance(repo, str) else Path(repo)
     if directory is not None:
-        return list(LocalRepository(directory).decisions(chosen, _FIRST_DEVICE))
+        return list(LocalRepository(directory).decisions(chosen, FIRST_DEVICE))
     repository = _resolver(str(repo), chosen, revision, version).repository(str(repo))
     commit = repository.pin(revision, version).commit
-    return list(repository.decisions(commit, chosen, _FIRST_DEVICE))
-
-
-def resolve_local(
-    repo_path: str | os.PathLike[str],
-    *,
-    backend: Backend,
-    device_index: int | None,
-    package_name: str | None = None,
-) -> Build:
-    """Choose the build of a repository on disk for one device. Imports nothing.
-
-    Args:
-        repo_path: the directory that holds `build`.
-        backend: the backend that serves the device.
-        device_index: index of the device; None for no particular one.
-        package_name: the package inside the variant directories of older repositories; None finds
-            it by the names of kernel and repository.
-
-    Raises:
-        RepositoryNotFoundError: there is no kernel repository at the path.
-        NoFittingBuildError: none of its builds fits; it has the reason for each.
-        MetadataError: the chosen build's metadata is malformed.
-        DependencyError: something that the chosen build needs is not installed.
-        LoadError: a kernel that it needs is not there.
-
-    Example:
-        >>> import tempfile
-        >>> build = Path(tempfile.mkdtemp(), "build", "torch-universal")
-        >>> build.mkdir(parents=True)
-        >>> _ = (build / "__init__.py").touch()
-        >>> backend = registry().default_backend()
-        >>> resolve_local(build.parents[1], backend=backend, device_index=0).variant
-        'torch-universal'
-    """
-    build = LocalRepository(Path(repo_path), package_name).choose(backend, device_index)
-    if build.metadata is None or not build.metadata.kernel_depends:
-        return build
-    from kernels_core.repository.fetch import Resolver
-
-    return Resolver(backend, device_index).with_dependencies(build)
-
-
-def load_build(build: Build) -> ModuleType:
-    """Import a build, once per process, and remember it for `get_loaded_kernels`.
-
-    Args:
-        build: what `resolve_local` chose.
-
-    Raises:
-        Exception: whatever the kernel's own code raises, unchanged.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp())
-        >>> _ = (path / "__init__.py").write_text("answer = 42")
-        >>> load_build(Build("org/name", "torch-universal", path=path, package=path)).answer
-        42
-    """
-    module = import_build(build)
-    _loaded.setdefault(module_name(build), LoadedKernel(build, module))
-    return module
-
-
-def _calling_build() -> Build | None:
-    """The build whose code is nearest on the stack."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        build = build_of(frame.f_globals.get("__name__") or "")
-        if build is not None:
-            return build
-        frame = frame.f_back
-    return None
+    return list(repository.decisions(commit, chosen, FIRST_DEVICE))
 
 
 def _override(repo_id: str) -> Path | None:
@@ -516,12 +322,4 @@ def _resolver(
         raise TypeError(f"revision must be a branch, tag or commit, got {revision!r}.")
     if revision is not None and version is not None:
         raise ValueError("Give revision or version, not both: each of them names a commit.")
-    return Resolver(backend, _FIRST_DEVICE, trust_remote_code, user_agent, local_files_only, lock)
-
-
-def _backend(name: str | None) -> Backend:
-    if name is None:
-        return registry().default_backend()
-    if not isinstance(name, str):
-        raise TypeError(f"backend must be the name of a backend, such as 'cpu', got {name!r}.")
-    return registry().backend_for(name)
+    return Resolver(backend, FIRST_DEVICE, trust_remote_code, user_agent, local_files_only, lock)

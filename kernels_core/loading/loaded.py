@@ -1,0 +1,122 @@
+"""The kernels that this process has imported, and what their own code may ask."""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType, ModuleType
+
+import attrs
+
+from kernels_core.errors import DependencyError
+from kernels_core.repository.builds import Build
+from kernels_core.repository.importer import build_of, import_build, module_name
+from kernels_core.repository.metadata import Metadata
+
+
+@attrs.frozen
+class LoadedKernel:
+    """A kernel that has been imported into this process.
+
+    Attributes:
+        build: the build that was imported.
+        module: its module.
+    """
+
+    build: Build
+    module: ModuleType
+
+    @property
+    def metadata(self) -> Metadata | None:
+        """What the build says about itself; None when it says nothing."""
+        return self.build.metadata
+
+    @property
+    def repository(self) -> str:
+        """Where the build comes from: a path or "org/name"."""
+        return self.build.repository
+
+
+# By module name: each build is imported once.
+_loaded: dict[str, LoadedKernel] = {}
+
+
+def load_build(build: Build) -> ModuleType:
+    """Import a build, once per process, and remember it for `get_loaded_kernels`.
+
+    Args:
+        build: what `resolve_local` chose.
+
+    Raises:
+        Exception: whatever the kernel's own code raises, unchanged.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp())
+        >>> _ = (path / "__init__.py").write_text("answer = 42")
+        >>> load_build(Build("org/name", "torch-universal", path=path, package=path)).answer
+        42
+    """
+    module = import_build(build)
+    _loaded.setdefault(module_name(build), LoadedKernel(build, module))
+    return module
+
+
+def get_loaded_kernels() -> list[LoadedKernel]:
+    """The kernels that have been loaded into this process, in the order of loading.
+
+    Example:
+        >>> isinstance(get_loaded_kernels(), list)
+        True
+    """
+    return list(_loaded.values())
+
+
+def get_kernel_dep(repo_id: str) -> ModuleType:
+    """Load a kernel that the calling kernel needs. To be called by the code of a kernel.
+
+    Args:
+        repo_id: the repository, as in `kernel-depends` of the calling kernel's metadata, which
+            says at which version.
+
+    Returns:
+        The module of the kernel that is needed.
+
+    Raises:
+        DependencyError: the caller is no kernel, or does not declare that it needs this one.
+        Exception: whatever that kernel's own code raises while it is imported, unchanged.
+
+    Example:
+        >>> get_kernel_dep("org/activation")
+        Traceback (most recent call last):
+        ...
+        kernels_core.errors.DependencyError: get_kernel_dep('org/activation') was not called by ...
+    """
+    build = _calling_build()
+    if build is None:
+        raise DependencyError(
+            f"get_kernel_dep({repo_id!r}) was not called by the code of a kernel; elsewhere, call "
+            f"get_kernel.",
+            repository=repo_id,
+            missing=(repo_id,),
+        )
+    for name, dependency in build.dependencies:
+        if name == repo_id:
+            return load_build(dependency)
+    raise DependencyError(
+        f"{build.repository} ({build.variant}) does not declare that it needs {repo_id}: the "
+        f"'kernel-depends' of its metadata.json has "
+        f"{', '.join(name for name, _ in build.dependencies) or 'nothing'}.",
+        repository=build.repository,
+        missing=(repo_id,),
+    )
+
+
+def _calling_build() -> Build | None:
+    """The build whose code is nearest on the stack."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        build = build_of(frame.f_globals.get("__name__") or "")
+        if build is not None:
+            return build
+        frame = frame.f_back
+    return None
