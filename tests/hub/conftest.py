@@ -38,18 +38,19 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def reread_environment(hub: Hub) -> Callable[[], None]:
-    """Makes this process behave as one that was started in the environment of now."""
+    """Makes this process load as one would that is started now."""
     return _reread
 
 
 def _reread() -> None:
     from huggingface_hub import constants
-    from huggingface_hub._tree_cache import _IN_MEMORY_TREE_CACHE
     from huggingface_hub.utils import close_session
+
+    from kernels_core.repository import fetch
 
     importlib.reload(constants)  # the client reads the environment there, and only there
     close_session()
-    _IN_MEMORY_TREE_CACHE.clear()
+    fetch.forget()
 
 
 @pytest.fixture
