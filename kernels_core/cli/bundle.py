@@ -19,8 +19,7 @@ from kernels_core.cli.download import (
 from kernels_core.cli.tables import as_table, size_text
 from kernels_core.repository.archives import is_archive
 from kernels_core.repository.bundle import unpack_bundle, verify_bundle, write_bundle
-from kernels_core.repository.fetch import Resolver
-from kernels_core.repository.gather import Order, gather, merged
+from kernels_core.repository.gather import Order, Selection, gather, merged
 from kernels_core.repository.manifest import BundledKernel
 
 
@@ -44,25 +43,20 @@ class BundleReport:
 
 
 def bundle(
-    orders: Sequence[Order],
-    path: Path,
-    resolver: Resolver,
-    variants: Sequence[str] | None = None,
-    endpoint: str | None = None,
+    orders: Sequence[Order], path: Path, selection: Selection, endpoint: str | None = None
 ) -> BundleReport:
     """Write a bundle, when everything that belongs into it can be had.
 
     Args:
         orders: the kernels.
         path: the archive or directory.
-        resolver: for which device, and with whose trust.
-        variants: patterns of the names of variants; None for those that fit the device.
+        selection: which builds of them.
         endpoint: the address of the Hub on the other machine.
 
     Raises:
         BundleError: there is something at the path.
     """
-    outcomes = gather(orders, resolver, variants)
+    outcomes = gather(orders, selection)
     kernels, failures = merged(outcomes), failed(outcomes)
     if failures:
         return BundleReport(None, None, 0, rows(kernels), failures)

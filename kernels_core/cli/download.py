@@ -8,8 +8,7 @@ from pathlib import Path
 import attrs
 
 from kernels_core.cli.tables import as_table, size_text
-from kernels_core.repository.fetch import Resolver
-from kernels_core.repository.gather import Gathered, Order, Outcome, gather, merged
+from kernels_core.repository.gather import Gathered, Order, Outcome, Selection, gather, merged
 from kernels_core.repository.lock_files import LOCK_NAME, read_lock
 
 _SHOWN_COMMIT = 12
@@ -61,21 +60,18 @@ class DownloadReport:
     failures: tuple[FailedRow, ...]
 
 
-def download(
-    project: Path, resolver: Resolver, variants: Sequence[str] | None = None
-) -> DownloadReport:
+def download(project: Path, selection: Selection) -> DownloadReport:
     """Get the locked kernels of a project.
 
     Args:
         project: its directory.
-        resolver: for which device, and with whose trust.
-        variants: patterns of the names of variants; None for those that fit the device.
+        selection: which builds of them.
 
     Raises:
         LockFileError: the project's lock is malformed.
         LockFileNotFoundError: it has none.
     """
-    outcomes = gather(Order.of_lock(read_lock(project / LOCK_NAME)), resolver, variants)
+    outcomes = gather(Order.of_lock(read_lock(project / LOCK_NAME)), selection)
     return DownloadReport(rows(merged(outcomes)), failed(outcomes))
 
 

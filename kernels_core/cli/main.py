@@ -15,7 +15,7 @@ import click
 from kernels_core.errors import KernelsError, ProjectError
 
 if TYPE_CHECKING:
-    from kernels_core.repository.fetch import Resolver
+    from kernels_core.repository.gather import Selection
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -130,24 +130,19 @@ def _selection(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _patterns(all_variants: bool, variants: tuple[str, ...]) -> tuple[str, ...] | None:
-    if all_variants and variants:
-        raise click.UsageError("Give --all-variants or --variant, not both.")
-    return ("*",) if all_variants else variants or None
-
-
-def _resolver(backend: str | None, trust: tuple[str, ...]) -> Resolver:
-    from kernels_core.plugins import registry
-    from kernels_core.repository.fetch import Resolver
+def _selected(
+    all_variants: bool, variants: tuple[str, ...], backend: str | None, trust: tuple[str, ...]
+) -> Selection:
+    from kernels_core.repository.gather import Selection
     from kernels_core.repository.trust import TrustList
 
+    if all_variants + bool(variants) + bool(backend) > 1:
+        raise click.UsageError("Give one of --all-variants, --variant and --backend.")
     try:
         TrustList.of(trust)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--trust") from None
-    known = registry()
-    chosen = known.backend_for(backend) if backend else known.default_backend()
-    return Resolver(chosen, device_index=0, trust_remote_code=trust)
+    return Selection(("*",) if all_variants else variants or None, backend, trust)
 
 
 @main.command()
@@ -169,9 +164,9 @@ def download(
     """
     from kernels_core.cli import download as command
 
-    patterns = _patterns(all_variants, variants)
+    selection = _selected(all_variants, variants, backend, trust)
     with _errors_for_people(), _only_the_result_on_stdout():
-        report = command.download(project, _resolver(backend, trust), patterns)
+        report = command.download(project, selection)
     _show(report, command.as_text(report), as_json)
     sys.exit(1 if report.failures else 0)
 
@@ -211,7 +206,7 @@ def bundle(
     from kernels_core.repository.lock_files import LOCK_NAME, read_lock
     from kernels_core.repository.project import parse_wanted
 
-    patterns = _patterns(all_variants, variants)
+    selection = _selected(all_variants, variants, backend, trust)
     if not kernels and project is None:
         raise click.UsageError("Name a KERNEL, or a --project with a lock.")
     try:
@@ -220,7 +215,7 @@ def bundle(
         raise click.BadParameter(str(error), param_hint="KERNEL") from None
     with _errors_for_people(), _only_the_result_on_stdout():
         orders += Order.of_lock(read_lock(project / LOCK_NAME)) if project else []
-        report = command.bundle(orders, output, _resolver(backend, trust), patterns, endpoint)
+        report = command.bundle(orders, output, selection, endpoint)
     _show(report, command.as_text(report), as_json)
     sys.exit(1 if report.failures else 0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import attrs
@@ -18,6 +18,7 @@ from kernels_core.repository.remote import HubRepository
 from kernels_core.repository.versions import is_commit
 
 _PARALLEL = 4
+_FIRST_DEVICE = 0
 
 
 @attrs.frozen
@@ -86,35 +87,52 @@ class Outcome:
     error: KernelsError | None = None
 
 
-def gather(
-    orders: Sequence[Order], resolver: Resolver, variants: Sequence[str] | None = None
-) -> list[Outcome]:
+_Get = Callable[[Order], Iterable[Gathered]]
+
+
+@attrs.frozen
+class Selection:
+    """Which builds of a kernel to get, and with whose trust.
+
+    Attributes:
+        variants: patterns of the names of variants, as in a shell; None for the builds that fit the
+            first device of a backend.
+        backend: name of that backend; None for the most capable one of this machine. Patterns need
+            no backend: any machine can get builds for any other.
+        trust: what to trust this time; see `trust.check_trust`.
+    """
+
+    variants: tuple[str, ...] | None = None
+    backend: str | None = None
+    trust: tuple[str, ...] = ()
+
+
+def gather(orders: Sequence[Order], selection: Selection) -> list[Outcome]:
     """Get kernels, and all that they need, onto this machine. Imports nothing.
 
     One that cannot be had does not keep the others from being got.
 
     Args:
         orders: the kernels.
-        resolver: for which device, and with whose trust.
-        variants: patterns of the names of variants, as in a shell; None for those that the resolver
-            chooses for its device.
+        selection: which builds of them.
+
+    Raises:
+        KernelsError: the backend is not there, see `Registry.backend_for`.
 
     Example:
-        >>> from kernels_core.plugins import registry
-        >>> gather([], Resolver(registry().default_backend()))
+        >>> gather([], Selection(variants=("*",)))
         []
     """
+    get = _for_device(selection) if selection.variants is None else _by_name(selection)
 
-    def get(order: Order) -> Outcome:
+    def attempt(order: Order) -> Outcome:
         try:
-            if variants is None:
-                return Outcome(order, tuple(_chosen(order, resolver)))
-            return Outcome(order, tuple(_matching(order, resolver, variants)))
+            return Outcome(order, tuple(get(order)))
         except KernelsError as error:
             return Outcome(order, error=error)
 
     with ThreadPoolExecutor(_PARALLEL, "kernels-gather") as pool:
-        return list(pool.map(get, orders))
+        return list(pool.map(attempt, orders))
 
 
 def merged(outcomes: Iterable[Outcome]) -> list[Gathered]:
@@ -130,6 +148,15 @@ def merged(outcomes: Iterable[Outcome]) -> list[Gathered]:
 
 
 # The builds for one device
+
+
+def _for_device(selection: Selection) -> _Get:
+    from kernels_core.plugins import registry
+
+    name = selection.backend
+    backend = registry().backend_for(name) if name else registry().default_backend()
+    resolver = Resolver(backend, _FIRST_DEVICE, selection.trust)
+    return lambda order: _chosen(order, resolver)
 
 
 def _chosen(order: Order, resolver: Resolver) -> Iterator[Gathered]:
@@ -166,14 +193,18 @@ class _Wish:
     locked: LockedKernel | None = attrs.field(default=None, eq=False)
 
 
-def _matching(order: Order, resolver: Resolver, patterns: Sequence[str]) -> Iterator[Gathered]:
+def _by_name(selection: Selection) -> _Get:
+    return lambda order: _matching(order, selection)
+
+
+def _matching(order: Order, selection: Selection) -> Iterator[Gathered]:
     lock = order.lock
     first = lock.kernel(order.wanted.repo_id) if lock else None
     pending = [_Wish(order.wanted, first)]
     seen = set(pending)
     while pending:
         wish = pending.pop(0)
-        gathered = _install_matching(wish, resolver, patterns)
+        gathered = _install_matching(wish, selection)
         yield gathered
         installer = gathered.repository.installer(gathered.commit)
         for build in gathered.builds.values():
@@ -186,8 +217,9 @@ def _matching(order: Order, resolver: Resolver, patterns: Sequence[str]) -> Iter
                     pending.append(new)
 
 
-def _install_matching(wish: _Wish, resolver: Resolver, patterns: Sequence[str]) -> Gathered:
-    repository = resolver.repository(wish.wanted.repo_id)
+def _install_matching(wish: _Wish, selection: Selection) -> Gathered:
+    patterns = selection.variants or ()
+    repository = HubRepository(wish.wanted.repo_id, selection.trust)
     if wish.locked is not None:
         commit = wish.locked.commit
     else:

@@ -79,7 +79,9 @@ def run(*arguments: str | Path) -> Result:
 
 
 def write(path: Path, *arguments: str | Path) -> dict[str, Any]:
-    result = run("bundle", path, "org/name@1", "--backend", "cpu", "--json", *arguments)
+    chosen = any("variant" in str(argument) for argument in arguments)
+    which = () if chosen else ("--backend", "cpu")
+    result = run("bundle", path, "org/name@1", *which, "--json", *arguments)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
 
@@ -392,6 +394,21 @@ def test_nothing_is_written_when_a_kernel_cannot_be_had(commit: str, tmp_path: P
 def test_wrong_arguments_are_a_usage_error(hub: Hub, tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "bundle.tar").touch()
     assert run(*[argument.format(tmp=tmp_path) for argument in arguments]).exit_code == 2
+
+
+def test_builds_by_name_are_had_without_any_backend(
+    commit: str, tmp_path: Path, fresh_python: Any
+) -> None:
+    program = f"""
+import json, sys
+from kernels_core.cli.main import main
+try:
+    main(["bundle", {str(tmp_path / "bundle")!r}, "org/name@1", "--all-variants"])
+except SystemExit as done:
+    print(json.dumps([done.code, "torch" in sys.modules]))
+"""
+    assert fresh_python(program, KERNELS_BACKENDS="") == [0, False]
+    assert (tmp_path / "bundle" / MANIFEST).is_file()
 
 
 def test_a_directory_that_local_kernels_names_is_not_bundled(
