@@ -160,12 +160,12 @@ class Installer:
         return _installed.get((str(path), str(expected)), fetch)
 
     def _get(self, build: HubBuild, verify: Callable[[], T]) -> T:
-        """Download what is missing, and once more what is not as published."""
+        """Download what is missing, and what is in the cache and not as published."""
         self._download(build)
         try:
             return verify()
         except DigestError as error:
-            logger.warning("Downloading files again that are not as published. %s", error)
+            logger.warning("Removing what is not as published from the cache. %s", error)
             self._remove(build, error)
         self._download(build)
         try:
@@ -242,6 +242,27 @@ class Installer:
             _in_parallel(lambda file: self._download_file(client, file, progress), files)
 
     def _download_file(self, client: HubClient, file: TreeFile, progress: Progress) -> None:
+        """Download a file. Nothing becomes part of the cache that is not what was published."""
+        got = self._download_once(client, file, progress)
+        if got is not None:
+            logger.warning("%s arrived as %s; downloading it again", file.path, got)
+            progress(-file.size)
+            got = self._download_once(client, file, progress)
+        if got is not None:
+            raise DigestError(
+                f"{file.path} of {self.cache.repo_id} at commit {self.commit}: expected "
+                f"{file.content_hash}, got {got}, twice.",
+                repository=self.cache.repo_id,
+                files=(file.path,),
+                path=file.path,
+                expected=str(file.content_hash),
+                got=str(got),
+            )
+
+    def _download_once(
+        self, client: HubClient, file: TreeFile, progress: Progress
+    ) -> digest.FileHash | None:
+        """Download a file into the cache. Returns what arrived instead, when it is not that."""
         new = self.cache.new_file(file)
         try:
             with self.cache.writing(), new.open("wb") as target:
@@ -253,7 +274,12 @@ class Installer:
                     agent=self.agent,
                     progress=progress,
                 )
+            expected = file.content_hash
+            got = digest.FileHash(expected.algorithm, digest.hash_file(new, expected.algorithm))
+            if got != expected:
+                return got
             self.cache.adopt(new, file)
+            return None
         finally:
             new.unlink(missing_ok=True)
 
