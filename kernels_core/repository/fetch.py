@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 
-from kernels_core.errors import DependencyCycleError, RepositoryNotFoundError
+from kernels_core.errors import DependencyCycleError
 from kernels_core.repository import hub, install, remote
 from kernels_core.repository.builds import Build
 from kernels_core.repository.local import LocalRepository
@@ -217,44 +216,6 @@ def resolve_hub(
     """
     resolver = Resolver(backend, device_index, trust_remote_code, user_agent, local_files_only)
     return resolver.resolve(repo_id, revision, version)
-
-
-def fetch_variants(
-    repo_id: str,
-    commit: str,
-    variants: Iterable[str] | None = None,
-    *,
-    trust_remote_code: bool | Iterable[str] = False,
-    local_files_only: bool = False,
-) -> Path:
-    """Get builds of a commit onto this machine, whether they fit it or not.
-
-    Args:
-        repo_id: the repository, "org/name".
-        commit: the commit.
-        variants: names of the builds; None for all.
-        trust_remote_code: whether, or for what, the caller vouches.
-        local_files_only: whether to make do with what is on this machine.
-
-    Returns:
-        The directory that holds `build`.
-
-    Raises:
-        RepositoryNotFoundError: the commit has no such build.
-        LoadError: see `HubRepository.install`.
-    """
-    trusted = trusted_names(trust_remote_code)
-    repository = HubRepository(repo_id, trusted, local_files_only=local_files_only)
-    builds = repository.builds(commit)
-    names = sorted(builds) if variants is None else list(variants)
-    unknown = [name for name in names if name not in builds]
-    if unknown:
-        raise RepositoryNotFoundError(
-            f"{repo_id} at {commit} has no build {', '.join(unknown)}; it has "
-            f"{', '.join(sorted(builds)) or 'none'}.",
-            repository=repo_id,
-        )
-    return repository.install(commit, {name: builds[name] for name in names})
 
 
 def forget() -> None:

@@ -10,9 +10,9 @@ import functools
 import json
 import os
 import sys
-from importlib import metadata
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -26,6 +26,9 @@ from kernels_core.repository.lock_files import (
     parse_lock,
     read_lock,
 )
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution
 
 _FOLDERS = ("", "extra_metadata/")
 _OURS = __name__.partition(".")[0]
@@ -106,6 +109,8 @@ def find_lock(lockfile: Path | None = None, caller: Caller | None = None) -> Loc
 # milliseconds. What is installed later by a running process counts in the next one.
 @functools.lru_cache(maxsize=256)
 def _installed_lock(caller: Caller) -> Lock:
+    from importlib import metadata
+
     for distribution in metadata.distributions():
         for folder in _FOLDERS:
             content = distribution.read_text(folder + LOCK_NAME)
@@ -125,13 +130,13 @@ def _installed_lock(caller: Caller) -> Lock:
     )
 
 
-def _path_in(distribution: metadata.Distribution, name: str) -> Path:
+def _path_in(distribution: Distribution, name: str) -> Path:
     # Distributions that lie in no directory have no path; then the name must do.
     folder = getattr(distribution, "_path", None)
     return Path(str(folder or distribution.metadata["Name"]), name)
 
 
-def _brings(distribution: metadata.Distribution, caller: Caller) -> bool:
+def _brings(distribution: Distribution, caller: Caller) -> bool:
     """Whether code is part of a distribution.
 
     Asked by file and not by the name of the package, which several distributions may share.
@@ -153,7 +158,7 @@ def _brings(distribution: metadata.Distribution, caller: Caller) -> bool:
     return relative.partition("/")[0].removesuffix(".py") in top_level
 
 
-def _editable_source(distribution: metadata.Distribution) -> str | None:
+def _editable_source(distribution: Distribution) -> str | None:
     """The source tree of a distribution that was installed as editable."""
     try:
         origin = json.loads(distribution.read_text("direct_url.json") or "{}")
