@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,24 @@ def victim(forks: Forks, tmp_path: Path):
         yield Victim(hub, forks, tmp_path)
 
 
+def all_refused(
+    forks: Forks, folder: Path, kind: str, arrange: Callable[[Hub, Any], None], cases: list[Any]
+) -> None:
+    """Every case is refused; in parallel, since most of it is waiting for another attempt."""
+
+    def check(number: int) -> None:
+        with Hub() as hub:
+            home = folder / str(number)
+            home.mkdir()
+            victim = Victim(hub, forks, home)
+            victim.publish()
+            arrange(hub, cases[number])
+            victim.refused(kind)
+
+    with ThreadPoolExecutor(len(cases)) as pool:
+        list(pool.map(check, range(len(cases))))
+
+
 def test_the_kernel_without_malice_loads_and_leaves_its_mark(victim: Victim) -> None:
     victim.publish()
     assert victim.load()["answer"] == 42
@@ -154,30 +173,29 @@ def test_files_that_would_overwrite_each_other_are_refused(
     victim.refused("HubAnswerError", "DigestError")
 
 
-@pytest.mark.parametrize(
-    "entry",
-    [
-        {"type": "file", "path": "build/torch-cpu/x.py", "size": 1, "oid": "../../../../evil"},
-        {"type": "file", "path": "build/torch-cpu/x.py", "size": -1, "oid": "0" * 40},
-        {"type": "file", "path": "build/torch-cpu/x.py", "size": "1", "oid": "0" * 40},
-        {"type": "file", "path": ["build"], "size": 1, "oid": "0" * 40},
-        {"type": "file", "path": "build/torch-cpu/x.py", "size": 1},
-        {
-            "type": "file",
-            "path": "build/torch-cpu/x.py",
-            "size": 1,
-            "oid": "0" * 40,
-            "lfs": {"oid": "../../../../../evil", "size": 1, "pointerSize": 1},
-        },
-        "build/torch-cpu/x.py",
-        None,
-    ],
-    ids=lambda entry: str(entry)[:60],
-)
-def test_a_listing_that_breaks_the_protocol_is_refused(victim: Victim, entry: Any) -> None:
-    victim.publish()
-    victim.hub.repository(REPOSITORY).more_entries.append(entry)
-    victim.refused("HubAnswerError")
+BROKEN_ENTRIES: list[Any] = [
+    {"type": "file", "path": "build/torch-cpu/x.py", "size": 1, "oid": "../../../../evil"},
+    {"type": "file", "path": "build/torch-cpu/x.py", "size": -1, "oid": "0" * 40},
+    {"type": "file", "path": "build/torch-cpu/x.py", "size": "1", "oid": "0" * 40},
+    {"type": "file", "path": ["build"], "size": 1, "oid": "0" * 40},
+    {"type": "file", "path": "build/torch-cpu/x.py", "size": 1},
+    {
+        "type": "file",
+        "path": "build/torch-cpu/x.py",
+        "size": 1,
+        "oid": "0" * 40,
+        "lfs": {"oid": "../../../../../evil", "size": 1, "pointerSize": 1},
+    },
+    "build/torch-cpu/x.py",
+    None,
+]
+
+
+def test_a_listing_that_breaks_the_protocol_is_refused(forks: Forks, tmp_path: Path) -> None:
+    def arrange(hub: Hub, entry: Any) -> None:
+        hub.repository(REPOSITORY).more_entries.append(entry)
+
+    all_refused(forks, tmp_path, "HubAnswerError", arrange, BROKEN_ENTRIES)
 
 
 def commit_of_refs(commit: str) -> Callable[[bytes], bytes]:
@@ -190,11 +208,12 @@ def commit_of_refs(commit: str) -> Callable[[bytes], bytes]:
     return change
 
 
-@pytest.mark.parametrize("commit", ["../../../../evil", "main", "", "0" * 41])
-def test_a_commit_that_is_none_is_refused(victim: Victim, commit: str) -> None:
-    victim.publish()
-    victim.hub.fault("corrupt", "refs", times=None, change=commit_of_refs(commit))
-    victim.refused("HubAnswerError")
+def test_a_commit_that_is_none_is_refused(forks: Forks, tmp_path: Path) -> None:
+    def arrange(hub: Hub, commit: str) -> None:
+        hub.fault("corrupt", "refs", times=None, change=commit_of_refs(commit))
+
+    commits = ["../../../../evil", "main", "", "0" * 41]
+    all_refused(forks, tmp_path, "HubAnswerError", arrange, commits)
 
 
 @pytest.mark.parametrize(
@@ -437,18 +456,17 @@ def test_an_answer_without_end_is_cut_short(victim: Victim, kind: str) -> None:
     assert outcome["seconds"] < 30
 
 
+NONSENSE = [b"[" * 100_000, b'{"a":' * 100_000, b"null", b"7", b"[]", b"{}", b"", b"\xff", b'"x"']
+
+
 @pytest.mark.parametrize("kind", ["organization", "refs", "tree"])
-@pytest.mark.parametrize(
-    "body",
-    [b"[" * 100_000, b'{"a":' * 100_000, b"null", b"7", b"[]", b"{}", b"", b"\xff\xfe", b'"x"'],
-    ids=lambda body: repr(body[:10]),
-)
 def test_an_answer_that_is_nothing_of_the_kind_is_refused(
-    victim: Victim, kind: str, body: bytes
+    forks: Forks, tmp_path: Path, kind: str
 ) -> None:
-    victim.publish()
-    victim.hub.fault("corrupt", kind, times=None, change=lambda _: body)
-    victim.refused("LoadError", timeout=30)
+    def arrange(hub: Hub, body: bytes) -> None:
+        hub.fault("corrupt", kind, times=None, change=lambda _: body)
+
+    all_refused(forks, tmp_path, "LoadError", arrange, NONSENSE)
 
 
 def test_a_listing_that_goes_on_forever_is_cut_short(victim: Victim) -> None:
