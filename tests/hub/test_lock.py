@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from hub_server import Hub, kernel_files
+from hub_server import Forks, Hub, client_environment, kernel_files
 
 from kernels_core.cli.main import main
 from kernels_core.repository.fetch import forget
@@ -195,6 +195,51 @@ def test_a_lock_that_cannot_be_read_is_replaced(hub: Hub, project: Path) -> None
         "kernels.lock.digests.json",
         "pyproject.toml",
     ]
+
+
+PACKAGE = """
+from kernels_core import LockedLayerRepository, get_locked_kernel, load_kernel
+
+layer = LockedLayerRepository("org/name", layer_name="Twice")
+
+
+def answers():
+    return [get_locked_kernel("org/name").answer, load_kernel("org/name").answer]
+"""
+
+
+def test_an_installed_package_loads_by_its_own_lock_and_asks_for_no_branch(
+    hub: Hub, project: Path, tmp_path: Path, forks: Forks
+) -> None:
+    locked_at = hub.add("org/name", kernel_files("name"), branch="v1")
+    ask_for(project, '"org/name" = 1')
+    assert run(project).exit_code == 0
+    hub.add("org/name", kernel_files("name", source="answer = 1"), branch="v1")
+    site = tmp_path / "site"
+    metadata = site / "acme-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
+    (metadata / "RECORD").write_text("acme.py,,\n")
+    for name in ("kernels.lock", "kernels.lock.digests.json"):
+        (metadata / name).write_text((project / name).read_text())
+    (site / "acme.py").write_text(PACKAGE)
+    program = f"""
+import sys
+sys.path.insert(0, {str(site)!r})
+import acme
+from kernels_core.plugins import registry
+build = acme.layer.resolve(registry().backend("cpu"), 0)
+result = [build.commit, *acme.answers()]
+"""
+    environment = client_environment(hub.endpoint, tmp_path / "elsewhere")
+    environment["KERNELS_BACKEND"] = "cpu"
+    hub.requests.clear()
+    assert forks.start(program, environment).result() == [locked_at, 42, 42]
+    assert hub.requests
+    assert not any("refs" in request.path for request in hub.requests)
+    hub.requests.clear()
+    assert forks.start(program, environment).result() == [locked_at, 42, 42]
+    assert hub.requests == []
 
 
 def test_the_peer_locks_the_same(hub: Hub, project: Path, fresh_python: Any) -> None:
