@@ -187,37 +187,6 @@ def _linked(
     return done[build]
 
 
-def resolve_hub(
-    repo_id: str,
-    *,
-    revision: str | None = None,
-    version: int | str | None = None,
-    backend: Backend,
-    device_index: int | None,
-    trust_remote_code: bool | Iterable[str] = False,
-    user_agent: str | Mapping[str, str] | None = None,
-    local_files_only: bool = False,
-) -> Build:
-    """Find the build of a kernel of the Hub; see `Resolver.resolve`.
-
-    Args:
-        repo_id: the repository, "org/name".
-        revision: branch, tag or commit; "main" by default.
-        version: a PEP 440 specifier or a major version.
-        backend: the backend that serves the device.
-        device_index: index of the device; None for no particular one.
-        trust_remote_code: whether, or for what, the caller vouches.
-        user_agent: what the application wants the Hub to know of it.
-        local_files_only: whether to make do with what is on this machine.
-
-    Raises:
-        LoadError: there is no such kernel, none that fits, none that may be loaded, or it cannot be
-            fetched.
-    """
-    resolver = Resolver(backend, device_index, trust_remote_code, user_agent, local_files_only)
-    return resolver.resolve(repo_id, revision, version)
-
-
 def forget() -> None:
     """Forget what this process knows of the Hub and its kernels, but for what is on disk."""
     hub.reset()
