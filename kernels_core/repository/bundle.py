@@ -67,7 +67,8 @@ def write_bundle(kernels: Sequence[Gathered], path: Path, endpoint: str | None =
             )
             listing = Path(folder, MANIFEST)
             listing.write_bytes(manifest.content)
-            with progress_bar(f"Writing {path.name}", manifest.size) as progress:
+            size = manifest.size + len(manifest.content)
+            with progress_bar(f"Writing {path.name}", size) as progress:
                 # The manifest comes first: who unpacks must know what to expect.
                 write_files(new, {MANIFEST: listing, **files}, progress)
         os.replace(new, path)

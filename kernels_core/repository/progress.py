@@ -1,4 +1,4 @@
-"""Progress of downloads, as the Hub client shows its own."""
+"""Progress of long work, as the Hub client shows that of its downloads."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from collections.abc import Callable, Iterator
 
 Progress = Callable[[int], None]
 
+# Below this many bytes a bar is gone before it can be read, and dozens of them are noise.
+_WORTH_A_BAR = 1_000_000
+
 
 @contextlib.contextmanager
 def progress_bar(title: str, size: int) -> Iterator[Progress]:
     """Show a bar on a terminal, unless the Hub client's own switch is off.
 
     Args:
-        title: what is being downloaded.
-        size: number of bytes.
+        title: what is being done.
+        size: number of bytes; few of them get no bar.
 
     Returns:
         What to tell the number of bytes as they arrive. Threads may.
@@ -33,7 +36,7 @@ def progress_bar(title: str, size: int) -> Iterator[Progress]:
         total=size,
         unit="B",
         unit_scale=True,
-        disable=None,
+        disable=None if size >= _WORTH_A_BAR else True,
         name="kernels_core.download",
     ) as bar:
 
