@@ -253,7 +253,7 @@ def _errors_for_people() -> Iterator[None]:
     """Say what failed without a traceback: exit status 2 for a wrong project, else 1."""
     try:
         yield
-    except KernelsError as error:
+    except (KernelsError, OSError) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2 if isinstance(error, ProjectError) else 1)
 

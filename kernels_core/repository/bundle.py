@@ -20,18 +20,17 @@ import attrs
 
 from kernels_core.errors import BundleError, DigestError
 from kernels_core.repository import digest, records, schema
-from kernels_core.repository.answers import BUILD_FOLDER
 from kernels_core.repository.archives import reading, write_files
 from kernels_core.repository.cache import RepositoryCache
 from kernels_core.repository.gather import Gathered
 from kernels_core.repository.manifest import (
     MANIFEST,
     BundledFile,
-    BundledKernel,
     Manifest,
+    build_of,
     read_manifest,
 )
-from kernels_core.repository.progress import progress_bar
+from kernels_core.repository.progress import Progress, progress_bar
 from kernels_core.repository.trust import publisher_of
 
 _CHUNK = 1024 * 1024
@@ -61,12 +60,10 @@ def write_bundle(kernels: Sequence[Gathered], path: Path, endpoint: str | None =
     try:
         with tempfile.TemporaryDirectory() as folder:
             files = dict(sorted(_files(kernels, Path(folder), endpoint)))
-            manifest = Manifest(
-                tuple(_bundled(kernel) for kernel in kernels),
-                {name: _described(file) for name, file in files.items()},
-            )
+            manifest = Manifest({name: _described(file) for name, file in files.items()})
             listing = Path(folder, MANIFEST)
             listing.write_bytes(manifest.content)
+            read_manifest(manifest.content, path)  # nobody could read one with too many files
             size = manifest.size + len(manifest.content)
             with progress_bar(f"Writing {path.name}", size) as progress:
                 # The manifest comes first: who unpacks must know what to expect.
@@ -118,10 +115,6 @@ def _write_records(kernel: Gathered, target: RepositoryCache) -> None:
     trusted = records.PublisherRecord(source).recall(publisher)
     if trusted is not None:
         records.PublisherRecord(target).remember(publisher, trusted)
-
-
-def _bundled(kernel: Gathered) -> BundledKernel:
-    return BundledKernel(kernel.repository.repo_id, kernel.commit, tuple(sorted(kernel.builds)))
 
 
 def _described(file: Path) -> BundledFile:
@@ -214,35 +207,28 @@ def verify_bundle(directory: Path, expected: str | None = None) -> Manifest:
     except schema.InvalidError as error:
         raise BundleError(f"{MANIFEST} in {directory}: {error}", path=directory) from error
     _check_digest(manifest, directory, expected)
-    builds: dict[str, dict[str, digest.FileHash]] = {}
-    with progress_bar(f"Verifying {directory.name}", manifest.size) as progress:
-        try:
-            for name, file in manifest.files.items():
-                file_hash = digest.FileHash("sha256", file.sha256)
-                build, inside = _split(name)
-                if build:
-                    builds.setdefault(build, {})[inside] = file_hash
-                else:
-                    digest.verify_file(directory / name, file_hash)
-                    progress(file.size)
-            for build, files in builds.items():
-                # Beside a listed file that differs, one that is not listed is what matters here.
-                digest.verify_tree(directory / build, files)
-                progress(sum(manifest.files[f"{build}/{name}"].size for name in files))
-        except DigestError as error:
-            raise BundleError(
-                f"The bundle {directory} is damaged. {error}", path=directory
-            ) from error
+    try:
+        with progress_bar(f"Verifying {directory.name}", manifest.size) as progress:
+            _verify_files(manifest, directory, progress)
+    except DigestError as error:
+        raise BundleError(f"The bundle {directory} is damaged. {error}", path=directory) from error
     return manifest
 
 
-def _split(name: str) -> tuple[str, str]:
-    """The directory of a build in a bundle and a path inside it; nothing for a record."""
-    parts = name.split("/")
-    # repository, "snapshots", commit, "build", variant
-    if len(parts) > 5 and parts[3] == BUILD_FOLDER:
-        return "/".join(parts[:5]), "/".join(parts[5:])
-    return "", name
+def _verify_files(manifest: Manifest, directory: Path, progress: Progress) -> None:
+    builds: dict[str, dict[str, digest.FileHash]] = {}
+    for name, file in manifest.files.items():
+        file_hash = digest.FileHash("sha256", file.sha256)
+        if place := build_of(name):
+            build, inside = place
+            builds.setdefault(build, {})[inside] = file_hash
+        else:
+            digest.verify_file(directory / name, file_hash)
+            progress(file.size)
+    for build, hashes in builds.items():
+        # What lies in a build and is not listed could be imported.
+        digest.verify_tree(directory / build, hashes)
+        progress(sum(manifest.files[f"{build}/{name}"].size for name in hashes))
 
 
 def _check_digest(manifest: Manifest, bundle: Path, expected: str | None) -> None:

@@ -13,13 +13,17 @@ import attrs
 
 from kernels_core.errors import BundleError
 from kernels_core.repository import schema
-from kernels_core.repository.metadata import read_repo_id
 from kernels_core.repository.paths import first_collision, is_safe
 
 MANIFEST = "kernels-bundle.json"
 
 _FORMAT = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_REPOSITORY = r"(?:kernel|model)s--(?P<org>[\w.-]+)--(?P<name>[\w.-]+)"
+_BUILD = re.compile(
+    rf"{_REPOSITORY}/snapshots/(?P<commit>[0-9a-f]{{40}})/build/(?P<variant>[^/]+)/"
+)
+_RECORD = re.compile(rf"{_REPOSITORY}/kernels-core/.+\.json")
 
 
 @attrs.frozen
@@ -55,12 +59,25 @@ class Manifest:
     """What is in a bundle.
 
     Attributes:
-        kernels: the kernels.
         files: all files but the manifest, by their path in the bundle.
     """
 
-    kernels: tuple[BundledKernel, ...]
     files: Mapping[str, BundledFile]
+
+    @property
+    def kernels(self) -> tuple[BundledKernel, ...]:
+        """The kernels, by repository and commit."""
+        variants: dict[tuple[str, str], set[str]] = {}
+        for path in self.files:
+            if match := _BUILD.match(path):
+                found = variants.setdefault(
+                    (f"{match['org']}/{match['name']}", match["commit"]), set()
+                )
+                found.add(match["variant"])
+        return tuple(
+            BundledKernel(repo_id, commit, tuple(sorted(found)))
+            for (repo_id, commit), found in sorted(variants.items())
+        )
 
     @property
     def size(self) -> int:
@@ -72,16 +89,28 @@ class Manifest:
         """What stands in the file.
 
         Example:
-            >>> Manifest((), {}).content.strip()
-            b'{"format": 1, "kernels": [], "files": {}}'
+            >>> Manifest({}).content.strip()
+            b'{"format": 1, "files": {}}'
         """
-        listed = {"format": _FORMAT, **attrs.asdict(self)}
-        return json.dumps(listed).encode() + b"\n"
+        return json.dumps({"format": _FORMAT, **attrs.asdict(self)}).encode() + b"\n"
 
     @property
     def digest(self) -> str:
         """One text that stands for everything in the bundle."""
         return f"sha256:{hashlib.sha256(self.content).hexdigest()}"
+
+
+def build_of(path: str) -> tuple[str, str] | None:
+    """The directory of a build in a bundle, and a path inside it; None for other files.
+
+    Example:
+        >>> build_of(f"kernels--org--name/snapshots/{'a' * 40}/build/torch-cpu/__init__.py")
+        ('kernels--org--name/snapshots/aaa...aaa/build/torch-cpu', '__init__.py')
+        >>> build_of("kernels--org--name/kernels-core/refs.json") is None
+        True
+    """
+    match = _BUILD.match(path)
+    return (match[0].rstrip("/"), path[match.end() :]) if match else None
 
 
 def read_manifest(content: bytes, bundle: Path) -> Manifest:
@@ -106,24 +135,14 @@ def read_manifest(content: bytes, bundle: Path) -> Manifest:
 def _manifest(value: Any) -> Manifest:
     table = schema.read_object(value, "")
     schema.required(table, "format", _format, "")
-    kernels = schema.required(table, "kernels", schema.list_of(_kernel), "")
     files = schema.required(table, "files", schema.read_object, "")
     _check_paths(files)
-    return Manifest(kernels, {path: _file(entry, path) for path, entry in files.items()})
+    return Manifest({path: _file(entry, path) for path, entry in files.items()})
 
 
 def _format(value: Any, key: str) -> None:
     if value != _FORMAT:
         schema.fail(key, value, f"{_FORMAT}, the only format that this version reads")
-
-
-def _kernel(value: Any, key: str) -> BundledKernel:
-    table = schema.read_object(value, key)
-    return BundledKernel(
-        schema.required(table, "repo_id", read_repo_id, key),
-        schema.required(table, "commit", schema.read_text, key),
-        schema.required(table, "variants", schema.list_of(schema.read_text), key),
-    )
 
 
 def _file(value: Any, key: str) -> BundledFile:
@@ -146,8 +165,12 @@ def _sha256(value: Any, key: str) -> str:
 
 
 def _check_paths(paths: Iterable[str]) -> None:
-    for path in (paths := [*paths, MANIFEST]):
+    paths = list(paths)
+    for path in paths:
         if not is_safe(path):
             raise schema.InvalidError(path, f"lists the path {path!r}, which is not safe to use.")
+        if not (_BUILD.match(path) or _RECORD.fullmatch(path)):
+            raise schema.InvalidError(path, f"lists {path!r}, which belongs into no bundle.")
     if collision := first_collision(paths):
-        raise schema.InvalidError("", f"lists {' and '.join(collision)}, which some take for one.")
+        both = " and ".join(map(repr, collision))
+        raise schema.InvalidError(collision[0], f"lists {both}, which some systems take for one.")

@@ -297,13 +297,19 @@ NOTHING = {"size": 0, "sha256": HASH_OF_NOTHING}
 def hostile(whole: Path, path: Path) -> dict[str, Path]:
     """Archives that mean harm, made of a good one."""
     good = members(whole)
-    outside = {"../outside": b"", "/outside": b"", "a\\..\\outside": b"", "C:/outside": b""}
+    build = f"kernels--org--name/snapshots/{'a' * 40}/build/torch-cpu"
+    outside = ["../outside", "/outside", "a\\..\\outside", "C:/outside", f"{build}/../../outside"]
+    odd = ["elsewhere.py", f"{build}.py", "kernels--org--name/kernels-core/a.py", "refs/a.json"]
+    same = [f"{build}/a/b.py", f"{build}/A/B.py"]
     listed = {
         f"listed-{number}": pack(
             path / f"listed-{number}.tar",
-            with_manifest({**good, name: b""}, lambda m, n=name: m["files"].update({n: NOTHING})),
+            with_manifest(
+                {**good, **dict.fromkeys(names, b"")},
+                lambda m, n=names: m["files"].update(dict.fromkeys(n, NOTHING)),
+            ),
         )
-        for number, name in enumerate([*outside, MANIFEST.upper(), f"{MANIFEST}/a"])
+        for number, names in enumerate([*([name] for name in (*outside, *odd)), same])
     }
     first = next(name for name in good if name != MANIFEST)
     return listed | {

@@ -124,6 +124,22 @@ def test_a_build_that_is_not_the_locked_one_is_not_downloaded(
     assert cached(tmp_path) == set()
 
 
+def test_a_lock_of_the_older_format_is_downloaded_by_its_digests(
+    hub: Hub, project: Path, tmp_path: Path
+) -> None:
+    digests = json.loads((project / "kernels.lock.digests.json").read_text())
+    (base,) = [k for k in digests["kernels"] if k["dependency"]["repo-id"] == "org/base"]
+    old = {"repo_id": "org/base", "sha": base["commit"], "variants": base["variants"]}
+    (project / "kernels.lock").write_text(json.dumps([old]))
+    (project / "kernels.lock.digests.json").unlink()
+    assert downloaded(run("download", project, "--all-variants", "--json").stdout) == [
+        ("org/base", [CPU])
+    ]
+    old["variants"][CPU]["hash"] = f"sha256-{'0' * 64}"
+    (project / "kernels.lock").write_text(json.dumps([old]))
+    assert "the lock expects" in run("download", project, "--all-variants").output
+
+
 def test_trust_is_asked_for_before_anything_is_downloaded(
     hub: Hub, project: Path, tmp_path: Path
 ) -> None:
