@@ -52,13 +52,13 @@ class Scenario:
         what: "one" for one kernel through `get_kernel`, "all" for all of them through `kernelize`.
         by: "version", "specifier", "commit" or "lock".
         redirects: whether the Hub answers for small files with a redirect first.
-        targets: by step, the most round trips that ours should take, or "none" for no request.
+        targets: by step, the most round trips that ours should take; 0 means no request.
         peer: whether the peer can do this.
     """
 
     what: str
     by: str
-    targets: Mapping[str, float]
+    targets: Mapping[str, float] = attrs.field(eq=False)
     redirects: bool = False
     peer: bool = True
 

@@ -55,3 +55,22 @@ def test_the_table_has_both_and_says_whether_targets_are_met(benchmark: Any) -> 
     cold, again = table.splitlines()[-2:]
     assert " ".join(cold.split()).endswith("cold 6 3.2 200 10 8.4 450 at most 5 met")
     assert again.endswith("no request  not met")
+
+
+def test_every_scenario_gets_a_row_per_step(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = {"requests": 6, "round_trips": 3.2, "chain": 3, "ms": 200.0}
+    measured = []
+
+    def measure(scenario: Any, package: str) -> dict[str, Any]:
+        measured.append((scenario.name, package))
+        return dict.fromkeys(benchmark.STEPS, figures)
+
+    monkeypatch.setattr(benchmark, "measure", measure)
+    rows = benchmark.measure_all(2)
+    names = [scenario.name for scenario in benchmark.SCENARIOS]
+    assert [row["scenario"] for row in rows] == [name for name in names for _ in benchmark.STEPS]
+    assert all(measured.count((name, "kernels_core")) == 2 for name in names)
+    compared = {scenario.name for scenario in benchmark.SCENARIOS if scenario.peer}
+    assert {row["scenario"] for row in rows if "peer" in row} == compared
