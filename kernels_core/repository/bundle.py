@@ -8,6 +8,7 @@ verified, and told by one digest.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -53,30 +54,32 @@ def write_bundle(kernels: Sequence[Gathered], path: Path, endpoint: str | None =
         DigestError: a file has changed since it was verified.
         OSError: the bundle cannot be written.
     """
-    if os.path.lexists(path):
-        raise BundleError(f"{path} is there already; name another place.", path=path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = _beside(path)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            files = dict(sorted(_files(kernels, Path(folder), endpoint)))
-            manifest = Manifest({name: _described(file) for name, file in files.items()})
-            listing = Path(folder, MANIFEST)
-            listing.write_bytes(manifest.content)
-            read_manifest(manifest.content, path)  # nobody could read one with too many files
-            size = manifest.size + len(manifest.content)
-            with progress_bar(f"Writing {path.name}", size) as progress:
-                # The manifest comes first: who unpacks must know what to expect.
-                write_files(new, {MANIFEST: listing, **files}, progress)
-        os.replace(new, path)
-    finally:
-        _remove(new)
+    with _whole_or_nothing(path) as new, tempfile.TemporaryDirectory() as folder:
+        files = dict(sorted(_files(kernels, Path(folder), endpoint)))
+        manifest = Manifest({name: _described(file) for name, file in files.items()})
+        listing = Path(folder, MANIFEST)
+        listing.write_bytes(manifest.content)
+        read_manifest(manifest.content, path)  # nobody could read one with too many files
+        size = manifest.size + len(manifest.content)
+        with progress_bar(f"Writing {path.name}", size) as progress:
+            # The manifest comes first: who unpacks must know what to expect.
+            write_files(new, {MANIFEST: listing, **files}, progress)
     return manifest
 
 
-def _beside(path: Path) -> Path:
-    """Where something is made that gets its name when it is whole."""
-    return path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+@contextlib.contextmanager
+def _whole_or_nothing(path: Path) -> Iterator[Path]:
+    """Where to make a file or directory, which gets its place when it is whole."""
+    if os.path.lexists(path):
+        raise BundleError(f"{path} is there already; name another place.", path=path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The same ending: it says which kind of archive this is.
+    new = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+    try:
+        yield new
+        os.replace(new, path)
+    finally:
+        _remove(new)
 
 
 def _remove(path: Path) -> None:
@@ -138,17 +141,9 @@ def unpack_bundle(archive: Path, directory: Path, expected: str | None = None) -
             at the directory.
         OSError: the directory cannot be written.
     """
-    if os.path.lexists(directory):
-        raise BundleError(f"{directory} is there already; name another place.", path=directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    new = _beside(directory)
-    try:
+    with _whole_or_nothing(directory) as new:
         new.mkdir()
-        manifest = _unpack(archive, new, expected)
-        os.replace(new, directory)
-    finally:
-        _remove(new)
-    return manifest
+        return _unpack(archive, new, expected)
 
 
 def _unpack(archive: Path, directory: Path, expected: str | None) -> Manifest:
