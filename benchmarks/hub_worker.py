@@ -1,9 +1,10 @@
-"""One fresh process that loads kernels from a Hub and prints when it began and ended, as JSON.
+"""One fresh process that loads kernels from a Hub and prints when it did what, as JSON.
 
 Usage: hub_worker.py (one | all) PACKAGE REFERENCES
 
 REFERENCES is JSON: for every kernel its repository and how to name the commit, `{"version": 1}`,
-`{"revision": ...}` or `{"lockfile": ...}`.
+`{"revision": ...}` or `{"lockfile": ...}`. What is printed is the begin and end of importing the
+package and declaring what to load, of loading, and of loading once more.
 """
 
 from __future__ import annotations
@@ -73,13 +74,14 @@ def _repository(api: Any, layer_name: str, reference: Reference) -> Any:
 def main() -> None:
     """Load twice, as the command line asks for."""
     what, package, references = sys.argv[1:]
-    api = importlib.import_module(package)
-    load = {"one": load_one, "all": load_all}[what](api, json.loads(references))
     # The Hub client imports itself piece by piece, and asks the Hub something of its own once a
     # day. Both are over before the clock starts, whoever would have to wait for them.
     importlib.import_module("huggingface_hub.hf_api")
     importlib.import_module("huggingface_hub.utils").build_hf_headers()
-    spans = []
+    start = time.monotonic()
+    api = importlib.import_module(package)
+    load = {"one": load_one, "all": load_all}[what](api, json.loads(references))
+    spans = [(start, time.monotonic())]
     for _ in range(2):
         start = time.monotonic()
         load()
