@@ -1,7 +1,8 @@
 """What can be done in this repository: `pip install nox`, then `nox -s NAME`.
 
-`demo` runs a language model through the bundled kernels, `tests` the whole suite, `bench` the
-benchmark, `lint` and `types` the static checks. Arguments after `--` go to what a session runs.
+`demo` runs a language model through the bundled kernels, `tests` the whole suite, `bench` and
+`bench-hub` the benchmarks, `soak` what takes too long for the suite, `lint` and `types` the static
+checks. Arguments after `--` go to what a session runs.
 Every session installs our packages the way a user does: as wheels built from this checkout.
 """
 
