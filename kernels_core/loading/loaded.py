@@ -51,6 +51,8 @@ def load_build(build: Build) -> ModuleType:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
+        >>> from kernels_core.repository.builds import Build
         >>> path = Path(tempfile.mkdtemp())
         >>> _ = (path / "__init__.py").write_text("answer = 42")
         >>> load_build(Build("org/name", "torch-universal", path=path, package=path)).answer
