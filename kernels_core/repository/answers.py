@@ -12,7 +12,7 @@ import attrs
 from kernels_core.errors import HubAnswerError
 from kernels_core.repository import paths, schema
 from kernels_core.repository.digest import FileHash
-from kernels_core.repository.transport import TransientError, chunks, read_all
+from kernels_core.repository.transport import TransientError, read_all
 from kernels_core.repository.versions import Refs, is_commit
 
 if TYPE_CHECKING:
@@ -143,7 +143,8 @@ def read_file(
         progress(-target.tell())
         target.seek(0)
         target.truncate()
-    for chunk in chunks(response):
+    # In pieces as they come: larger ones would be lost when the connection breaks within them.
+    for chunk in response.iter_bytes():
         if target.tell() + len(chunk) > size:
             raise TransientError(f"the file has more than {size} bytes", lasting=HubAnswerError)
         target.write(chunk)

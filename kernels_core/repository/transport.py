@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -35,7 +35,6 @@ _FIRST_WAIT = 0.25  # seconds; doubles with each attempt
 _LONGEST_WAIT = 60.0
 # An answer that trickles in keeps each single read below its time-out.
 _LONGEST_ANSWER = 60.0
-_CHUNK = 1024 * 1024
 
 _MISSING = {
     "RepoNotFound": "repository",
@@ -178,11 +177,6 @@ def read_all(response: Response, limit: int) -> bytes:
         if time.monotonic() > deadline:
             raise TransientError(f"the answer took longer than {_LONGEST_ANSWER:.0f} s")
     return bytes(body)
-
-
-def chunks(response: Response) -> Iterator[bytes]:
-    """The body of an answer in pieces, for one too large for the memory."""
-    return response.iter_bytes(_CHUNK)
 
 
 def _refuse(request: Request, response: Response) -> NoReturn:

@@ -1,0 +1,159 @@
+"""After one load with the Hub in reach, the same program runs without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hub_server import Hub, kernel_files
+
+from kernels_core import (
+    errors,
+    get_kernel,
+    get_kernel_variants,
+    has_kernel,
+    install_kernel,
+)
+from kernels_core.repository.fetch import forget
+
+REPOSITORY = "org/activation"
+BASE = "org/base"
+
+GoOffline = Callable[[str], None]
+
+
+@pytest.fixture
+def commit(hub: Hub) -> str:
+    """The commit of a kernel that needs another."""
+    hub.add(BASE, kernel_files("base", source="answer = 'base'"), branch="v1")
+    source = """
+        from kernels_core import get_kernel_dep
+        answer = get_kernel_dep("org/base").answer
+        """
+    files = kernel_files(source=source, kernel_depends=[{"repo-id": BASE, "version": 1}])
+    return hub.add(REPOSITORY, files, branch="v1", tag="v0.0.1")
+
+
+@pytest.fixture
+def go_offline(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, reread_environment: Callable[[], None]
+) -> GoOffline:
+    """Take the Hub away, and start anew."""
+
+    def go(how: str) -> None:
+        forget()
+        hub.forget()
+        if how == "server down":
+            hub.stop()
+        elif how == "503":
+            hub.fault("503", times=None)
+        else:
+            monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+            reread_environment()
+
+    return go
+
+
+@pytest.mark.parametrize("how", ["HF_HUB_OFFLINE", "server down", "503"])
+@pytest.mark.parametrize("by", ["version", "specifier", "branch", "commit"])
+def test_what_was_loaded_once_loads_without_the_hub(
+    hub: Hub, commit: str, go_offline: GoOffline, how: str, by: str
+) -> None:
+    arguments: dict[str, Any] = {
+        "version": {"version": 1},
+        "specifier": {"version": ">=0.0.1"},
+        "branch": {"revision": "v1"},
+        "commit": {"revision": commit},
+    }[by]
+    first = get_kernel(REPOSITORY, **arguments)
+    go_offline(how)
+    module = get_kernel(REPOSITORY, **arguments)
+    assert module is first
+    assert module.answer == "base"
+    assert has_kernel(REPOSITORY, **arguments)
+    assert install_kernel(REPOSITORY, **arguments).is_dir()
+    assert [decision.accepted for decision in get_kernel_variants(REPOSITORY, **arguments)] == [
+        True
+    ]
+    if how == "HF_HUB_OFFLINE":
+        assert hub.requests == []
+
+
+def test_a_hub_that_is_down_is_not_waited_for_again_and_again(
+    hub: Hub, commit: str, go_offline: GoOffline
+) -> None:
+    get_kernel(REPOSITORY, version=1)
+    go_offline("503")
+    get_kernel(REPOSITORY, version=1)
+    asked = [request.path for request in hub.requests if request.kind == "refs"]
+    assert len(asked) == 4, "twice for each of the two repositories"
+    get_kernel(REPOSITORY, version=1)
+    assert [r.path for r in hub.requests if r.kind == "refs"] == asked
+
+
+def test_what_was_never_loaded_is_an_error_that_says_so(
+    hub: Hub, commit: str, go_offline: GoOffline
+) -> None:
+    go_offline("HF_HUB_OFFLINE")
+    for arguments in ({"version": 1}, {"revision": commit}):
+        with pytest.raises(errors.HubOfflineError, match="HF_HUB_OFFLINE"):
+            get_kernel(REPOSITORY, **arguments)
+        with pytest.raises(errors.HubOfflineError):
+            has_kernel(REPOSITORY, **arguments)
+
+
+def test_no_request_is_made_where_only_local_files_are_allowed(hub: Hub, commit: str) -> None:
+    with pytest.raises(errors.HubOfflineError, match="only local files"):
+        install_kernel(REPOSITORY, version=1, local_files_only=True)
+    path = install_kernel(REPOSITORY, version=1)
+    forget()
+    hub.forget()
+    assert install_kernel(REPOSITORY, version=1, local_files_only=True) == path
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("how", ["HF_HUB_OFFLINE", "server down", "503"])
+def test_only_what_the_hub_said_of_the_publisher_counts(
+    hub: Hub, go_offline: GoOffline, how: str
+) -> None:
+    hub.add(REPOSITORY, kernel_files(), branch="v1", publisher_trusted=False)
+    get_kernel(REPOSITORY, version=1, trust_remote_code=True)
+    go_offline(how)
+    with pytest.raises(errors.TrustUnknownError):
+        get_kernel(REPOSITORY, version=1)
+    assert get_kernel(REPOSITORY, version=1, trust_remote_code=True).answer == 42
+
+
+def test_an_untrusted_publisher_stays_untrusted(hub: Hub, go_offline: GoOffline) -> None:
+    hub.add(REPOSITORY, kernel_files(), branch="v1", publisher_trusted=False)
+    with pytest.raises(errors.UntrustedError):
+        get_kernel(REPOSITORY, version=1)
+    get_kernel(REPOSITORY, version=1, trust_remote_code=True)
+    go_offline("HF_HUB_OFFLINE")
+    with pytest.raises(errors.UntrustedError):
+        get_kernel(REPOSITORY, version=1)
+
+
+def test_what_one_hub_said_does_not_count_for_another(
+    hub: Hub, commit: str, monkeypatch: pytest.MonkeyPatch, go_offline: GoOffline
+) -> None:
+    get_kernel(REPOSITORY, version=1)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    go_offline("HF_HUB_OFFLINE")
+    for arguments in ({"version": 1}, {"revision": commit}):
+        with pytest.raises(errors.HubOfflineError):
+            get_kernel(REPOSITORY, **arguments)
+
+
+def test_a_failed_load_does_not_spoil_what_was_remembered(
+    hub: Hub, commit: str, go_offline: GoOffline
+) -> None:
+    first = get_kernel(REPOSITORY, version=1)
+    hub.add(REPOSITORY, kernel_files(source="answer = 'newer'"), branch="v1")
+    hub.fault("500", "file", times=None)
+    forget()
+    with pytest.raises(errors.HubUnreachableError):
+        get_kernel(REPOSITORY, version=1)
+    go_offline("server down")
+    assert get_kernel(REPOSITORY, version=1) is first
