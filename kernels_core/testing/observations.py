@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import pickle
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
@@ -134,33 +134,39 @@ def on_this_machine(plugin: str, torch_extension: str | None) -> Here:
     except PluginError as error:
         return Here(str(error))
     initialized = _is_initialized(torch_device_type) and not before
-    count = _torch_count(torch_device_type)
-    # Of devices that torch does not have nothing more can be asked.
-    indices = range(detection.device_count if count is None else min(detection.device_count, count))
-    fork = _fork(backend, torch_device_type, indices[:1]) if can_fork() else ""
+    fork = _fork(backend) if can_fork() else ""
+    # Only now, since asking torch whether it can use a device may initialise that.
     again = subject.backend()
     return Here(
         detection,
-        count,
+        _torch_count(torch_device_type),
         not detection.available and _others_available(plugin, torch_device_type),
         initialized,
         fork,
-        tuple((_facts(backend, index), _facts(again, index)) for index in indices),
+        tuple((_facts(backend, index), _facts(again, index)) for index in _real_indices(backend)),
     )
 
 
-def _fork(backend: Backend, torch_device_type: str, indices: Iterable[int]) -> str:
+def _real_indices(backend: Backend) -> range:
+    """The devices to describe: those that were detected, and that torch has."""
+    detected = backend.detection().device_count
+    count = _torch_count(backend.info.torch_device_type)
+    return range(detected if count is None else min(detected, count))
+
+
+def _fork(backend: Backend) -> str:
     try:
-        return run_forked(_use_devices, backend, torch_device_type, indices)
+        return run_forked(_use_devices, backend)
     except ProcessError as error:
         return str(error)
 
 
-def _use_devices(backend: Backend, torch_device_type: str, indices: Iterable[int]) -> str:
+def _use_devices(backend: Backend) -> str:
+    torch_device_type = backend.info.torch_device_type
     refuses = getattr(_device_module(torch_device_type), "_is_in_bad_fork", None)
     if refuses is not None and refuses():
         return f"torch refuses to use {torch_device_type} in it"
-    for index in indices:
+    for index in _real_indices(backend):
         backend.device_facts(index)  # the first use of a device, where its facts need one
     return ""
 

@@ -94,10 +94,11 @@ def judge(folder: Path, path: Sequence[Path]) -> Verdicts:
     (folder / "conftest.py").write_text(textwrap.dedent(CONFTEST))
     (folder / "pytest.ini").write_text("[pytest]\naddopts = --import-mode=importlib\n")
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("KERNELS_", "PYTEST"))}
+    entries = [*map(str, path), *filter(None, [clean.get("PYTHONPATH")])]
     process = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml=out.xml"],
         cwd=folder,
-        env={**clean, "PYTHONPATH": os.pathsep.join(map(str, path))},
+        env={**clean, "PYTHONPATH": os.pathsep.join(entries)},
         capture_output=True,
         text=True,
     )
@@ -112,31 +113,33 @@ def judge(folder: Path, path: Sequence[Path]) -> Verdicts:
 
 
 class Kit:
-    """Judges copies of plugins, those of one plugin in one process, two processes at a time."""
+    """Judges copies of plugins in a few processes: starting one takes longer than judging."""
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._pool = ThreadPoolExecutor(2)
-        self._futures: dict[tuple[str, str], Future[Verdicts]] = {}
+        self._futures: dict[str, Future[Verdicts]] = {}
 
-    def submit(self, plugin: str, edits: Mapping[str, Sequence[Edit]]) -> None:
-        """Judge copies of a plugin, each by its name and with its edits."""
-        # Where torch itself imports the package, copies cannot share a process.
-        if "torch.backends" in (SOURCES[plugin] / "pyproject.toml").read_text("utf-8"):
-            for name in edits:
-                self._submit(plugin, {name: edits[name]}, shared=False)
-        else:
-            self._submit(plugin, edits, shared=True)
+    def start(self, copies: Mapping[str, tuple[str, Sequence[Edit]]]) -> None:
+        """Begin to judge copies, each of a plugin and with edits, by its name."""
+        plugins = sorted({plugin for plugin, _ in copies.values()})
+        groups: dict[str, dict[str, Path]] = {}
+        for name, (plugin, edits) in copies.items():
+            # Where torch itself imports the package, copies cannot share a process.
+            alone = "torch.backends" in (SOURCES[plugin] / "pyproject.toml").read_text("utf-8")
+            group = name if alone else f"shared-{plugins.index(plugin) % 2}"
+            site = install_copy(plugin, self._folder / group / name, edits)
+            groups.setdefault(group, {})[name] = site
+        pool = ThreadPoolExecutor(3)
+        for group in sorted(groups, key=lambda group: len(groups[group]), reverse=True):
+            sites = groups[group]
+            path = [] if group.startswith("shared") else list(sites.values())
+            future = pool.submit(judge, self._folder / group, path)
+            self._futures.update(dict.fromkeys(sites, future))
+        pool.shutdown(wait=False)
 
-    def _submit(self, plugin: str, edits: Mapping[str, Sequence[Edit]], *, shared: bool) -> None:
-        folder = self._folder / "-".join([plugin, *edits][: 1 if shared else 2])
-        sites = [install_copy(plugin, folder / name, made) for name, made in edits.items()]
-        future = self._pool.submit(judge, folder, [] if shared else sites)
-        self._futures.update({(plugin, name): future for name in edits})
-
-    def broken_rules(self, plugin: str, name: str) -> Mapping[str, str]:
+    def broken_rules(self, name: str) -> Mapping[str, str]:
         """The rules that a copy breaks, with the messages."""
-        return self._futures[plugin, name].result()[name]
+        return self._futures[name].result()[name]
 
 
 @pytest.fixture(scope="session")

@@ -338,10 +338,13 @@ BREAKERS = [
     # What it brings along.
     Breaker(
         "select-permutes",
-        "acme",
+        "xpu",
         "plugin.py",
-        "return sorted(candidates, key=lambda candidate: candidate.mode != request.mode)",
-        "return [candidate for candidate in candidates if candidate.mode == request.mode]",
+        "@hookimpl\ndef kernels_match_device(",
+        "@hookimpl\n"
+        "def kernels_select(candidates):\n"
+        "    return [candidate for candidate in candidates if candidate.properties]\n\n\n"
+        "@hookimpl\ndef kernels_match_device(",
         "kernels_select must return the candidates it got in some order, or None",
     ),
     Breaker(
@@ -367,11 +370,8 @@ BREAKERS = [
 @pytest.fixture(scope="session")
 def judged(kit):
     """The kit at work on all copies at once."""
-    edits = {plugin: {"unbroken": []} for plugin in PLUGINS}
-    for breaker in BREAKERS:
-        edits[breaker.plugin][breaker.copy] = breaker.edits
-    for plugin, copies in edits.items():
-        kit.submit(plugin, copies)
+    unbroken = {plugin: (plugin, []) for plugin in PLUGINS}
+    kit.start(unbroken | {breaker.copy: (breaker.plugin, breaker.edits) for breaker in BREAKERS})
     return kit
 
 
@@ -387,12 +387,12 @@ def test_every_plugin_is_broken() -> None:
 
 @pytest.mark.parametrize("plugin", PLUGINS)
 def test_the_real_plugin_breaks_no_rule(plugin: str, judged) -> None:
-    assert judged.broken_rules(plugin, "unbroken") == {}
+    assert judged.broken_rules(plugin) == {}
 
 
 @pytest.mark.parametrize("breaker", BREAKERS, ids=lambda breaker: breaker.copy)
 def test_the_edit_breaks_the_rule_and_no_other(breaker: Breaker, judged) -> None:
-    broken = judged.broken_rules(breaker.plugin, breaker.copy)
+    broken = judged.broken_rules(breaker.copy)
     assert set(broken) == {breaker.rule}, "\n".join(broken.values())
     contract, _, rest = broken[breaker.rule].partition("found: ")
     found, _, mend = rest.partition("mend: ")

@@ -27,6 +27,8 @@ def verdicts(conformance: BackendConformance) -> dict[str, str]:
 
 
 def test_without_recorded_machines_this_machine_is_judged() -> None:
+    pytest.importorskip("torch")
+
     class NoHosts(BackendConformance):
         plugin = "cpu"
 

@@ -4,17 +4,16 @@ What the operating system listed on a recorded machine is given to archspec as i
 itself, so that the probe really runs.
 """
 
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from unittest import mock
 
 from archspec.cpu import detect
 
 from kernels_core.testing import BackendConformance
 from kernels_core.testing.machines import RecordedMachine
-
-CAPABILITIES = "kernels_backend_cpu._probe._torch_capabilities"
+from kernels_core.testing.replay import replaced
 
 
 class TestConformance(BackendConformance):
@@ -23,17 +22,19 @@ class TestConformance(BackendConformance):
 
     @contextmanager
     def replay(self, machine: RecordedMachine) -> Iterator[None]:
+        recorded = machine.probe
         listed = detect.partial_uarch(
-            name=machine.probe.get("name", ""),
-            vendor=machine.probe["vendor"],
-            features=set(machine.probe["flags"].split()),
-            cpu_part=machine.probe["cpu_part"],
+            name=recorded.get("name", ""),
+            vendor=recorded["vendor"],
+            features=set(recorded["flags"].split()),
+            cpu_part=recorded["cpu_part"],
         )
+        archspec = {"detected_info": lambda: listed, "_machine": lambda: machine.host.cpu}
+        torch = {"_torch_capabilities": lambda: recorded["torch"]}
         with (
-            mock.patch.object(detect, "detected_info", return_value=listed),
-            mock.patch.object(detect, "_machine", return_value=machine.probe["architecture"]),
-            mock.patch.object(detect.platform, "system", return_value=machine.probe["system"]),
-            mock.patch(CAPABILITIES, return_value=machine.probe["torch"]),
+            replaced(detect, archspec),
+            replaced(platform, {"system": machine.host.os.capitalize}),
+            replaced(self.probe_module(), torch),
         ):
             detect.host.cache_clear()
             yield
