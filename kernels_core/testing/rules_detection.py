@@ -70,10 +70,10 @@ class DetectionRules(Rules):
         if detection.available and detection.device_count != here.torch_count:
             broken(f"{detection}, and torch can use {here.torch_count} {device_type!r} devices")
         if not detection.available and here.torch_count and not here.others_available:
-            broken(
-                f"{detection}, and torch can use {here.torch_count} {device_type!r} devices, which "
-                f"no other installed plugin finds either"
-            )
+            found = f"torch can use {here.torch_count} {device_type!r} devices"
+            if self.subject.info.name != device_type:
+                unjudged(f"{found}, which may be of another family that torch calls so")
+            broken(f"{detection}, and {found}, which no other installed plugin finds either")
 
     @rule
     def test_detection_leaves_devices(self) -> None:

@@ -18,7 +18,7 @@ from kernels_core.device import (
     MinimumVersions,
 )
 from kernels_core.hookspecs import Detection, Match
-from kernels_core.testing.base import Rules, declared_archs
+from kernels_core.testing.base import NO_MACHINE, Rules, declared_archs
 from kernels_core.testing.machines import Choice, RecordedMachine, make_requirement
 from kernels_core.testing.rule import broken, rule, unjudged
 from kernels_core.testing.rules_tags import property_based
@@ -201,9 +201,11 @@ class MatchingRules(Rules):
 
         Mend: do not rank by `hash`, `id`, the order of a set, chance or time: sort first.
         """
-        answers = self.answers()
+        questions, answers = self.questions(), self.answers()
+        if not questions:
+            unjudged(NO_MACHINE)
         for others in (self.answers(), self.fresh().answers):
-            for question, answer, other in zip(self.questions(), answers, others, strict=True):
+            for question, answer, other in zip(questions, answers, others, strict=True):
                 if answer != other:
                     broken(f"{question.hook}{question.arguments}: {answer} here, {other} there")
 

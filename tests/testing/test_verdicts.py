@@ -33,6 +33,7 @@ def test_without_recorded_machines_this_machine_is_judged() -> None:
         plugin = "cpu"
 
     assert verdicts(NoHosts()) == {
+        "test_answers_repeatable": f"Skipped: {NO_MACHINE}",
         "test_detection_failing": f"Skipped: {NO_MACHINE}",
         "test_match_tag_total": "Skipped: no tag is recorded",
         "test_recorded_machines": f"Skipped: {NO_MACHINE}",
