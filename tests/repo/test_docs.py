@@ -25,9 +25,11 @@ MODULES = sorted(
 )
 CHANGED_BY_EXAMPLES = (
     "KERNELS_BACKENDS",
+    "KERNELS_CACHE",
     "KERNELS_STRICT_PLUGINS",
     "KERNELS_TRUST",
     "KERNELS_TRUST_FILE",
+    "LOCAL_KERNELS",
 )
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
