@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BUILD_FOLDER = "build"
+
+# What trickles in never exceeds the time-out of a single read.
+_WINDOW = 60.0
+_LEAST_IN_WINDOW = 64 * 1024
 
 _SHA1 = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -143,8 +148,14 @@ def read_file(
         progress(-target.tell())
         target.seek(0)
         target.truncate()
+    window, arrived = time.monotonic(), 0
     # In pieces as they come: larger ones would be lost when the connection breaks within them.
     for chunk in response.iter_bytes():
+        arrived += len(chunk)
+        if time.monotonic() - window > _WINDOW:
+            if arrived < _LEAST_IN_WINDOW:
+                raise TransientError(f"only {arrived} bytes came in {_WINDOW:.0f} s")
+            window, arrived = time.monotonic(), 0
         if target.tell() + len(chunk) > size:
             raise TransientError(f"the file has more than {size} bytes", lasting=HubAnswerError)
         target.write(chunk)

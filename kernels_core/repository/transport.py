@@ -186,14 +186,13 @@ def _refuse(request: Request, response: Response) -> NoReturn:
         raise TransientError(f"HTTP {status} {said}".strip(), _retry_after(response))
     about: dict[str, Any] = {"repository": request.repository, "request": str(request)}
     answer = f"The Hub answered HTTP {status} ({code or said or 'no reason given'}) to {request}"
+    login = "log in with 'hf auth login' or set HF_TOKEN to a token that has access"
     if code in _MISSING or (status == 404 and not code):
-        raise HubNotFoundError(f"{answer}.", missing=_MISSING.get(code, "repository"), **about)
+        missing = _MISSING.get(code, "repository")
+        hint = f" If it is private or gated, {login}." if missing == "repository" else ""
+        raise HubNotFoundError(f"{answer}.{hint}", missing=missing, **about)
     if status in (401, 403, 451):
-        raise HubRefusedError(
-            f"{answer}. If the repository is private or gated, log in with 'hf auth login' or set "
-            f"HF_TOKEN to a token that has access.",
-            **about,
-        )
+        raise HubRefusedError(f"{answer}. If it is private or gated, {login}.", **about)
     raise HubError(f"{answer}.", **about)
 
 
