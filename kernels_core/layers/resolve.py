@@ -44,6 +44,9 @@ def resolve_ahead(wanted: Iterable[tuple[Any, Target]]) -> Resolve:
     }
     if len(on_hub) < 2:  # nothing to gain, and no thread for what is not on the Hub
         return resolve_now
+    from kernels_core.repository.fetch import warm_up
+
+    warm_up()
     with ThreadPoolExecutor(min(len(on_hub), _PARALLEL), "kernels-resolve") as pool:
         resolved: dict[Any, Future[Build]] = {
             key: pool.submit(resolve_now, key[0], target) for key, target in on_hub.items()

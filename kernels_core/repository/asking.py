@@ -46,7 +46,7 @@ def asking_for_trust(repository: HubRepository, revision: str | None) -> Iterato
 
 def _will_be_asked(repository: HubRepository, revision: str | None, earlier: bool | None) -> bool:
     """Whether it is worth a thread; `trust.check_trust` has the say."""
-    if repository.is_offline or client().knows_publisher(publisher_of(repository.repo_id)):
+    if repository.is_offline or client().is_asked_about(publisher_of(repository.repo_id)):
         return False
     if earlier and revision is not None and is_commit(revision):
         return False

@@ -26,6 +26,8 @@ def check_dependencies(metadata: Metadata, *, repository: str) -> None:
     Example:
         >>> check_dependencies(Metadata(python_depends=("attrs",)), repository="org/name")
     """
+    if not metadata.python_depends:
+        return  # most need nothing, and reading requirements takes an import that shows
     missing = tuple(_missing_packages(metadata.python_depends))
     if missing:
         raise DependencyError(

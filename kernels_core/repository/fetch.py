@@ -187,6 +187,13 @@ def _linked(
     return done[build]
 
 
+def warm_up() -> None:
+    """Import the Hub client and make its session, over which threads would wait for each other."""
+    from huggingface_hub import get_session
+
+    get_session()
+
+
 def forget() -> None:
     """Forget what this process knows of the Hub and its kernels, but for what is on disk."""
     hub.reset()

@@ -55,6 +55,10 @@ class SingleFlight:
         answer = self._answers.get(question)
         return answer.result() if answer is not None and answer.done() else None
 
+    def is_asked(self, question: Hashable) -> bool:
+        """Whether the question has been asked, or is being asked now."""
+        return question in self._answers
+
     def forget(self, question: Hashable) -> None:
         """Forget an answer; the question is asked again."""
         with self._lock:

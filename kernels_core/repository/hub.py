@@ -171,9 +171,9 @@ class HubClient:
 
         return self._once.get(("publisher", self.endpoint, publisher), ask)
 
-    def knows_publisher(self, publisher: str) -> bool:
-        """Whether this process has asked about a publisher."""
-        return self._once.known(("publisher", self.endpoint, publisher)) is not None
+    def is_asked_about(self, publisher: str) -> bool:
+        """Whether this process has asked about a publisher, or is asking now."""
+        return self._once.is_asked(("publisher", self.endpoint, publisher))
 
     def download(
         self,
