@@ -70,5 +70,5 @@ def ask(backend: Backend, hooks: Hooks, question: Question) -> object:
             request, given = question.arguments
             return [given.index(candidate) for candidate in backend.select(request, given)]
         return getattr(backend, question.hook.removeprefix("kernels_"))(*question.arguments)
-    except PluginError as error:
-        return str(error)
+    except PluginError:
+        return "an error"  # its text may show sets, whose order differs; other rules are about it

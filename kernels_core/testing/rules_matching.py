@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import reprlib
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -207,7 +208,8 @@ class MatchingRules(Rules):
         for others in (self.answers(), self.fresh().answers):
             for question, answer, other in zip(questions, answers, others, strict=True):
                 if answer != other:
-                    broken(f"{question.hook}{question.arguments}: {answer} here, {other} there")
+                    asked = reprlib.repr(question.arguments)
+                    broken(f"{question.hook}{asked}: {answer} here, {other} there")
 
 
 def _check_fits(choice: Choice, entry: object, match: Match) -> None:
