@@ -276,7 +276,7 @@ def test_a_server_that_wants_too_much_patience_is_an_error_at_once(
 def test_a_date_to_retry_after_is_waited_for(forks: Forks, tmp_path: Path) -> None:
     with Hub() as hub:
         publish(hub)
-        when = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 2))
+        when = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 4))
         hub.fault("503", "refs", retry_after=when)
         outcome = Loads(forks, hub, tmp_path).load()
     assert is_loaded(outcome), outcome
