@@ -78,6 +78,7 @@ SCENARIOS = (
     Scenario("all", "version", {COLD: 7, WARM: 1.5, AGAIN: 0}),
     Scenario("all", "version", {COLD: 8, WARM: 1.5, AGAIN: 0}, redirects=True),
     Scenario("all", "specifier", {COLD: 7, WARM: 1.5, AGAIN: 0}, peer=False),
+    Scenario("all", "specifier", {COLD: 8, WARM: 1.5, AGAIN: 0}, redirects=True, peer=False),
     Scenario("all", "commit", {COLD: 7, WARM: 0, AGAIN: 0}),
     Scenario("all", "lock", {COLD: 7, WARM: 0, AGAIN: 0}),
 )
@@ -143,7 +144,9 @@ def run_worker(hub: Hub, scenario: Scenario, package: str, folder: Path) -> list
     write_lock(lockfile, commits)
     script = Path(__file__).with_name("hub_worker.py")
     arguments = [scenario.what, package, json.dumps(references(scenario, commits, lockfile))]
-    environment = {name: os.environ[name] for name in set(os.environ) - set(settings(os.environ))}
+    # Bytecode is kept, as pip keeps it of what it installs; a checkout would be compiled each time.
+    left_out = {*settings(os.environ), "PYTHONDONTWRITEBYTECODE"}
+    environment = {name: os.environ[name] for name in set(os.environ) - left_out}
     environment |= client_environment(hub.endpoint, folder)
     # Without telemetry the peer sends a malformed header, which the client refuses.
     environment["HF_HUB_DISABLE_TELEMETRY"] = "0"
