@@ -101,13 +101,18 @@ def read_publisher(response: Response) -> bool:
     return _parsed(response, read)
 
 
-def read_tree_page(response: Response) -> TreePage:
+def read_tree_page(response: Response, commit: str) -> TreePage:
     """Read a page of the files of a commit.
 
+    Args:
+        response: the answer.
+        commit: the commit that it was asked for.
+
     Raises:
-        TransientError: the answer is not what the Hub sends.
+        TransientError: the answer is not what the Hub sends, or is of another commit.
         HubAnswerError: it names a file that would lie outside the repository.
     """
+    _check_commit(response, commit)
     entries = _parsed(response, schema.list_of(_tree_entry))
     files = tuple(entry for entry in entries if entry is not None)
     for file in files:
@@ -140,10 +145,7 @@ def read_file(
     Raises:
         TransientError: it is of another commit or size.
     """
-    for answer in (*response.history, response):
-        said = answer.headers.get("X-Repo-Commit", commit)
-        if said != commit:
-            raise TransientError(f"the answer is of commit {said}", lasting=HubAnswerError)
+    _check_commit(response, commit)
     if response.status_code != 206:
         progress(-target.tell())
         target.seek(0)
@@ -162,6 +164,13 @@ def read_file(
         progress(len(chunk))
     if target.tell() != size:
         raise TransientError(f"the answer ended after {target.tell()} of {size} bytes")
+
+
+def _check_commit(response: Response, commit: str) -> None:
+    for answer in (*response.history, response):
+        said = answer.headers.get("X-Repo-Commit", commit)
+        if said != commit:
+            raise TransientError(f"the answer is of commit {said}", lasting=HubAnswerError)
 
 
 def _parsed(response: Response, read: schema.Reader[T]) -> T:

@@ -22,6 +22,7 @@ from kernels_core.errors import (
 from kernels_core.repository.answers import (
     BUILD_FOLDER,
     TreeFile,
+    TreePage,
     read_file,
     read_publisher,
     read_refs,
@@ -136,10 +137,13 @@ class HubClient:
             HubError: the Hub cannot be asked, or says no; see `transport.fetch`.
         """
 
+        def all_pages(request: Request) -> list[TreeFile]:
+            return _all_pages(request, commit)
+
         def ask() -> tuple[TreeFile, ...]:
             path = f"tree/{commit}/{BUILD_FOLDER}"
             try:
-                files = self._ask_repository(repo_id, path, _all_pages, agent)
+                files = self._ask_repository(repo_id, path, all_pages, agent)
             except HubNotFoundError as error:
                 if error.missing != "entry":
                     raise
@@ -269,11 +273,14 @@ def _attempts(earlier: object) -> int:
     return ATTEMPTS if earlier is None else _ATTEMPTS_WITH_EARLIER
 
 
-def _all_pages(request: Request) -> list[TreeFile]:
+def _all_pages(request: Request, commit: str) -> list[TreeFile]:
+    def read(response: Response) -> TreePage:
+        return read_tree_page(response, commit)
+
     files: list[TreeFile] = []
     params: dict[str, str] = {"recursive": "true", "expand": "false"}
     for _ in range(_PAGES):
-        page = fetch(attrs.evolve(request, params=params), read_tree_page)
+        page = fetch(attrs.evolve(request, params=params), read)
         files += page.files
         if page.following is None:
             return files
