@@ -259,9 +259,19 @@ class LayerRepository:
         return f"{self.repo_id} at {at}"
 
 
+def _find_same_lock(one: Caller | None, other: Caller | None) -> bool:
+    if one is None or other is None or one == other:
+        return one == other
+    from kernels_core.repository.locks import find_same_lock
+
+    return find_same_lock(one, other)
+
+
 @attrs.frozen
 class LockedLayerRepository:
     """A layer of a kernel repository on the Hub, at the commit that a lock file names.
+
+    Two with equal arguments are equal, unless the code that makes them has different locks.
 
     Attributes:
         repo_id: "organization/name".
@@ -288,7 +298,9 @@ class LockedLayerRepository:
         kw_only=True, default=None, converter=_agent
     )
     # Whoever resolves it later, in whichever thread, is not the one whose lock counts.
-    _caller: Caller | None = attrs.field(init=False, repr=False)
+    _caller: Caller | None = attrs.field(
+        init=False, repr=False, eq=attrs.cmp_using(eq=_find_same_lock), hash=False
+    )
 
     @_caller.default
     def _calling_code(self) -> Caller | None:

@@ -18,7 +18,7 @@ from urllib.request import url2pathname
 
 import attrs
 
-from kernels_core.errors import LockFileNotFoundError
+from kernels_core.errors import LockFileError, LockFileNotFoundError
 from kernels_core.repository.lock_files import (
     DIGESTS_NAME,
     LOCK_NAME,
@@ -103,6 +103,29 @@ def find_lock(lockfile: Path | None = None, caller: Caller | None = None) -> Loc
     if lockfile is not None:
         return read_lock(lockfile)
     return _installed_lock(caller or calling_code())
+
+
+def find_same_lock(one: Caller, other: Caller) -> bool:
+    """Whether it makes no difference to which lock counts, which of two asks.
+
+    Args:
+        one: code that asks for a kernel.
+        other: other such code.
+
+    Example:
+        >>> find_same_lock(Caller("__main__"), Caller("__console__"))
+        True
+    """
+    return _lock_or_problem(one) == _lock_or_problem(other)
+
+
+def _lock_or_problem(caller: Caller) -> Lock | Path | None:
+    try:
+        return _installed_lock(caller)
+    except LockFileNotFoundError:
+        return None
+    except LockFileError as error:
+        return error.path
 
 
 # A program asks for many kernels from one place, and looking through what is installed takes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import runpy
 import sys
@@ -16,9 +17,14 @@ from kernels_core.repository.locks import Caller, find_lock, locked_commit
 
 A, B = "a" * 40, "b" * 40
 PROGRAM = """
+from kernels_core import LockedLayerRepository
 from kernels_core.repository.locks import locked_commit
 
 commit = None
+
+
+def layer():
+    return LockedLayerRepository("org/name", layer_name="Twice")
 
 
 def ask(repo_id="org/name"):
@@ -75,6 +81,11 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def ask(name: str, **arguments: str) -> str:
     module = __import__(f"{name}.tool", fromlist=["tool"])
     return str(module.ask(**arguments))
+
+
+def layer(name: str) -> Any:
+    """A layer as the code of a module makes it."""
+    return importlib.import_module(name).layer()
 
 
 def test_the_lock_that_is_named_counts(install: Install, tmp_path: Path) -> None:
@@ -190,3 +201,21 @@ def test_asking_again_does_not_look_through_what_is_installed_again(
     assert ask("lk_again") == A
     monkeypatch.delattr("importlib.metadata.distributions")
     assert ask("lk_again") == A
+
+
+def test_layers_are_equal_unless_those_who_make_them_have_different_locks(
+    install: Install,
+) -> None:
+    files = [f"lk_one/{name}.py" for name in ("__init__", "tool", "other")]
+    tool = install("lk_one", files=files, **{"kernels.lock": lock_of(A)})
+    tool.with_name("other.py").write_text(PROGRAM)
+    install("lk_two", **{"kernels.lock": lock_of(B)})
+    install("lk_three")
+    install("lk_four")
+    install("lk_broken", **{"kernels.lock": "[7]"})
+    names = [f"lk_{name}.tool" for name in ("one", "two", "three", "broken")]
+    different = [layer(name) for name in names]
+    assert len(set(different)) == len(different)
+    for same, other in (("lk_one.tool", "lk_one.other"), ("lk_three.tool", "lk_four.tool")):
+        assert layer(same) == layer(other)
+        assert len({layer(same), layer(other)}) == 1
