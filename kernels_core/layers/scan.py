@@ -7,7 +7,7 @@ class and device.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from kernels_core.errors import MissingDeviceError
@@ -74,11 +74,21 @@ class _Class:
         layer_name: name under which it is extensible.
         overridden: why none of its instances may get a kernel; "" when they may.
         condition: what is asked about each instance, or None.
+        asks: whether there is anything to ask about each instance.
         device, members: device and modules of the group that the last plain instance joined.
         groups: all groups, by reason to keep the forward and device.
     """
 
-    __slots__ = ("cls", "condition", "device", "groups", "layer_name", "members", "overridden")
+    __slots__ = (
+        "asks",
+        "cls",
+        "condition",
+        "device",
+        "groups",
+        "layer_name",
+        "members",
+        "overridden",
+    )
 
     def __init__(self, cls: type[nn.Module], layer_name: str, overriding: type | None) -> None:
         self.cls = cls
@@ -90,6 +100,7 @@ class _Class:
             else ""
         )
         self.condition: Condition | None = getattr(cls, "kernel_condition", None)
+        self.asks = bool(self.overridden) or self.condition is not None
         self.device: torch.device | None = None
         self.members: list[nn.Module] = []
         self.groups: dict[tuple[str, torch.device], Group] = {}
@@ -108,7 +119,8 @@ class _Class:
         if group is None:
             group = self.groups[kept, device] = Group(self.layer_name, self.cls, device, kept=kept)
         group.modules.append(module)
-        if not kept:
+        # Of two modules on the meta device, one may be offloaded: each of them is looked at.
+        if not kept and device.type != "meta":
             self.device, self.members = device, group.modules
 
 
@@ -130,36 +142,43 @@ class _Walk:
         classes = self.classes
         # Modules are told apart as torch does in Module.modules(): by their hash and equality.
         seen: set[nn.Module] = set()
-        pending: list[Iterable[nn.Module | None]] = [(self.model,)]
+        # Depth first and in order, which is how most models were made: reading memory from one
+        # end to the other takes half the time of jumping back and forth in it.
+        pending: list[Iterator[nn.Module | None]] = [iter((self.model,))]
         while pending:
-            for module in pending.pop():
+            for module in pending[-1]:
                 if module is None or module in seen:
                     continue
                 seen.add(module)
                 attributes = module.__dict__
-                children = attributes["_modules"]
-                if children:
-                    pending.append(children.values())
                 if "_kernel_funcs" in attributes:
                     self.owners.append(module)
                 try:
                     known = classes[type(module)]
                 except KeyError:
                     known = self._first_of(type(module))
-                if known is None:
-                    continue
-                # The short way for most modules: nothing special, and on the device of the last.
-                if known.condition is None and "forward" not in attributes:
+                if known is not None:
+                    special = known.asks or "forward" in attributes
+                    kept = known.kept(module) if special else ""
                     device = given
                     if device is None:
                         for parameter in attributes["_parameters"].values():
                             if parameter is not None:
                                 device = parameter.device
                                 break
-                    if device is not None and device == known.device:
+                        else:
+                            device = self.device_of(module)
+                    # Most modules may get a kernel, and live where the last of their class does.
+                    if device == known.device and not kept:
                         known.members.append(module)
-                        continue
-                known.add(module, known.kept(module), given or self.device_of(module))
+                    else:
+                        known.add(module, kept, given or self.device_of(module))
+                children = attributes["_modules"]
+                if children:
+                    pending.append(iter(children.values()))
+                    break  # these first, then the rest of this one
+            else:
+                pending.pop()
 
     def _first_of(self, cls: type[nn.Module]) -> _Class | None:
         layer_name, overriding = mark_of(original_class(cls))

@@ -1,0 +1,121 @@
+"""Which modules of a tree are found, on which device, and what repeated calls make of changes."""
+
+import pytest
+import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
+from torch import nn
+
+import kernels_core
+from kernels_core import Mode, kernelize, register_kernel_mapping, use_kernel_forward_from_hub
+
+X = torch.ones(3)
+
+
+@use_kernel_forward_from_hub("Scale")
+class Scale(nn.Module):
+    def __init__(self, device=None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((3,), 2.0, device=device))
+
+    def forward(self, x):
+        return self.weight * x
+
+
+class OtherScale(Scale):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def _mapping(scaled):
+    register_kernel_mapping({"Scale": {"cpu": scaled("Times10")}})
+
+
+def decisions(model, **arguments):
+    """Name -> kernel of every extensible module."""
+    kernelize(model, mode=Mode.INFERENCE, **arguments)
+    return {name: row.kernel for name, row in kernels_core.report(model).modules()}
+
+
+def test_rows_come_in_the_order_of_the_model():
+    class A(Scale):
+        pass
+
+    class B(Scale):
+        pass
+
+    model = nn.ModuleList([nn.ModuleList([B(), Scale()]), A(), nn.ModuleList([Scale()])])
+    kernelize(model, mode=Mode.INFERENCE)
+    assert [row.class_name.rpartition(".")[2] for row in kernels_core.report(model).rows] == [
+        "B",
+        "Scale",
+        "A",
+    ]
+
+
+@pytest.mark.parametrize("arguments", [{}, {"device": "cpu"}], ids=["own device", "given device"])
+def test_what_changed_since_the_last_call_is_noticed(arguments):
+    model = nn.ModuleList(nn.ModuleList([Scale(), OtherScale()]) for _ in range(4))
+    assert set(decisions(model, **arguments).values()) == {"Times10"}
+    model[1].append(Scale())
+    model[2][0].to("meta")
+    own = model[3][1].forward
+    model[3][1].forward = lambda x: own(x)
+    moved = "Times10" if arguments else None
+    expected = dict.fromkeys(("0.0", "0.1", "1.0", "1.1", "1.2", "2.1", "3.0"), "Times10")
+    assert decisions(model, **arguments) == {**expected, "2.0": moved, "3.1": None}
+    kernels_core.unkernelize(model)
+    assert {type(module) for module in model.modules()} == {nn.ModuleList, Scale, OtherScale}
+
+
+def test_empty_places_are_passed_over():
+    model = nn.Sequential(Scale())
+    model.register_module("nothing", None)
+    model.register_parameter("no_weight", None)
+    nothing_first = Scale()
+    nothing_first._parameters = {"absent": None, **nothing_first._parameters}
+    model.append(nothing_first)
+    assert list(decisions(model).values()) == ["Times10", "Times10"]
+
+
+def test_a_module_that_contains_itself_is_walked_once():
+    model = nn.Sequential(Scale())
+    model[0].outer = model
+    assert decisions(model) == {"0": "Times10"}
+    del model[0].outer
+
+
+def test_modules_that_are_equal_are_one_as_for_torch():
+    class Equal(Scale):
+        def __eq__(self, other):
+            return type(other) is type(self)
+
+        def __hash__(self):
+            return 1
+
+    model = nn.Sequential(Equal(), Equal())
+    assert len(list(model.modules())) == 2
+    kernelize(model, mode=Mode.INFERENCE)
+    assert [row.count for row in kernels_core.report(model).rows] == [1]
+
+
+def test_of_two_modules_on_the_meta_device_one_may_be_offloaded():
+    hook = ModelHook()
+    hook.execution_device = "cpu"
+    model = nn.Sequential(Scale("meta"), nn.Sequential(Scale("meta")), Scale("meta"))
+    add_hook_to_module(model[1], hook)
+    assert decisions(model) == {"0": None, "1.0": "Times10", "2": None}
+
+
+def test_buffers_tell_the_device_too():
+    class Buffered(Scale):
+        def __init__(self, device):
+            super().__init__(device)
+            weight = self.weight.data
+            del self.weight
+            self.register_buffer("none", None)
+            self.register_buffer("weight", weight)
+
+    assert decisions(nn.Sequential(Buffered("cpu"), Buffered("meta"))) == {
+        "0": "Times10",
+        "1": None,
+    }
