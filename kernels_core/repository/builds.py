@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,6 +15,7 @@ from kernels_core.host import HostInfo, host_info
 from kernels_core.repository.dependencies import check_dependencies
 from kernels_core.repository.metadata import Metadata
 from kernels_core.variants.fit import BuildDecision, decide
+from kernels_core.variants.names import TagParser
 
 if TYPE_CHECKING:
     from kernels_core.plugins import Backend
@@ -63,12 +65,8 @@ class Chooser:
         """Decide over builds by nothing but their names; see `fit.decide`."""
         from kernels_core.plugins import registry
 
-        return decide(
-            names,
-            backend=self.backend,
-            host=self.host or host_info(),
-            parse_tag=registry().parse_tag,
-        )
+        host = self.host or host_info()
+        return _decided(tuple(names), self.backend, host, registry().parse_tag)
 
     def decisions(
         self, names: Iterable[str], metadata_of: Callable[[str], Metadata | None]
@@ -150,6 +148,15 @@ class Chooser:
                 f"machine:{reasons}"
             )
         return NoFittingBuildError(message, repository=self.repository, decisions=tuple(decisions))
+
+
+# A repository is asked for its builds for every layer, and each time a kernel is loaded again. The
+# names are read anew each time, so an answer that is kept is never one for other builds.
+@functools.lru_cache(maxsize=64)
+def _decided(
+    names: tuple[str, ...], backend: Backend, host: HostInfo, parse_tag: TagParser
+) -> tuple[BuildDecision, ...]:
+    return decide(names, backend=backend, host=host, parse_tag=parse_tag)
 
 
 def make_build(

@@ -44,6 +44,25 @@ def only(files: dict[str, object]) -> dict[str, dict[str, object]]:
 # Where the builds are
 
 
+def test_builds_that_come_and_go_are_noticed(
+    anvil: Backend, make_repository: MakeRepository
+) -> None:
+    path = make_repository({"torch-universal": {"__init__.py": ""}})
+    metadata = path / "build" / "torch-universal" / "metadata.json"
+    assert choose(path, anvil).variant == "torch-universal"
+    make_repository(only({"__init__.py": ""}))
+    assert choose(path, anvil).variant == "torch-anvil"
+    (path / "build" / "torch-anvil").rename(path / "build" / "torch-metal")
+    assert choose(path, anvil).variant == "torch-universal"
+    metadata.write_text('{"name": "renamed", "version": 1}', encoding="utf-8")
+    build = choose(path, anvil)
+    assert build.metadata is not None
+    assert build.metadata.name == "renamed"
+    (path / "build" / "torch-universal").rename(path / "build" / "torch-cpu")
+    with pytest.raises(NoFittingBuildError):
+        choose(path, anvil)
+
+
 def test_the_best_build_is_chosen(anvil: Backend, make_repository: MakeRepository) -> None:
     metadata = {"name": "activation", "version": 1}
     path = make_repository(
