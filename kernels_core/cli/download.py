@@ -9,7 +9,8 @@ import attrs
 
 from kernels_core.cli.tables import as_table, size_text
 from kernels_core.repository.gather import Gathered, Order, Outcome, Selection, gather, merged
-from kernels_core.repository.lock_files import LOCK_NAME, read_lock
+from kernels_core.repository.lock_files import read_lock
+from kernels_core.repository.locks import LOCK_NAME
 
 _SHOWN_COMMIT = 12
 _SHOWN_BUILDS = 3

@@ -9,7 +9,8 @@ import attrs
 
 from kernels_core.cli.tables import as_table
 from kernels_core.errors import LockFileError, LockFileNotFoundError, ProjectError
-from kernels_core.repository.lock_files import LOCK_NAME, Lock, LockedKernel, read_lock, write_lock
+from kernels_core.repository.lock_files import read_lock, write_lock
+from kernels_core.repository.locks import LOCK_NAME, Lock, LockedKernel
 from kernels_core.repository.project import Wanted, read_project
 
 _SHOWN_COMMIT = 12
@@ -81,7 +82,7 @@ def check(project: Path) -> LockReport:
     Raises:
         ProjectError: its `pyproject.toml` is malformed.
     """
-    from kernels_core.repository.check_lock import check_lock
+    from kernels_core.repository.locks import check_lock
 
     path = project / LOCK_NAME
     wanted = read_project(project)

@@ -43,8 +43,8 @@ def doctor(as_json: bool, timeout: float) -> None:
 
     The exit status is 0 when nothing failed and a backend can be used, else 1.
     """
+    from kernels_core.cli.diagnosis_text import as_text, to_json
     from kernels_core.cli.doctor import diagnose
-    from kernels_core.cli.rendering import as_text, to_json
 
     with _only_the_result_on_stdout():
         diagnosis = diagnose(timeout)
@@ -203,7 +203,8 @@ def bundle(
     """
     from kernels_core.cli import bundle as command
     from kernels_core.repository.gather import Order
-    from kernels_core.repository.lock_files import LOCK_NAME, read_lock
+    from kernels_core.repository.lock_files import read_lock
+    from kernels_core.repository.locks import LOCK_NAME
     from kernels_core.repository.project import parse_wanted
 
     selection = _selected(all_variants, variants, backend, trust)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from kernels_core.plugins import Backend
     from kernels_core.repository.builds import Build
-    from kernels_core.repository.locks import Caller
+    from kernels_core.repository.installed_locks import Caller
 
 
 @runtime_checkable
@@ -234,7 +234,7 @@ class LayerRepository:
             LoadError: there is no such kernel, none that fits, none that is trusted, or it cannot
                 be fetched; the subclass says which.
         """
-        from kernels_core.repository.fetch import Resolver
+        from kernels_core.repository.resolver import Resolver
 
         resolver = Resolver(backend, device_index, self.trust_remote_code, self.user_agent)
         return resolver.resolve(self.repo_id, self.revision, self.version)
@@ -262,7 +262,7 @@ class LayerRepository:
 def _find_same_lock(one: Caller | None, other: Caller | None) -> bool:
     if one is None or other is None or one == other:
         return one == other
-    from kernels_core.repository.locks import find_same_lock
+    from kernels_core.repository.installed_locks import find_same_lock
 
     return find_same_lock(one, other)
 
@@ -306,7 +306,7 @@ class LockedLayerRepository:
     def _calling_code(self) -> Caller | None:
         if self.lockfile is not None:
             return None
-        from kernels_core.repository.locks import calling_code
+        from kernels_core.repository.installed_locks import calling_code
 
         return calling_code()
 
@@ -323,8 +323,8 @@ class LockedLayerRepository:
             NotLockedError: it does not name the repository.
             LoadError: as for `LayerRepository.resolve`.
         """
-        from kernels_core.repository.fetch import Resolver
-        from kernels_core.repository.locks import find_lock
+        from kernels_core.repository.installed_locks import find_lock
+        from kernels_core.repository.resolver import Resolver
 
         lock = find_lock(self.lockfile, self._caller)
         resolver = Resolver(

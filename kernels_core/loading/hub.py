@@ -26,8 +26,8 @@ from kernels_core.repository.local import LocalRepository
 from kernels_core.variants.fit import BuildDecision
 
 if TYPE_CHECKING:
-    from kernels_core.repository.fetch import Resolver
-    from kernels_core.repository.lock_files import Lock
+    from kernels_core.repository.locks import Lock
+    from kernels_core.repository.resolver import Resolver
 
 Trust = bool | Iterable[str]
 UserAgent = str | Mapping[str, str] | None
@@ -291,7 +291,7 @@ def _override(repo_id: str) -> Path | None:
 
 
 def _lock(lockfile: str | os.PathLike[str] | None) -> Lock:
-    from kernels_core.repository.locks import find_lock
+    from kernels_core.repository.installed_locks import find_lock
 
     if lockfile is not None and not isinstance(lockfile, (str, os.PathLike)):
         raise TypeError(f"lockfile must be a path, got {lockfile!r}.")
@@ -310,7 +310,7 @@ def _resolver(
     lock: Lock | None = None,
 ) -> Resolver:
     """Check the arguments before anything is asked."""
-    from kernels_core.repository.fetch import Resolver
+    from kernels_core.repository.resolver import Resolver
     from kernels_core.repository.trust import publisher_of
     from kernels_core.repository.versions import check_version
 

@@ -89,7 +89,7 @@ def resolve_local(
     build = LocalRepository(Path(repo_path), package_name).choose(backend, device_index)
     if build.metadata is None or not build.metadata.kernel_depends:
         return build
-    from kernels_core.repository.fetch import Resolver
+    from kernels_core.repository.resolver import Resolver
 
     return Resolver(backend, device_index).with_dependencies(build)
 

@@ -4,7 +4,8 @@ discovery.py      entry points -> what is installed and allowed; nothing is impo
 registration.py   one entry point -> imported, validated and declared
 backend.py        `Backend`, the typed facade over one plugin's hooks
 failures.py       what is kept of a plugin that failed, and which plugins exclude each other
-registry.py       `registry()`: all of it, once per process, and which backend serves
+registry.py       `Registry`: all of them, and which backend serves
+installed.py      `registry()`: the one of this process, filled when it is first asked for
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from kernels_core.plugins.backend import Backend
 from kernels_core.plugins.discovery import BlockedPlugin
 from kernels_core.plugins.failures import PluginFailure
-from kernels_core.plugins.registry import Registry, registry, reset
+from kernels_core.plugins.installed import registry, reset
+from kernels_core.plugins.registry import Registry
 
 __all__ = ["Backend", "BlockedPlugin", "PluginFailure", "Registry", "registry", "reset"]

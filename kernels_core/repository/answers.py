@@ -12,7 +12,7 @@ import attrs
 
 from kernels_core.errors import HubAnswerError
 from kernels_core.repository import paths, schema
-from kernels_core.repository.digest import FileHash
+from kernels_core.repository.hashes import FileHash
 from kernels_core.repository.transport import TransientError, read_all
 from kernels_core.repository.versions import Refs, is_commit
 

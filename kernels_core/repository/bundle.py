@@ -20,10 +20,11 @@ from typing import IO
 import attrs
 
 from kernels_core.errors import BundleError, DigestError
-from kernels_core.repository import digest, records, schema
+from kernels_core.repository import integrity, records, schema
 from kernels_core.repository.archives import reading, write_files
 from kernels_core.repository.cache import RepositoryCache
 from kernels_core.repository.gather import Gathered
+from kernels_core.repository.hashes import FileHash, hash_file
 from kernels_core.repository.manifest import (
     MANIFEST,
     BundledFile,
@@ -98,9 +99,9 @@ def _files(
         snapshot = cache.snapshot(kernel.commit)
         for build in kernel.builds.values():
             for name, file in build.files.items():
-                if not digest.is_ignored(name):
+                if not integrity.is_ignored(name):
                     shown = snapshot / file.path
-                    digest.verify_file(shown, file.content_hash, repository=cache.repo_id)
+                    integrity.verify_file(shown, file.content_hash, repository=cache.repo_id)
                     yield shown.relative_to(cache.root).as_posix(), shown
         target = attrs.evolve(cache, root=folder, endpoint=endpoint or cache.endpoint)
         _write_records(kernel, target)
@@ -121,7 +122,7 @@ def _write_records(kernel: Gathered, target: RepositoryCache) -> None:
 
 
 def _described(file: Path) -> BundledFile:
-    return BundledFile(file.stat().st_size, digest.hash_file(file, "sha256"))
+    return BundledFile(file.stat().st_size, hash_file(file, "sha256"))
 
 
 # Unpacking and verifying
@@ -166,7 +167,7 @@ def _unpack(archive: Path, directory: Path, expected: str | None) -> Manifest:
                 target = directory / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _copy(source, target, size)
-                if digest.hash_file(target, "sha256") != listed.sha256:
+                if hash_file(target, "sha256") != listed.sha256:
                     raise BundleError(f"{name!r} in {archive} is damaged.", path=archive)
                 progress(size)
     if missing:
@@ -211,18 +212,18 @@ def verify_bundle(directory: Path, expected: str | None = None) -> Manifest:
 
 
 def _verify_files(manifest: Manifest, directory: Path, progress: Progress) -> None:
-    builds: dict[str, dict[str, digest.FileHash]] = {}
+    builds: dict[str, dict[str, FileHash]] = {}
     for name, file in manifest.files.items():
-        file_hash = digest.FileHash("sha256", file.sha256)
+        file_hash = FileHash("sha256", file.sha256)
         if place := build_of(name):
             build, inside = place
             builds.setdefault(build, {})[inside] = file_hash
         else:
-            digest.verify_file(directory / name, file_hash)
+            integrity.verify_file(directory / name, file_hash)
             progress(file.size)
     for build, hashes in builds.items():
         # What lies in a build and is not listed could be imported.
-        digest.verify_tree(directory / build, hashes)
+        integrity.verify_tree(directory / build, hashes)
         progress(sum(manifest.files[f"{build}/{name}"].size for name in hashes))
 
 

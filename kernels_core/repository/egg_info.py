@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-# As in `lock_files`, which imports more than this should.
+# As in `locks`, which imports more than this should.
 _NAMES = frozenset({"kernels.lock", "kernels.lock.digests.json"})
 _TABLE = "[tool.kernels.dependencies]"
 

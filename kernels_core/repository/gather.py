@@ -10,11 +10,11 @@ import attrs
 
 from kernels_core.errors import KernelsError, NoFittingBuildError, RepositoryNotFoundError
 from kernels_core.repository.builds import Build
-from kernels_core.repository.fetch import Resolver
 from kernels_core.repository.install import HubBuild
-from kernels_core.repository.lock_files import Lock, LockedKernel
+from kernels_core.repository.locks import Lock, LockedKernel
 from kernels_core.repository.project import Wanted
 from kernels_core.repository.remote import HubRepository
+from kernels_core.repository.resolver import Resolver
 from kernels_core.repository.versions import is_commit
 
 _PARALLEL = 4

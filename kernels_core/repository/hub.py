@@ -28,7 +28,7 @@ from kernels_core.repository.answers import (
     read_refs,
     read_tree_page,
 )
-from kernels_core.repository.flight import SingleFlight
+from kernels_core.repository.single_flight import SingleFlight
 from kernels_core.repository.transport import ATTEMPTS, Request, fetch, offline
 from kernels_core.repository.versions import Refs
 

@@ -20,13 +20,14 @@ from typing import TypeVar
 import attrs
 
 from kernels_core.errors import DigestError, HubAnswerError, HubOfflineError, MetadataError
-from kernels_core.repository import digest, paths, schema
+from kernels_core.repository import integrity, paths, schema
 from kernels_core.repository.answers import BUILD_FOLDER, TreeFile
 from kernels_core.repository.cache import RepositoryCache
-from kernels_core.repository.flight import SingleFlight
+from kernels_core.repository.hashes import FileHash, hash_file, tree_digest
 from kernels_core.repository.hub import HubClient
 from kernels_core.repository.metadata import Metadata, read_metadata
 from kernels_core.repository.progress import Progress, progress_bar
+from kernels_core.repository.single_flight import SingleFlight
 
 T = TypeVar("T")
 
@@ -53,14 +54,14 @@ class HubBuild:
     files: Mapping[str, TreeFile] = attrs.field(eq=False)
 
     @property
-    def hashes(self) -> dict[str, digest.FileHash]:
+    def hashes(self) -> dict[str, FileHash]:
         """The hash of each file, by its path relative to the variant directory."""
         return {path: file.content_hash for path, file in self.files.items()}
 
     @property
     def digest(self) -> str:
         """One text that stands for all its files."""
-        return digest.tree_digest(self.hashes)
+        return tree_digest(self.hashes)
 
 
 @attrs.frozen
@@ -147,7 +148,7 @@ class Installer:
         expected = described.content_hash
 
         def read() -> Metadata | None:
-            digest.verify_file(path, expected, repository=self.cache.repo_id)
+            integrity.verify_file(path, expected, repository=self.cache.repo_id)
             return read_metadata(path, repository=self.cache.repo_id)
 
         def fetch() -> Metadata | None:
@@ -184,9 +185,11 @@ class Installer:
         described = build.files.get(METADATA_FILE)
         metadata = None
         if described is not None:
-            digest.verify_file(path / METADATA_FILE, described.content_hash, repository=repository)
+            integrity.verify_file(
+                path / METADATA_FILE, described.content_hash, repository=repository
+            )
             metadata = read_metadata(path / METADATA_FILE, repository=repository)
-        digest.verify_build(path, build.hashes, metadata, repository=repository)
+        integrity.verify_build(path, build.hashes, metadata, repository=repository)
         self.cache.remember(self._receipt(build), {"digest": expected, "files": before})
 
     def _remove(self, build: HubBuild, error: DigestError) -> None:
@@ -212,7 +215,7 @@ class Installer:
         return [
             file
             for name, file in build.files.items()
-            if not digest.is_ignored(name) and not _has_size(path / name, file.size)
+            if not integrity.is_ignored(name) and not _has_size(path / name, file.size)
         ]
 
     def _download(self, build: HubBuild) -> None:
@@ -261,7 +264,7 @@ class Installer:
 
     def _download_once(
         self, client: HubClient, file: TreeFile, progress: Progress
-    ) -> digest.FileHash | None:
+    ) -> FileHash | None:
         """Download a file into the cache. Returns what arrived instead, when it is not that."""
         new = self.cache.new_file(file)
         try:
@@ -275,7 +278,7 @@ class Installer:
                     progress=progress,
                 )
             expected = file.content_hash
-            got = digest.FileHash(expected.algorithm, digest.hash_file(new, expected.algorithm))
+            got = FileHash(expected.algorithm, hash_file(new, expected.algorithm))
             if got != expected:
                 return got
             self.cache.adopt(new, file)
@@ -336,7 +339,7 @@ def _fingerprint(directory: Path) -> _Fingerprint:
         for name in (*names, *links):
             path = os.path.join(folder, name)
             relative = os.path.relpath(path, directory).replace(os.sep, "/")
-            if not digest.is_ignored(relative):
+            if not integrity.is_ignored(relative):
                 found[relative] = _stamp(path)
     return found
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from kernels_core.errors import DependencyCycleError
-from kernels_core.repository.digest import variant_hash
-from kernels_core.repository.lock_files import Lock, LockedKernel
+from kernels_core.repository.hashes import variant_hash
+from kernels_core.repository.locks import Lock, LockedKernel
 from kernels_core.repository.metadata import KernelDependency
 from kernels_core.repository.project import Wanted
 from kernels_core.repository.remote import HubRepository

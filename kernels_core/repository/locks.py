@@ -1,200 +1,190 @@
-"""Which lock counts: the file that a program names, else the one in its caller's metadata.
+"""A lock: the commit at which a project uses each kernel, and the hashes of that kernel's builds.
 
-A project's lock travels in the metadata of its distribution: setuptools puts it beside `METADATA`
-(see `egg_info.py`), hatchling into a folder of its own.
+No file is read here and nobody is asked; see `lock_files.py` for how a lock is written down.
 """
 
 from __future__ import annotations
 
-import functools
-import json
-import os
-import sys
-from pathlib import Path
-from types import FrameType
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import attrs
 
-from kernels_core.errors import LockFileError, LockFileNotFoundError
-from kernels_core.repository.lock_files import (
-    DIGESTS_NAME,
-    LOCK_NAME,
-    Lock,
-    parse_lock,
-    read_lock,
-)
+from kernels_core.errors import NotLockedError
+from kernels_core.repository.metadata import KernelDependency
 
 if TYPE_CHECKING:
-    from importlib.metadata import Distribution
+    from kernels_core.repository.project import Wanted
 
-_FOLDERS = ("", "extra_metadata/")
-_OURS = __name__.partition(".")[0]
+LOCK_NAME = "kernels.lock"
+DIGESTS_NAME = "kernels.lock.digests.json"
 
 
 @attrs.frozen
-class Caller:
-    """Code that asks for a kernel.
+class LockedKernel:
+    """A kernel and the commit at which it is used.
 
     Attributes:
-        module: its dotted name, also where it runs as `python -m`.
-        file: where it stands; "" for code that stands in no file.
+        dependency: what was asked for: a major version, or a branch, tag or commit.
+        commit: the commit that it stood for.
+        variants: hash of each build, by name of the variant; None when the lock has no digests.
+        direct: whether the project itself asks for the kernel, rather than another kernel; None
+            when the lock does not say.
+        depends: the kernels that its builds need.
     """
 
-    module: str
-    file: str = ""
+    dependency: KernelDependency
+    commit: str
+    variants: Mapping[str, str] | None = None
+    direct: bool | None = None
+    depends: tuple[KernelDependency, ...] = ()
+
+    @property
+    def repo_id(self) -> str:
+        """The repository, "org/name"."""
+        return self.dependency.repo_id
 
 
-def calling_code() -> Caller:
-    """The code that called into this package: the first on the stack that is not part of it.
+def _sorted(kernels: Iterable[LockedKernel]) -> tuple[LockedKernel, ...]:
+    return tuple(sorted(kernels, key=lambda kernel: _order(kernel.dependency)))
+
+
+def _order(dependency: KernelDependency) -> tuple[str, bool, int, str]:
+    by_revision = dependency.revision is not None
+    return dependency.repo_id, by_revision, dependency.version or 0, dependency.revision or ""
+
+
+@attrs.frozen
+class Lock:
+    """The content of a lock.
+
+    Attributes:
+        kernels: the locked kernels, by repository, then version, then revision.
+        source: where it was read, for errors.
 
     Example:
-        >>> eval("calling_code()", {"calling_code": calling_code, "__name__": "acme.train"})
-        Caller(module='acme.train', file='')
-    """
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_globals.get("__name__")
-        # Methods that attrs generates belong to no module.
-        if name is not None and name.partition(".")[0] != _OURS:
-            # With `python -m package.module` the name is "__main__", and the spec knows better.
-            spec = frame.f_globals.get("__spec__")
-            return Caller(spec.name if spec else name, frame.f_globals.get("__file__") or "")
-        frame = frame.f_back
-    return Caller("")
-
-
-def locked_commit(repo_id: str, lockfile: Path | None = None, caller: Caller | None = None) -> str:
-    """The commit at which a kernel is locked; see `find_lock` for arguments and errors.
-
-    Args:
-        repo_id: the repository, "org/name".
-        lockfile: the lock file.
-        caller: who asks.
-
-    Raises:
-        NotLockedError: the lock does not name the repository.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp(), "kernels.lock")
-        >>> dependency = {"repo-id": "org/activation", "version": 1}
-        >>> entry = {"dependency": dependency, "lock": {"commit": "0a" * 20}}
-        >>> _ = path.write_text(json.dumps([entry]))
-        >>> locked_commit("org/activation", path)
-        '0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a'
-    """
-    return find_lock(lockfile, caller).kernel(repo_id).commit
-
-
-def find_lock(lockfile: Path | None = None, caller: Caller | None = None) -> Lock:
-    """Read the lock that counts.
-
-    Args:
-        lockfile: the lock file; None for the one in the metadata of the caller's distribution.
-        caller: who asks; None for the code that called into this package.
-
-    Raises:
-        LockFileNotFoundError: there is no lock file at the path, or none in the metadata.
-        LockFileError: the lock is malformed.
-    """
-    if lockfile is not None:
-        return read_lock(lockfile)
-    return _installed_lock(caller or calling_code())
-
-
-def find_same_lock(one: Caller, other: Caller) -> bool:
-    """Whether it makes no difference to which lock counts, which of two asks.
-
-    Args:
-        one: code that asks for a kernel.
-        other: other such code.
-
-    Example:
-        >>> find_same_lock(Caller("__main__"), Caller("__console__"))
+        >>> kernel = LockedKernel(KernelDependency("org/activation", version=1), "a" * 40)
+        >>> Lock((kernel,)).kernel("org/activation").commit == "a" * 40
         True
     """
-    return _lock_or_problem(one) == _lock_or_problem(other)
+
+    kernels: tuple[LockedKernel, ...] = attrs.field(converter=_sorted)
+    source: str = LOCK_NAME
+
+    def kernel(self, repo_id: str) -> LockedKernel:
+        """The kernel that the project uses from a repository.
+
+        Args:
+            repo_id: the repository, "org/name".
+
+        Raises:
+            NotLockedError: the lock does not name the repository, or does not say which of several
+                versions is the project's own.
+        """
+        found = [kernel for kernel in self.kernels if kernel.repo_id == repo_id]
+        # Kernels that others need stand in the lock too, maybe at another version.
+        own = [kernel for kernel in found if kernel.direct] or found
+        if len({kernel.commit for kernel in own}) == 1:
+            return own[0]
+        if own:
+            at = " and ".join(str(kernel.dependency) for kernel in own)
+            problem = (
+                f"{self.source} names {at}, and not which of them the project uses; run "
+                f"'kernels-core lock' again, which writes that to {DIGESTS_NAME}"
+            )
+        else:
+            problem = f"{self.source} does not name {repo_id}{self._advice()}"
+        raise NotLockedError(f"{problem}.", repository=repo_id, source=self.source)
+
+    def dependency(self, dependency: KernelDependency) -> LockedKernel:
+        """The kernel that another kernel needs.
+
+        Args:
+            dependency: what that kernel's metadata asks for.
+
+        Raises:
+            NotLockedError: the lock does not name it.
+        """
+        for kernel in self.kernels:
+            if kernel.dependency == dependency:
+                return kernel
+        raise NotLockedError(
+            f"{self.source} does not name {dependency}{self._advice()}.",
+            repository=dependency.repo_id,
+            source=self.source,
+        )
+
+    def _advice(self) -> str:
+        there = ", ".join(str(kernel.dependency) for kernel in self.kernels) or "nothing"
+        return (
+            f", only {there}. Add it to [tool.kernels.dependencies] in the project's "
+            f"pyproject.toml, run 'kernels-core lock', and reinstall the project"
+        )
 
 
-def _lock_or_problem(caller: Caller) -> Lock | Path | None:
-    try:
-        return _installed_lock(caller)
-    except LockFileNotFoundError:
-        return None
-    except LockFileError as error:
-        return error.path
+# Whether a lock still belongs to its project
 
 
-# A program asks for many kernels from one place, and looking through what is installed takes
-# milliseconds. What is installed later by a running process counts in the next one.
-@functools.lru_cache(maxsize=256)
-def _installed_lock(caller: Caller) -> Lock:
-    from importlib import metadata
+def check_lock(wanted: Sequence[Wanted], lock: Lock) -> tuple[str, ...]:
+    """What is wrong with a lock.
 
-    for distribution in metadata.distributions():
-        for folder in _FOLDERS:
-            content = distribution.read_text(folder + LOCK_NAME)
-            if content is not None and _brings(distribution, caller):
-                digests = distribution.read_text(folder + DIGESTS_NAME)
-                return parse_lock(
-                    content.encode("utf-8", "surrogatepass"),
-                    None if digests is None else digests.encode("utf-8", "surrogatepass"),
-                    path=_path_in(distribution, folder + LOCK_NAME),
-                )
-    raise LockFileNotFoundError(
-        f"No installed distribution brings both {caller.file or caller.module!r} and a lock of "
-        f"kernels. Run 'kernels-core lock' in the project and reinstall it, with a build that puts "
-        f"{LOCK_NAME} into its metadata; or pass lockfile=.",
-        repository=LOCK_NAME,
-        source=caller.module,
-    )
+    A branch that has moved on the Hub since is not wrong: a lock is there to hold still.
 
+    Args:
+        wanted: what the project asks for.
+        lock: its lock.
 
-def _path_in(distribution: Distribution, name: str) -> Path:
-    # Distributions that lie in no directory have no path; then the name must do.
-    folder = getattr(distribution, "_path", None)
-    return Path(str(folder or distribution.metadata["Name"]), name)
+    Returns:
+        One sentence for each problem; nothing when the lock is as 'kernels-core lock' writes it.
 
-
-def _brings(distribution: Distribution, caller: Caller) -> bool:
-    """Whether code is part of a distribution.
-
-    Asked by file and not by the name of the package, which several distributions may share.
+    Example:
+        >>> from kernels_core.repository.project import Wanted
+        >>> for problem in check_lock([Wanted("org/name", 1)], Lock(())):
+        ...     print(problem)
+        org/name (version 1) is not locked.
     """
-    if not caller.file:
-        return False
-    file = os.path.realpath(caller.file)
-    source = _editable_source(distribution)
-    if source is not None:
-        return _relative(file, source) is not None
-    root = os.path.realpath(str(distribution.locate_file("")))
-    relative = _relative(file, root)
-    if relative is None:
-        return False
-    if distribution.read_text("RECORD") is not None:
-        return relative in {path.as_posix() for path in distribution.files or ()}
-    # A source tree that is on the path: its metadata names packages, and files only in part.
-    top_level = (distribution.read_text("top_level.txt") or "").split()
-    return relative.partition("/")[0].removesuffix(".py") in top_level
+    if any(kernel.variants is None or kernel.direct is None for kernel in lock.kernels):
+        return (
+            f"There are no digests: {DIGESTS_NAME} is missing, or the lock is of an old format.",
+        )
+    return (*_own_problems(wanted, lock), *_problems_of_dependencies(lock))
 
 
-def _editable_source(distribution: Distribution) -> str | None:
-    """The source tree of a distribution that was installed as editable."""
-    try:
-        origin = json.loads(distribution.read_text("direct_url.json") or "{}")
-        if not origin["dir_info"]["editable"]:
-            return None
-        return os.path.realpath(url2pathname(urlsplit(origin["url"]).path))
-    except (KeyError, TypeError, ValueError):
-        return None
+def _own_problems(wanted: Sequence[Wanted], lock: Lock) -> Iterator[str]:
+    own = [kernel for kernel in lock.kernels if kernel.direct]
+    for kernel in wanted:
+        locked = [other for other in own if other.repo_id == kernel.repo_id]
+        if not locked:
+            yield f"{kernel} is not locked."
+        for other in locked:
+            if not kernel.accepts(other):
+                yield f"{kernel} is asked for, and {other.dependency} is locked."
+    asked = {kernel.repo_id for kernel in wanted}
+    for other in own:
+        if other.repo_id not in asked:
+            yield f"{other.dependency} is locked, and the project does not ask for it."
 
 
-def _relative(file: str, folder: str) -> str | None:
-    """Where a file lies below a folder; None when it lies elsewhere."""
-    try:
-        return Path(file).relative_to(folder).as_posix()
-    except ValueError:
-        return None
+def _problems_of_dependencies(lock: Lock) -> Iterator[str]:
+    locked = {kernel.dependency: kernel for kernel in lock.kernels}
+    needed = set(_closure((kernel for kernel in lock.kernels if kernel.direct), locked))
+    for kernel in lock.kernels:
+        for dependency in kernel.depends:
+            if dependency not in locked:
+                yield f"{dependency}, which {kernel.dependency} needs, is not locked."
+        if not kernel.direct and kernel.dependency not in needed:
+            yield f"{kernel.dependency} is locked, and nothing needs it."
+
+
+def _closure(
+    kernels: Iterable[LockedKernel], locked: dict[KernelDependency, LockedKernel]
+) -> Iterator[KernelDependency]:
+    """What kernels need, and what that needs."""
+    pending = [dependency for kernel in kernels for dependency in kernel.depends]
+    seen = set()
+    while pending:
+        dependency = pending.pop()
+        if dependency not in seen:
+            seen.add(dependency)
+            yield dependency
+            pending += locked[dependency].depends if dependency in locked else ()

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from kernels_core.errors import ProjectError, VersionNotFoundError
-from kernels_core.repository.lock_files import LockedKernel
+from kernels_core.repository.locks import LockedKernel
 from kernels_core.repository.metadata import read_repo_id
 from kernels_core.repository.schema import InvalidError, fail, join, read_object, read_text
 from kernels_core.repository.toml import parse_toml

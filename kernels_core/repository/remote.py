@@ -24,15 +24,15 @@ from kernels_core.errors import (
 )
 from kernels_core.repository import records
 from kernels_core.repository.answers import BUILD_FOLDER, TreeFile
-from kernels_core.repository.asking import AskHub, asking_for_trust
 from kernels_core.repository.builds import Build, Chooser, make_build
 from kernels_core.repository.cache import RepositoryCache, cache_root
-from kernels_core.repository.digest import variant_hash
-from kernels_core.repository.flight import SingleFlight
+from kernels_core.repository.hashes import variant_hash
 from kernels_core.repository.hub import REPOSITORY_TYPES, client
 from kernels_core.repository.install import METADATA_FILE, HubBuild, Installer
-from kernels_core.repository.lock_files import LockedKernel
+from kernels_core.repository.locks import LockedKernel
 from kernels_core.repository.metadata import Metadata, read_metadata
+from kernels_core.repository.publishers import AskHub, asking_for_trust
+from kernels_core.repository.single_flight import SingleFlight
 from kernels_core.repository.trust import check_trust
 from kernels_core.repository.versions import Pinned, Refs, choose_ref, is_commit, newer_versions
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kernels_core.errors import ProjectError
-from kernels_core.repository.lock_files import LockedKernel
+from kernels_core.repository.locks import LockedKernel
 from kernels_core.repository.metadata import KernelDependency
 from kernels_core.repository.project import Wanted, read_project
 

@@ -46,11 +46,11 @@ def _reread() -> None:
     from huggingface_hub import constants
     from huggingface_hub.utils import close_session
 
-    from kernels_core.repository import fetch
+    from kernels_core.repository import resolver
 
     importlib.reload(constants)  # the client reads the environment there, and only there
     close_session()
-    fetch.forget()
+    resolver.forget()
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import pytest
 from hub_server import Forks, Hub, client_environment, kernel_files
 
 from kernels_core import errors, get_kernel, install_kernel
-from kernels_core.repository import digest
-from kernels_core.repository.fetch import forget
+from kernels_core.repository import hashes, integrity
+from kernels_core.repository.resolver import forget
 
 REPOSITORY = "org/activation"
 WEIGHTS = bytes(range(256)) * 4096
@@ -39,13 +39,14 @@ def build(hub: Hub, commit: str) -> Path:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are hashed from here on."""
     names: list[str] = []
-    original = digest.hash_file_as
+    original = hashes.hash_file_as
 
     def hash_file_as(path: Path, algorithms: object) -> dict[str, str]:
         names.append(Path(path).name)
         return original(path, algorithms)
 
-    monkeypatch.setattr(digest, "hash_file_as", hash_file_as)
+    for module in (hashes, integrity):
+        monkeypatch.setattr(module, "hash_file_as", hash_file_as)
     return names
 
 

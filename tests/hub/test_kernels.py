@@ -21,7 +21,7 @@ from kernels_core import (
 )
 from kernels_core.hookspecs import Match
 from kernels_core.plugins import Backend
-from kernels_core.repository.fetch import forget
+from kernels_core.repository.resolver import forget
 
 REPOSITORY = "org/activation"
 LATENCY = 0.05

@@ -24,7 +24,7 @@ from kernels_core import (  # noqa: E402
     use_kernel_forward_from_hub,
 )
 from kernels_core.layers import choose  # noqa: E402
-from kernels_core.repository.fetch import forget  # noqa: E402
+from kernels_core.repository.resolver import forget  # noqa: E402
 
 COUNT = 8
 LATENCY = 0.05

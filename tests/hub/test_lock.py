@@ -11,9 +11,9 @@ from click.testing import CliRunner, Result
 from hub_server import Forks, Hub, client_environment, kernel_files
 
 from kernels_core.cli.main import main
-from kernels_core.repository.fetch import forget
 from kernels_core.repository.lock_files import read_lock
 from kernels_core.repository.metadata import KernelDependency
+from kernels_core.repository.resolver import forget
 
 
 @pytest.fixture

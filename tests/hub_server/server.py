@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, quote, unquote
 
 from hub_server.answers import Answer, content, error, invented_file, no_entry, no_repository, ok
 from hub_server.faults import Fault
-from hub_server.repositories import Commit, Repository
+from hub_server.repositories import Commit, File, Repository
 from hub_server.requests import Request
 from hub_server.sockets import Server
 
@@ -227,14 +227,12 @@ class Hub:
     def _file(
         self, request: Request, plural: str, repo_id: str, revision: str, path: str
     ) -> Answer:
-        found = self._commit(plural, repo_id, revision)
+        found = self._find_file(plural, repo_id, revision, path)
         if isinstance(found, Answer):
             return found
-        file = found.files.get(path)
-        if file is None:
-            return no_entry(path, found.oid)
+        commit, file = found
         linked = {
-            "X-Repo-Commit": found.oid,
+            "X-Repo-Commit": commit,
             "X-Linked-Etag": f'"{file.etag}"',
             "X-Linked-Size": str(len(file.content)),
         }
@@ -244,20 +242,27 @@ class Hub:
             return Answer(302, {**linked, "Location": location})
         if self.redirects:
             plural = plural or "models"
-            location = f"/api/resolve-cache/{plural}/{repo_id}/{found.oid}/{quote(path)}"
+            location = f"/api/resolve-cache/{plural}/{repo_id}/{commit}/{quote(path)}"
             return Answer(307, {**linked, "Location": location})
-        return content(file, request, {"X-Repo-Commit": found.oid})
+        return content(file, request, {"X-Repo-Commit": commit})
 
     def _small_file(
         self, request: Request, plural: str, repo_id: str, revision: str, path: str
     ) -> Answer:
+        found = self._find_file(plural, repo_id, revision, path)
+        if isinstance(found, Answer):
+            return found
+        commit, file = found
+        return content(file, request, {"X-Repo-Commit": commit})
+
+    def _find_file(
+        self, plural: str, repo_id: str, revision: str, path: str
+    ) -> tuple[str, File] | Answer:
         found = self._commit(plural, repo_id, revision)
         if isinstance(found, Answer):
             return found
         file = found.files.get(path)
-        if file is None:
-            return no_entry(path, found.oid)
-        return content(file, request, {"X-Repo-Commit": found.oid})
+        return no_entry(path, found.oid) if file is None else (found.oid, file)
 
     def _large_file(self, request: Request, sha256: str) -> Answer:
         for repository in self._repositories.values():

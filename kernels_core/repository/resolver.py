@@ -12,7 +12,7 @@ from kernels_core.errors import DependencyCycleError
 from kernels_core.repository import hub, install, remote
 from kernels_core.repository.builds import Build
 from kernels_core.repository.local import LocalRepository
-from kernels_core.repository.lock_files import Lock, LockedKernel
+from kernels_core.repository.locks import Lock, LockedKernel
 from kernels_core.repository.metadata import KernelDependency, Metadata
 from kernels_core.repository.overrides import local_override
 from kernels_core.repository.remote import HubRepository

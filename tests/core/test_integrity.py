@@ -19,13 +19,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels_core.errors import DigestError, LoadError
-from kernels_core.repository.digest import (
+from kernels_core.repository.hashes import (
     FileHash,
     hash_file,
     hash_file_as,
-    is_ignored,
     tree_digest,
     variant_hash,
+)
+from kernels_core.repository.integrity import (
+    is_ignored,
     verify_build,
     verify_file,
     verify_metadata_digest,
@@ -525,7 +527,7 @@ def test_large_files_do_not_fill_the_memory(tmp_path: Path) -> None:
         file.truncate(256 * 1024 * 1024)  # sparse
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from kernels_core.repository.digest import hash_file\n"
+        "from kernels_core.repository.hashes import hash_file\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "hash_file(Path(sys.argv[1]), 'sha256')\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
