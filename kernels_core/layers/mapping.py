@@ -37,7 +37,8 @@ class DeviceRepositories:
         device_type: the device type that all of them are for.
         entries: what an entry requires of the device (None: nothing) -> mode -> repository, in
             the order of registration.
-        ranked: what planning found out about the entries, per device; emptied by `insert`.
+        ranked: what planning found out about the entries, per device and mode; emptied by
+            `insert`.
 
     Example:
         >>> from kernels_core import Device, LocalLayerRepository

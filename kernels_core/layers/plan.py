@@ -186,59 +186,60 @@ def plan_row(group: Group, mode: Mode, mapping: Repositories, targets: Targets) 
 def _plan_candidates(
     group: Group, mode: Mode, target: Target, repositories: DeviceRepositories
 ) -> PlannedRow:
-    from kernels_core.hookspecs import Candidate, SelectionRequest
+    from kernels_core.hookspecs import SelectionRequest
+
+    key = (target.backend, target.index, mode)
+    ranked: tuple[Candidate, ...] | Obstacle | None = repositories.ranked.get(key)
+    if ranked is None:
+        ranked = repositories.ranked[key] = _rank(target, mode, repositories)
+    if isinstance(ranked, Obstacle):
+        return PlannedRow(group, target, obstacle=ranked)
+    request = SelectionRequest(group.layer_name, mode, target.facts)
+    return PlannedRow(group, target, target.backend.select(request, ranked))
+
+
+def _rank(
+    target: Target, mode: Mode, repositories: DeviceRepositories
+) -> tuple[Candidate, ...] | Obstacle:
+    """What can serve a mode on a device: the most specific entry first, then the order of modes."""
+    from kernels_core.hookspecs import Candidate
 
     fitting, reasons = _fitting_entries(target, repositories)
     if not fitting:
-        return _without(
-            group,
+        return Obstacle(
             KernelizeFallback.NO_COMPATIBLE_PROPERTIES,
             f"no entry fits {target.facts.name}: {'; '.join(reasons)}",
-            target,
         )
-    candidates = [
+    candidates = tuple(
         Candidate(repositories.entries[properties][served], served, properties)
         for properties in fitting
         for served in stand_ins(mode)
         if served in repositories.entries[properties]
-    ]
+    )
     if not candidates:
         there = sorted({str(served) for p in fitting for served in repositories.entries[p]})
-        return _without(
-            group,
+        return Obstacle(
             KernelizeFallback.NO_COMPATIBLE_MODE,
             f"nothing is registered that serves {mode}, only {', '.join(there)}",
-            target,
         )
-    request = SelectionRequest(group.layer_name, mode, target.facts)
-    return PlannedRow(group, target, target.backend.select(request, candidates))
+    return candidates
 
 
 def _fitting_entries(
     target: Target, repositories: DeviceRepositories
 ) -> tuple[list[DeviceProperties | None], list[str]]:
     """The properties that the device fulfils, most specific first, and why others do not fit."""
-    key = (target.backend, target.index)
-    known: tuple[list[DeviceProperties | None], list[str]] | None = repositories.ranked.get(key)
-    if known is None:
-        known = repositories.ranked[key] = _rank_entries(target, repositories)
-    return known
-
-
-def _rank_entries(
-    target: Target, repositories: DeviceRepositories
-) -> tuple[list[DeviceProperties | None], list[str]]:
-    ranked = []
+    fitting = []
     reasons = []
     for properties in repositories.entries:
         match = target.backend.match_device(properties, target.facts)
         if match.fits:
-            ranked.append((match.rank, properties))
+            fitting.append((match.rank, properties))
         else:
             reasons.append(f"{properties}: {match.reason}")
     # Stable: of two that are equally specific, the one registered first.
-    ranked.sort(key=lambda pair: pair[0], reverse=True)
-    return [properties for _, properties in ranked], reasons
+    fitting.sort(key=lambda pair: pair[0], reverse=True)
+    return [properties for _, properties in fitting], reasons
 
 
 def _without(

@@ -157,6 +157,11 @@ _reports: weakref.WeakKeyDictionary[nn.Module, KernelizeReport] = weakref.WeakKe
 
 def planned_row(planned: PlannedRow) -> ReportRow:
     """The row of a plan for one group."""
+    candidates = tuple(f"{one.repository} ({one.mode})" for one in planned.candidates)
+    return attrs.evolve(_undecided_row(planned), candidates=candidates)
+
+
+def _undecided_row(planned: PlannedRow) -> ReportRow:
     group = planned.group
     obstacle = planned.obstacle.reason if planned.obstacle else ""
     return ReportRow(
@@ -165,14 +170,13 @@ def planned_row(planned: PlannedRow) -> ReportRow:
         device=str(group.device),
         count=len(group.modules),
         backend=planned.target.backend.name if planned.target else None,
-        candidates=tuple(f"{one.repository} ({one.mode})" for one in planned.candidates),
         reason=group.kept or obstacle,
         note=_FUNCTION_NOTE if group.function else "",
     )
 
 
 def _row(choice: Choice) -> ReportRow:
-    row = attrs.evolve(planned_row(choice.row), candidates=(), reason=choice.reason)
+    row = attrs.evolve(_undecided_row(choice.row), reason=choice.reason)
     loaded, candidate = choice.loaded, choice.candidate
     if loaded is None or candidate is None:
         return attrs.evolve(row, note="")
