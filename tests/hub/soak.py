@@ -99,7 +99,8 @@ def one_round(forks: Forks, rng: random.Random) -> dict[str, Any]:
         # After that, only what may have changed is asked for.
         assert forks.start(LOAD, environment).result(LONGEST) == sizes
         assert {request.kind for request in hub.forget()} <= {"organization", "refs"}
-        return {"killed": results.count(None), "complete": len(complete), "again": len(again)}
+        stage = "empty" if not complete else "partial" if len(complete) < len(sizes) else "whole"
+        return {"killed": results.count(None), "again": len(again), stage: 1}
 
 
 def kill_in_time(doomed: list[Fork], rng: random.Random) -> int:
@@ -125,6 +126,7 @@ def test_soak(forks: Forks, capsys: Any) -> None:
     with capsys.disabled():
         print(
             f"\nsoak: {ROUNDS} rounds of {PROCESSES} processes in {time.monotonic() - start:.0f} s,"
-            f" {totals['killed']} killed while loading; files complete after it:"
-            f" {totals['complete']}, left to fetch: {totals['again']}; seed {seed}"
+            f" {totals['killed']} killed while loading; left behind: {totals['empty']} caches"
+            f" without a file, {totals['partial']} with some, {totals['whole']} with all of them;"
+            f" {totals['again']} files fetched by those who came next; seed {seed}"
         )

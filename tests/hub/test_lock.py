@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from hub_server import Forks, Hub, client_environment, kernel_files
 
+from kernels_core import errors, get_locked_kernel, load_kernel
 from kernels_core.cli.main import main
 from kernels_core.repository.lock_files import read_lock
 from kernels_core.repository.metadata import KernelDependency
@@ -240,6 +241,23 @@ result = [build.commit, *acme.answers()]
     hub.requests.clear()
     assert forks.start(program, environment).result() == [locked_at, 42, 42]
     assert hub.requests == []
+
+
+def test_what_is_locked_and_not_there_is_not_asked_for_by_load_kernel(
+    hub: Hub, project: Path
+) -> None:
+    hub.add("org/name", kernel_files("name"), branch="v1")
+    ask_for(project, '"org/name" = 1')
+    assert run(project).exit_code == 0
+    forget()
+    hub.forget()
+    lockfile = project / "kernels.lock"
+    with pytest.raises(errors.HubOfflineError, match="org/name"):
+        load_kernel("org/name", lockfile=lockfile, backend="cpu")
+    assert hub.requests == []
+    get_locked_kernel("org/name", lockfile=lockfile, backend="cpu")
+    hub.stop()
+    assert load_kernel("org/name", lockfile=lockfile, backend="cpu").answer == 42
 
 
 def test_the_peer_locks_the_same(hub: Hub, project: Path, fresh_python: Any) -> None:
