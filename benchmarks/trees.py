@@ -6,8 +6,9 @@ extensible layer, and decides nothing.
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any
@@ -38,7 +39,8 @@ def write_repository(folder: Path) -> None:
     variant = folder / "build" / "torch-universal"
     variant.mkdir(parents=True)
     layers = "".join(KERNEL_LAYER.format(number=number) for number in range(CLASSES))
-    metadata = {"name": "bench", "id": "bench", "version": 1, "license": "Apache-2.0"}
+    # An id of its own: the peer mixes up kernels that share one.
+    metadata = {"name": folder.name, "id": folder.name, "version": 1, "license": "Apache-2.0"}
     metadata |= {"python-depends": [], "backend": {"type": "cpu"}}
     (variant / "__init__.py").write_text(KERNEL, "utf-8")
     (variant / "layers.py").write_text(f"import torch\nfrom torch import nn\n{layers}", "utf-8")
@@ -82,20 +84,39 @@ class SubtreeTensor(nn.Module):
         return x, self.weight
 
 
-BASES: dict[str, type[nn.Module]] = {"own tensors": OwnTensor, "subtree": SubtreeTensor}
+def write_builds(folder: Path, count: int) -> None:
+    """Write a kernel repository of many builds, of which one fits every backend.
+
+    Args:
+        folder: where it goes; made when it is not there.
+        count: how many builds there are.
+    """
+    write_repository(folder)
+    names = (
+        f"torch2{minor}-{abi}-{tag}-{machine}"
+        for minor in range(100)
+        for abi in ("cxx11", "cxx98")
+        for tag in ("cu118", "cu126", "cu130", "rocm70", "xpu20252")
+        for machine in ("x86_64-linux", "aarch64-linux")
+    )
+    for name in itertools.islice(names, count - 1):
+        (folder / "build" / name).mkdir()
 
 
-def layer_classes(api: Any, base: type[nn.Module]) -> list[type[nn.Module]]:
+def layer_classes(
+    api: Any, base: type[nn.Module], condition: Callable[[Any], bool] | None = None
+) -> list[type[nn.Module]]:
     """Distinct extensible classes, marked by one implementation.
 
     Args:
         api: the implementation's package.
         base: what they all derive from.
+        condition: what each instance is asked, or None.
     """
     made = []
     for number in range(CLASSES):
         cls = type(f"{base.__name__}{number}", (base,), {"forward": base.forward})
-        made.append(api.use_kernel_forward_from_hub(f"Layer{number}")(cls))
+        made.append(api.use_kernel_forward_from_hub(f"Layer{number}", condition=condition)(cls))
     return made
 
 

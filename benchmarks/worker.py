@@ -1,6 +1,6 @@
 """One fresh process that measures one implementation and prints its figures as JSON.
 
-Usage: worker.py (scale | call) PACKAGE REPOSITORY [LAYERS ...]
+Usage: worker.py (scale | call | choosing) PACKAGE REPOSITORY [LAYERS ...]
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import importlib
 import json
 import statistics
 import sys
+import tempfile
 import time
 import timeit
 from collections.abc import Callable
@@ -18,9 +19,28 @@ from typing import Any
 
 import torch
 from torch import nn
-from trees import BASES, Tree, floor, layer_classes, mapping
+from trees import (
+    OwnTensor,
+    SubtreeTensor,
+    Tree,
+    floor,
+    layer_classes,
+    mapping,
+    write_builds,
+    write_repository,
+)
 
+# What the layers derive from, and what tells their device.
+KINDS: dict[str, type[nn.Module]] = {
+    "own tensors": OwnTensor,
+    "subtree": SubtreeTensor,
+    "device=": OwnTensor,
+    "own, condition": OwnTensor,
+}
 REPEATS = 5
+MANY = 1_000
+LOADS = 20
+RANGED_LAYERS = 100
 CALL_ROUNDS = 15
 CALLS_PER_ROUND = 50_000
 
@@ -42,8 +62,9 @@ def scale(api: Any, layers: list[int]) -> list[dict[str, Any]]:
     figures = []
     # The collector would strike whoever runs when it is due. Off, it is equal for all of them.
     gc.disable()
-    for device_from, base in BASES.items():
-        classes = layer_classes(api, base)
+    for device_from, base in KINDS.items():
+        condition = (lambda layer: True) if device_from == "own, condition" else None
+        classes = layer_classes(api, base, condition)
         for count in layers:
             figures += _scale_one(api, classes, count, device_from)
             gc.collect()  # bound methods are cycles: without this no tree would be freed
@@ -54,9 +75,10 @@ def _scale_one(
     api: Any, classes: list[type[nn.Module]], layers: int, device_from: str
 ) -> list[dict[str, Any]]:
     functions: Any = {cls: cls.forward for cls in classes}
+    device = "cpu" if device_from == "device=" else None
 
     def kernelize(tree: Tree) -> float:
-        return timed_ms(lambda: api.kernelize(tree.model, mode=api.Mode.INFERENCE))
+        return timed_ms(lambda: api.kernelize(tree.model, mode=api.Mode.INFERENCE, device=device))
 
     kernelize(Tree(classes, len(classes)))  # loads the kernels
     # A tree of its own: binding must not meet what kernelize left behind, nor the other way round.
@@ -113,7 +135,7 @@ def call(api: Any) -> float:
     Args:
         api: the implementation's package.
     """
-    cls = layer_classes(api, BASES["own tensors"])[0]
+    cls = layer_classes(api, OwnTensor)[0]
     layer = api.kernelize(cls(), mode=api.Mode.INFERENCE)
     plain_class = type("Plain", (nn.Module,), {"forward": layer.forward.__func__})
     plain = plain_class()
@@ -128,12 +150,109 @@ def call(api: Any) -> float:
     return statistics.median(kernelized - same for same, kernelized in rounds)
 
 
+def choosing(api: Any, import_ms: float) -> dict[str, float]:
+    """Milliseconds that it takes to find the kernel, whatever the size of the model.
+
+    Args:
+        api: the implementation's package.
+        import_ms: what importing it took, where torch was imported before.
+    """
+    gc.disable()
+    with tempfile.TemporaryDirectory() as folder:
+        first, *others = (Path(folder, f"kernel{number}") for number in range(LOADS + 1))
+        for path in (first, *others):
+            write_repository(path)
+        builds = Path(folder, "builds")
+        write_builds(builds, MANY)
+        very_first = import_ms + first_load_ms(api, first)
+        return {
+            "first load in a process": very_first,
+            "first load": statistics.median(first_load_ms(api, path) for path in others),
+            "builds": repeated_ms(lambda: api.get_local_kernel(builds)),
+            "mapping": enter_mapping(api, first),
+            "ranges": rank_ranges(api, first),
+        }
+
+
+def first_load_ms(api: Any, repository: Path) -> float:
+    """Time the load of a kernel that was not loaded before."""
+    return timed_ms(lambda: api.get_local_kernel(repository))
+
+
+def repeated_ms(function: Callable[[], object]) -> float:
+    """Time a call of something that was called before."""
+    function()
+    return statistics.median(timed_ms(function) for _ in range(LOADS))
+
+
+def enter_mapping(api: Any, repository: Path) -> float:
+    """Milliseconds for entering and leaving a mapping of one layer over an outer one of many.
+
+    Args:
+        api: the implementation's package.
+        repository: what the layers are mapped to.
+    """
+    kernel = api.LocalLayerRepository(repository, layer_name="Layer0")
+    outer = {f"Outer{number}": {"cpu": kernel} for number in range(MANY)}
+
+    def enter() -> None:
+        with api.use_kernel_mapping({"Inner": {"cpu": kernel}}):
+            pass
+
+    with api.use_kernel_mapping(outer, inherit_mapping=False):
+        return repeated_ms(enter)
+
+
+def rank_ranges(api: Any, repository: Path) -> float:
+    """Milliseconds for kernelizing again where many overlapping capability ranges are mapped.
+
+    Args:
+        api: the implementation's package.
+        repository: what all of them are mapped to.
+    """
+    pretend_gpu(api)
+    kernel = api.LocalLayerRepository(repository, layer_name="Layer0")
+    ranges = [api.CUDAProperties(90 - width % 90, 91 + width // 90) for width in range(MANY)]
+    layer_class = layer_classes(api, OwnTensor)[0]
+    model = nn.ModuleList(layer_class() for _ in range(RANGED_LAYERS))
+    device = torch.device("cuda", 0)
+    with api.use_kernel_mapping(
+        {"Layer0": {api.Device("cuda", properties): kernel for properties in ranges}},
+        inherit_mapping=False,
+    ):
+        elapsed = repeated_ms(lambda: api.kernelize(model, mode=api.Mode.INFERENCE, device=device))
+    check_kernelized(model, RANGED_LAYERS)
+    return elapsed
+
+
+def pretend_gpu(api: Any) -> None:
+    """Make an implementation see an H200, whatever is in this machine.
+
+    Args:
+        api: its package.
+    """
+    if api.__name__ == "kernels":
+        torch.cuda.get_device_capability = lambda device=None: (9, 0)
+        return
+    from kernels_backend_cuda import _probe
+
+    _probe.runtime = lambda: _probe.Runtime(cuda="13.0", driver=(13, 0), device_count=1)
+    _probe.gpu = lambda index: _probe.Gpu("NVIDIA H200", 9, 0, 150109880320)
+    api.plugins.reset()
+
+
 def main() -> None:
     """Measure what the command line asks for."""
     what, package, repository, *layers = sys.argv[1:]
+    start = time.perf_counter()
     api = importlib.import_module(package)
-    api.register_kernel_mapping(mapping(api, Path(repository)))
-    figures = scale(api, [int(count) for count in layers]) if what == "scale" else call(api)
+    import_ms = (time.perf_counter() - start) * 1000
+    figures: Any
+    if what == "choosing":
+        figures = choosing(api, import_ms)
+    else:
+        api.register_kernel_mapping(mapping(api, Path(repository)))
+        figures = scale(api, [int(count) for count in layers]) if what == "scale" else call(api)
     print(json.dumps(figures))
 
 

@@ -55,7 +55,7 @@ def test_it_measures_both_implementations_and_prints_json(repository: Path) -> N
     steps = [(row["device_from"], row["step"]) for row in result["kernelize"]]
     assert steps == [
         (device_from, step)
-        for device_from in ("own tensors", "subtree")
+        for device_from in ("own tensors", "subtree", "device=", "own, condition")
         for step in ("first", "second", "changed")
     ]
     for row in result["kernelize"]:
@@ -63,4 +63,13 @@ def test_it_measures_both_implementations_and_prints_json(repository: Path) -> N
         assert row["peer_ms"]["median"] > 0
     assert result["import"]["ours_imports_heavy"] == []
     assert set(result["call"]) == {"ours", "peer", "target_ns", "met"}
+    assert list(result["choosing"]) == [
+        "builds",
+        "mapping",
+        "ranges",
+        "first load",
+        "first load in a process",
+    ]
+    for row in result["choosing"].values():
+        assert set(row) == {"ours", "peer", "target_ms", "met"}
     assert "times floor" in run.stderr
