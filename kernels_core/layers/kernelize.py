@@ -75,20 +75,17 @@ class Plan:
         return report(self.model)
 
     def _apply(self) -> list[Change]:
+        """Apply it; returns the class that every group had and has, where it is the same too."""
         from kernels_core.layers.choose import choose
         from kernels_core.layers.report import make_report
-        from kernels_core.layers.swap import assign
 
         choices = choose(self._rows, self.mode, self._allowed)
-        changes = [
-            (choice.row.group.current, choice.cls, choice.row.group.modules)
-            for choice in choices
-            if choice.cls is not choice.row.group.current
+        classes = [
+            (choice.row.group.current, choice.cls, choice.row.group.modules) for choice in choices
         ]
-        assign(changes)
-        made = make_report(self.model, self.mode, choices)
-        logger.info("kernelized %s:\n%s", type(self.model).__qualname__, made)
-        return changes
+        changes = [change for change in classes if change[0] is not change[1]]
+        _replace(self.model, changes, make_report(self.model, self.mode, choices))
+        return classes
 
 
 def plan(
@@ -219,17 +216,17 @@ def kernelized(
         ...     model
         Linear(in_features=2, out_features=2, bias=True)
     """
-    from kernels_core.layers.report import restore_report, saved_report
+    from kernels_core.layers.report import keep_report, saved_report
     from kernels_core.layers.swap import put_back
 
     made = plan(model, mode=mode, device=device, use_fallback=use_fallback, mapping=mapping)
     before = saved_report(model)
-    changes = made._apply()
+    classes = made._apply()
     try:
         yield model
     finally:
-        put_back(changes)
-        restore_report(model, before)
+        put_back(classes)
+        keep_report(model, before)
 
 
 def unkernelize(model: _M) -> _M:
@@ -251,14 +248,30 @@ def unkernelize(model: _M) -> _M:
         Linear(in_features=2, out_features=2, bias=True)
     """
     from kernels_core.layers.classes import original_class
-    from kernels_core.layers.report import restore_report
-    from kernels_core.layers.swap import assign, kernelized_modules
+    from kernels_core.layers.swap import kernelized_modules
 
     _check_model(model)
     found = kernelized_modules(model)
-    assign([(cls, original_class(cls), modules) for cls, modules in found.items()])
-    restore_report(model, None)
+    _replace(model, [(cls, original_class(cls), modules) for cls, modules in found.items()], None)
     return model
+
+
+def _replace(model: nn.Module, changes: list[Change], made: KernelizeReport | None) -> None:
+    """Change the classes of modules and the report of their model, or leave both as they were."""
+    from kernels_core.layers.report import keep_report, saved_report
+    from kernels_core.layers.swap import assign, check_current, put_back
+
+    before = saved_report(model)
+    check_current(changes)
+    try:
+        assign(changes)
+        keep_report(model, made)
+        if made is not None:
+            logger.info("kernelized %s:\n%s", type(model).__qualname__, made)
+    except BaseException:  # Ctrl-C, or a handler of log records that raises
+        put_back(changes)
+        keep_report(model, before)
+        raise
 
 
 def _check_model(model: object) -> None:

@@ -193,7 +193,7 @@ def _row(choice: Choice) -> ReportRow:
 
 
 def make_report(model: nn.Module, mode: Mode, choices: list[Choice]) -> KernelizeReport:
-    """Make the report of a call and keep it for `report`.
+    """Make the report of a call.
 
     Args:
         model: the model that was kernelized.
@@ -204,14 +204,12 @@ def make_report(model: nn.Module, mode: Mode, choices: list[Choice]) -> Kerneliz
     for choice in choices:
         row = attrs.evolve(_row(choice), count=0)
         members.setdefault(row, []).extend(map(id, choice.row.group.modules))
-    made = KernelizeReport(
+    return KernelizeReport(
         mode,
         tuple(attrs.evolve(row, count=len(ids)) for row, ids in members.items()),
         weakref.ref(model),
         tuple(members.values()),
     )
-    _reports[model] = made
-    return made
 
 
 def saved_report(model: nn.Module) -> KernelizeReport | None:
@@ -219,12 +217,12 @@ def saved_report(model: nn.Module) -> KernelizeReport | None:
     return _reports.get(model)
 
 
-def restore_report(model: nn.Module, saved: KernelizeReport | None) -> None:
-    """Give a model the report that it had, or none."""
-    if saved is None:
+def keep_report(model: nn.Module, kept: KernelizeReport | None) -> None:
+    """Let a report be the one of a model; None leaves it without any."""
+    if kept is None:
         _reports.pop(model, None)
     else:
-        _reports[model] = saved
+        _reports[model] = kept
 
 
 def report(model: nn.Module) -> KernelizeReport:

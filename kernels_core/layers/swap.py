@@ -12,7 +12,7 @@ hook keeps in `_old_forward` and calls.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -56,15 +56,14 @@ def kernelized_modules(model: nn.Module) -> dict[type[nn.Module], list[nn.Module
     return by_class
 
 
-def assign(changes: Sequence[Change]) -> None:
-    """Give modules another class: all of them, or none.
+def check_current(changes: Iterable[Change]) -> None:
+    """Make sure that modules have the class that they had when the changes were planned.
 
     Args:
         changes: groups of modules, as (their class, the class they get, the modules).
 
     Raises:
-        ApplyError: Python refuses the assignment; every module has its class again.
-        StalePlanError: a module has another class by now; nothing was changed.
+        StalePlanError: a module has another class by now.
     """
     for before, _, modules in changes:
         if any(type(module) is not before for module in modules):
@@ -72,22 +71,30 @@ def assign(changes: Sequence[Change]) -> None:
                 f"A {before.__qualname__} was changed since this was planned. Plan again.",
                 layer=before.__name__,
             )
+
+
+def assign(changes: Iterable[Change]) -> None:
+    """Give modules another class. Whatever is raised, `put_back` undoes what was done until then.
+
+    Args:
+        changes: as for `check_current`.
+
+    Raises:
+        ApplyError: Python refuses the assignment.
+    """
     try:
         for _, after, modules in changes:
             for module in modules:
                 _assign_one(module, after)
-    except BaseException as error:
-        put_back(changes)
-        if isinstance(error, TypeError):
-            raise ApplyError(f"A module's class cannot be changed: {error}", layer="") from error
-        raise
+    except TypeError as error:
+        raise ApplyError(f"A module's class cannot be changed: {error}", layer="") from error
 
 
 def put_back(changes: Iterable[Change]) -> None:
     """Give modules the class that they had before some changes, whatever they have now.
 
     Args:
-        changes: as for `assign`.
+        changes: as for `check_current`.
     """
     for before, _, modules in changes:
         for module in modules:

@@ -1,0 +1,214 @@
+"""All or nothing: whatever is raised, wherever, every module and the report are as they were."""
+
+import logging
+import sys
+
+import pytest
+import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
+from torch import nn
+
+import kernels_core
+from kernels_core import (
+    Device,
+    Features,
+    KernelizeFallback,
+    Mode,
+    errors,
+    kernelize,
+    kernelized,
+    plugins,
+    register_kernel_mapping,
+    unkernelize,
+    use_kernel_forward_from_hub,
+)
+
+X = torch.ones(3)
+
+
+@use_kernel_forward_from_hub("Scale")
+class Scale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((3,), 2.0))
+
+    def forward(self, x):
+        return self.weight * x
+
+
+@use_kernel_forward_from_hub("Other")
+class Other(Scale):
+    pass
+
+
+def make_model():
+    hooked = Scale()
+    add_hook_to_module(hooked, ModelHook())
+    return nn.Sequential(Scale(), Other(), hooked)
+
+
+def state(model):
+    """Everything about a model that `kernelize` might change."""
+    try:
+        report = kernels_core.report(model)
+    except LookupError:
+        report = None
+    return [(type(module), dict(module.__dict__)) for module in model.modules()], report
+
+
+class InterruptAt:
+    """Raises KeyboardInterrupt when a number of lines of `kernels_core.layers` were run."""
+
+    def __init__(self, line):
+        self.left = line
+
+    def __enter__(self):
+        self._before = sys.gettrace()
+        sys.settrace(self._trace)
+
+    def __exit__(self, *_):
+        sys.settrace(self._before)
+
+    def _trace(self, frame, event, argument):
+        if "kernels_core/layers" not in frame.f_code.co_filename.replace("\\", "/"):
+            return None
+        if event == "line" and self.left >= 0:
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+        return self._trace
+
+
+def interrupt_everywhere(action):
+    """Run an action, interrupted after one line, after two, and so on; count the interruptions."""
+    line = 0
+    while True:
+        interrupter = InterruptAt(line)
+        try:
+            with interrupter:
+                action()
+        except KeyboardInterrupt:
+            line += 1
+            yield
+        else:
+            assert line > 20, "it was never interrupted"
+            return
+
+
+def test_an_interrupt_anywhere_leaves_all_as_it_was_or_comes_after_all_was_done(scaled):
+    mapping = {"Scale": {"cpu": scaled("Times10")}, "Other": {"cpu": scaled("Times100")}}
+    model = kernelize(make_model(), mode=Mode.INFERENCE, mapping=mapping)
+    done = [type(module) for module in model.modules()]
+    unkernelize(model)
+    before = state(model)
+    for _ in interrupt_everywhere(lambda: kernelize(model, mode=Mode.INFERENCE, mapping=mapping)):
+        if state(model) != before:
+            assert [type(module) for module in model.modules()] == done
+            assert kernels_core.report(model).rows[0].kernel == "Times10"
+            unkernelize(model)
+    assert [type(module) for module in model.modules()] == done
+
+    before, after = state(model), [nn.Sequential, Scale, Other, Scale]
+    for _ in interrupt_everywhere(lambda: unkernelize(model)):
+        if state(model) != before:
+            assert [type(module) for module in model.modules()] == after
+            kernelize(model, mode=Mode.INFERENCE, mapping=mapping)
+            before = state(model)
+    assert [type(module) for module in model.modules()] == after
+
+
+def expect_unchanged(error, text, mapping, **arguments):
+    model = make_model()
+    before = state(model)
+    with pytest.raises(error, match=text):
+        kernelize(model, mode=Mode.INFERENCE, mapping=mapping, **arguments)
+    assert state(model) == before
+
+
+class Named:
+    """A user's own repository, whose name may raise."""
+
+    def __init__(self, repository, error=None):
+        self._repository = repository
+        self._error = error
+
+    def load(self):
+        return self._repository.load()
+
+    def __str__(self):
+        if self._error:
+            raise self._error
+        return "named"
+
+
+def test_a_repository_whose_name_raises(scaled):
+    named = Named(scaled("Times100"), LookupError("no name"))
+    mapping = {"Scale": {"cpu": scaled("Times10")}, "Other": {"cpu": named}}
+    expect_unchanged(LookupError, "no name", mapping, use_fallback=KernelizeFallback.ALL)
+
+
+def test_a_handler_of_log_records_that_raises(scaled):
+    class Raising(logging.Handler):
+        def emit(self, record):
+            raise LookupError("no log")
+
+    logger, handler = logging.getLogger("kernels_core"), Raising()
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        expect_unchanged(LookupError, "no log", {"Scale": {"cpu": scaled("Times10")}})
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def test_an_interrupt_while_a_kernel_is_imported(make_kernel, scaled):
+    kernel = make_kernel("raise KeyboardInterrupt('imported')", name="interrupting")
+    mapping = {"Scale": {"cpu": scaled("Times10")}, "Other": {"cpu": kernel("Layer")}}
+    expect_unchanged(KeyboardInterrupt, "imported", mapping, use_fallback=KernelizeFallback.ALL)
+
+
+@pytest.mark.filterwarnings("ignore:Backend plugin .cpu.:RuntimeWarning")
+def test_a_hook_of_a_plugin_that_raises(scaled, monkeypatch):
+    from kernels_backend_cpu import plugin
+    from kernels_core import hookimpl
+
+    @hookimpl
+    def kernels_match_device(required, facts):
+        raise LookupError("no match")
+
+    monkeypatch.setattr(plugin, "kernels_match_device", kernels_match_device)
+    plugins.reset()
+    mapping = {
+        "Scale": {"cpu": scaled("Times10")},
+        "Other": {Device("cpu", Features({"avx2"})): scaled("Times100")},
+    }
+    try:
+        expect_unchanged(errors.PluginError, "no match", mapping)
+    finally:
+        plugins.reset()
+
+
+def test_a_class_that_refuses_its_assignment(scaled):
+    class Refusing(Other):
+        def __setattr__(self, name, value):
+            if name == "__class__":
+                raise TypeError("stays what it is")
+            super().__setattr__(name, value)
+
+    mapping = {"Scale": {"cpu": scaled("Times10")}, "Other": {"cpu": scaled("Times100")}}
+    model = nn.Sequential(Scale(), Refusing())
+    before = state(model)
+    with pytest.raises(errors.ApplyError, match="cannot be changed: stays what it is"):
+        kernelize(model, mode=Mode.INFERENCE, mapping=mapping)
+    assert state(model) == before
+
+
+def test_what_a_with_found_comes_back_whatever_happened_inside(scaled):
+    register_kernel_mapping({"Scale": {"cpu": scaled("Times10")}})
+    model = kernelize(make_model(), mode=Mode.INFERENCE)
+    before = state(model)
+    with kernelized(model, mode=Mode.INFERENCE):
+        unkernelize(model)
+    assert state(model) == before
