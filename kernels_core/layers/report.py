@@ -157,38 +157,44 @@ _reports: weakref.WeakKeyDictionary[nn.Module, KernelizeReport] = weakref.WeakKe
 
 def planned_row(planned: PlannedRow) -> ReportRow:
     """The row of a plan for one group."""
-    candidates = tuple(f"{one.repository} ({one.mode})" for one in planned.candidates)
-    return attrs.evolve(_undecided_row(planned), candidates=candidates)
-
-
-def _undecided_row(planned: PlannedRow) -> ReportRow:
     group = planned.group
     obstacle = planned.obstacle.reason if planned.obstacle else ""
-    return ReportRow(
-        layer_name=group.layer_name,
-        class_name=group.function or group.original.__qualname__,
-        device=str(group.device),
+    return _row(
+        planned,
         count=len(group.modules),
-        backend=planned.target.backend.name if planned.target else None,
+        candidates=tuple(f"{one.repository} ({one.mode})" for one in planned.candidates),
         reason=group.kept or obstacle,
         note=_FUNCTION_NOTE if group.function else "",
     )
 
 
-def _row(choice: Choice) -> ReportRow:
-    row = attrs.evolve(_undecided_row(choice.row), reason=choice.reason)
+def _row(planned: PlannedRow, **decision: Any) -> ReportRow:
+    group = planned.group
+    return ReportRow(
+        layer_name=group.layer_name,
+        class_name=group.function or group.original.__qualname__,
+        device=str(group.device),
+        backend=planned.target.backend.name if planned.target else None,
+        **decision,
+    )
+
+
+def _decided_row(choice: Choice) -> ReportRow:
+    """The row of a choice, without the number of modules."""
     loaded, candidate = choice.loaded, choice.candidate
     if loaded is None or candidate is None:
-        return attrs.evolve(row, note="")
+        return _row(choice.row, count=0, reason=choice.reason)
     build = loaded.build
-    return attrs.evolve(
-        row,
+    notes = (choice.note, _FUNCTION_NOTE if choice.row.group.function else "")
+    return _row(
+        choice.row,
+        count=0,
         kernel=loaded.layer.__name__,
         repository=str(candidate.repository),
         variant=build.variant if build else None,
         commit=build.commit if build else None,
         mode=str(candidate.mode),
-        note="; ".join(note for note in (choice.note, row.note) if note),
+        note="; ".join(note for note in notes if note),
     )
 
 
@@ -202,8 +208,7 @@ def make_report(model: nn.Module, mode: Mode, choices: list[Choice]) -> Kerneliz
     """
     members: dict[ReportRow, list[int]] = {}
     for choice in choices:
-        row = attrs.evolve(_row(choice), count=0)
-        members.setdefault(row, []).extend(map(id, choice.row.group.modules))
+        members.setdefault(_decided_row(choice), []).extend(map(id, choice.row.group.modules))
     return KernelizeReport(
         mode,
         tuple(attrs.evolve(row, count=len(ids)) for row, ids in members.items()),

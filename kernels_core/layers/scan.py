@@ -141,15 +141,16 @@ class _Walk:
         given = self.given
         classes = self.classes
         # Modules are told apart as torch does in Module.modules(): by their hash and equality.
-        seen: set[nn.Module] = set()
+        seen: set[nn.Module | None] = {None}
         # Depth first and in order, which is how most models were made: reading memory from one
         # end to the other takes half the time of jumping back and forth in it.
         pending: list[Iterator[nn.Module | None]] = [iter((self.model,))]
         while pending:
             for module in pending[-1]:
-                if module is None or module in seen:
+                if module in seen:
                     continue
                 seen.add(module)
+                assert module is not None
                 attributes = module.__dict__
                 if "_kernel_funcs" in attributes:
                     self.owners.append(module)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import typing
+import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -218,9 +219,21 @@ def check_signature(layer: type[nn.Module], adopting: type[nn.Module], repositor
     return f"calls by keyword fail: in the kernel {', '.join(renamed)}"
 
 
+# Reading a signature takes longer than all else that is done for a group of modules. By function,
+# since a class may get another forward.
+_known_parameters: weakref.WeakKeyDictionary[Any, list[inspect.Parameter]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
 def _parameters(cls: Any, layer: str, repository: str) -> list[inspect.Parameter]:
+    """The parameters of a class's forward, without annotations."""
+    forward = cls.forward
+    known = _known_parameters.get(forward) if inspect.isfunction(forward) else None
+    if known is not None:
+        return known
     try:
-        return list(inspect.signature(cls.forward).parameters.values())
+        signature = inspect.signature(forward)
     except (TypeError, ValueError) as error:
         raise SignatureMismatchError(
             f"The signature of {cls.__qualname__}.forward cannot be read, so it cannot be "
@@ -229,11 +242,15 @@ def _parameters(cls: Any, layer: str, repository: str) -> list[inspect.Parameter
             layer=layer,
             rule="signature",
         ) from error
+    # An annotation may lead back to the function, which could then never be forgotten.
+    read = [one.replace(annotation=one.empty) for one in signature.parameters.values()]
+    if inspect.isfunction(forward):
+        _known_parameters[forward] = read
+    return read
 
 
 def _text(parameters: list[inspect.Parameter]) -> str:
-    plain = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]
-    return str(inspect.Signature(plain))
+    return str(inspect.Signature(parameters))
 
 
 def _difference(ours: list[inspect.Parameter], theirs: list[inspect.Parameter]) -> str:

@@ -178,6 +178,35 @@ def test_a_functions_condition_is_asked_per_owner(tenfold):
     assert conditional(X).tolist() == [2, 2]
 
 
+def test_of_several_owners_those_count_whose_condition_holds(tenfold):
+    @use_kernel_forward_from_hub("double", condition=lambda owner: owner.wanted)
+    def conditional(x, *, times=1):
+        return 2 * times * x
+
+    @use_kernelized_func(conditional)
+    class ConditionalOwner(Owner):
+        pass
+
+    register_kernel_mapping({"double": {"cpu": tenfold}})
+    model = nn.Sequential(ConditionalOwner(2), ConditionalOwner(2))
+    model[0].wanted = False
+    kernelize(model, mode=Mode.INFERENCE)
+    assert conditional(X).tolist() == [10, 10], "one object: the owner that wants it has it"
+    model[1].wanted = False
+    kernelize(model, mode=Mode.INFERENCE)
+    assert conditional(X).tolist() == [2, 2]
+    rows = {row.class_name: row.reason for row in kernels_core.report(model).rows}
+    assert rows["conditional"] == "its condition is False"
+
+
+def test_functions_live_where_their_owners_do(tenfold):
+    register_kernel_mapping({"double": {"cpu": tenfold}})
+    model = nn.Sequential(nn.Linear(1, 1, device="meta"), Owner(2))
+    kernelize(model, mode=Mode.INFERENCE)
+    assert {row.device for row in kernels_core.report(model).rows} == {"cpu"}
+    assert double(X).tolist() == [10, 10]
+
+
 def test_two_functions_of_one_name_are_both_attached():
     def other():
         @use_kernel_forward_from_hub("double")

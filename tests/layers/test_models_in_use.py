@@ -43,6 +43,7 @@ def test_state_and_structure_stay(kernelized):
     plain = nn.Sequential(Scale(), Scale())
     assert list(kernelized.state_dict()) == list(plain.state_dict())
     assert [name for name, _ in kernelized.named_modules()] == ["", "0", "1"]
+    assert [name for name, _ in kernelized.named_parameters()] == ["0.weight", "1.weight"]
     assert repr(kernelized) == repr(plain)
     kernelized.load_state_dict(plain.state_dict())
 

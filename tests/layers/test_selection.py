@@ -1,8 +1,13 @@
 """Which entry of a mapping wins, on recorded CUDA machines, since this machine may have no GPU."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 import kernels_core
 from kernels_backend_cuda import _probe
@@ -12,6 +17,7 @@ from kernels_core import (
     Features,
     Mode,
     ROCMProperties,
+    hookimpl,
     kernelize,
     plugins,
     register_kernel_mapping,
@@ -148,6 +154,110 @@ def test_each_device_of_a_machine_gets_its_own(recorded, kernel):
     assert chosen(device=torch.device("cuda", 1)) == 2
     with pytest.raises(RuntimeError, match=r"no device cuda:2: .* found 2 devices"):
         chosen(device="cuda:2")
+
+
+def test_a_model_on_several_devices_gets_for_each_layer_the_kernel_for_its_own(recorded, kernel):
+    @use_kernel_forward_from_hub("Layer")
+    class Weighing(Layer):
+        def __init__(self, device):
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(1, device=device))
+
+        forward = Layer.forward
+
+    recorded(A100, H200)
+    register_kernel_mapping(
+        {
+            "Layer": {
+                cuda(80, 89): kernel("L1"),
+                cuda(90, 99): kernel("L2"),
+                "cpu": kernel("L3"),
+            }
+        }
+    )
+    with FakeTensorMode():  # tensors that say that they are on a GPU, and need none
+        devices = ("cuda:0", "cuda:1", "cpu", "cuda:0", "meta", "cuda:1")
+        model = nn.Sequential(*map(Weighing, devices))
+    model.append(nn.Sequential(Layer()))
+    model.append(nn.Sequential(nn.Sequential(Layer()), Weighing("cpu")))
+    kernelize(model, mode=Mode.INFERENCE)
+    assert [layer(None) for layer in list(model)[:6]] == [1, 2, 3, 1, 0, 2]
+    assert model[6][0](None) == 1, "without tensors near it, the model's first ones tell"
+    assert model[7][0][0](None) == 3, "its nearest ancestor with tensors tells"
+    rows = [row for row in kernels_core.report(model).rows if row.class_name.endswith("Weighing")]
+    assert {row.device: row.count for row in rows} == {
+        "cuda:0": 2,
+        "cuda:1": 2,
+        "cpu": 2,
+        "meta": 1,
+    }
+
+
+def test_the_selection_hook_of_the_active_plugin_has_the_last_word(recorded, kernel, monkeypatch):
+    from kernels_backend_cuda import plugin
+
+    asked = []
+
+    @hookimpl
+    def kernels_select(request, candidates):
+        asked.append((request.layer_name, request.mode, request.facts.name))
+        return sorted(candidates, key=lambda candidate: str(candidate.repository), reverse=True)
+
+    monkeypatch.setattr(plugin, "kernels_select", kernels_select, raising=False)
+    recorded(H200)
+    other = kernel("L2")
+    register_kernel_mapping({"Layer": {cuda(90, 90): kernel("L1"), "cuda": Last(other)}})
+    assert chosen() == 2, "the general entry, which the core would have tried last"
+    assert asked == [("Layer", Mode.INFERENCE, "NVIDIA H200")]
+
+
+class Last:
+    """A repository whose name comes last."""
+
+    def __init__(self, repository):
+        self._repository = repository
+
+    def load(self):
+        from kernels_core import get_local_kernel
+
+        layers = get_local_kernel(self._repository.repo_path, backend="cpu").layers
+        return getattr(layers, self._repository.layer_name)
+
+    def __str__(self):
+        return "~ last"
+
+
+TIES = """
+import kernels_core
+from kernels_core import Device, Features, LocalLayerRepository, Mode
+from kernels_core.plugins import registry
+from torch import nn
+
+known = sorted(registry().backend("cpu").device_facts(0).features)[:4]
+cls = kernels_core.use_kernel_forward_from_hub("Layer")(type("Layer", (nn.Module,), {}))
+entries = {
+    Device("cpu", Features(set(known[i : i + 2]))): LocalLayerRepository(f"/{i}", layer_name="L")
+    for i in (2, 0, 1)
+}
+planned = kernels_core.plan(
+    cls(), mode=Mode.INFERENCE, device="cpu", mapping={"Layer": entries}
+)
+print(planned.rows[0].candidates)
+"""
+
+
+def test_ties_are_broken_alike_in_every_process():
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", TIES],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert said == {"('/2 (FALLBACK)', '/0 (FALLBACK)', '/1 (FALLBACK)')\n"}
 
 
 def test_entries_of_other_devices_do_not_matter(recorded, kernel):

@@ -1,0 +1,150 @@
+"""Kernels are imported once, apart from each other, and again after they were repaired."""
+
+import contextlib
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import nn
+
+import kernels_core
+from kernels_core import (
+    LocalLayerRepository,
+    Mode,
+    errors,
+    get_local_kernel,
+    kernelize,
+    use_kernel_forward_from_hub,
+)
+
+THREADS = 16
+X = torch.ones(3)
+
+COUNTING = """
+import sys
+import time
+
+sys._imports_of_the_test.append(__name__)
+time.sleep(0.05)
+
+from . import layers
+"""
+LAYERS = """
+from torch import nn
+
+
+class Scale(nn.Module):
+    def forward(self, x):
+        return {factor} * self.weight * x
+"""
+
+
+@use_kernel_forward_from_hub("Scale")
+class Scale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((3,), 2.0))
+
+    def forward(self, x):
+        return self.weight * x
+
+
+@pytest.fixture
+def imports(monkeypatch):
+    """The names under which kernels were imported, as they tell themselves."""
+    names = []
+    monkeypatch.setattr(sys, "_imports_of_the_test", names, raising=False)
+    return names
+
+
+@pytest.fixture
+def write(make_repository):
+    def write(name="kernel", factor=10, metadata=None):
+        files = {"__init__.py": COUNTING, "layers.py": LAYERS.format(factor=factor)}
+        if metadata:
+            files["metadata.json"] = metadata
+        return make_repository({"torch-cpu": files}, name=name)
+
+    return write
+
+
+def together(action):
+    """What sixteen threads get that start an action at the same moment."""
+    barrier = threading.Barrier(THREADS)
+
+    def run(_):
+        barrier.wait()
+        return action()
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(run, range(THREADS)))
+
+
+def mapping_to(path):
+    return {"Scale": {"cpu": LocalLayerRepository(path, layer_name="Scale")}}
+
+
+def test_sixteen_threads_that_get_a_kernel_import_it_once(write, imports):
+    path = write()
+    kernels = together(lambda: get_local_kernel(path, backend="cpu"))
+    assert len(set(map(id, kernels))) == 1
+    assert kernels[0].layers.Scale, "nobody got it half imported"
+    assert len(imports) == 1
+
+
+def test_sixteen_threads_that_kernelize_import_the_kernel_once(write, imports):
+    mapping = mapping_to(write())
+
+    def kernelized():
+        return kernelize(Scale(), mode=Mode.INFERENCE, mapping=mapping)
+
+    modules = together(kernelized)
+    assert len(imports) == 1
+    assert [module(X).tolist() for module in modules] == [[20, 20, 20]] * THREADS
+    assert len(set(map(type, modules))) == 1, "torch.compile would take each class for another"
+
+
+def test_sixteen_threads_may_kernelize_one_model(write, imports):
+    mapping = mapping_to(write())
+    model = nn.Sequential(Scale(), Scale())
+
+    def kernelized():
+        # Another thread may be faster, and its result is the same.
+        with contextlib.suppress(errors.StalePlanError):
+            kernelize(model, mode=Mode.INFERENCE, mapping=mapping)
+
+    together(kernelized)
+    assert model(X).tolist() == [400, 400, 400]
+    assert kernels_core.report(model).rows[0].count == 2
+
+
+def test_kernels_of_one_metadata_id_do_not_mix(write, imports):
+    metadata = {"id": "same", "name": "same", "version": 1}
+    paths = [write(name, factor, metadata) for name, factor in (("first", 10), ("second", 100))]
+    first, second = (get_local_kernel(path, backend="cpu") for path in paths)
+    assert first is not second
+    assert first.layers is not second.layers
+    factors = [
+        kernelize(Scale(), mode=Mode.INFERENCE, mapping=mapping_to(path))(X)[0].item()
+        for path in paths
+    ]
+    assert factors == [20, 200]
+    assert len(imports) == 2
+
+
+def test_a_kernel_that_failed_can_be_loaded_after_it_was_repaired(write, imports):
+    path = write()
+    source = path / "build" / "torch-cpu" / "layers.py"
+    right = source.read_text()
+    source.write_text("raise RuntimeError('broken')")
+    module, mapping = Scale(), mapping_to(path)
+    with pytest.raises(errors.KernelImportError, match="broken"):
+        kernelize(module, mode=Mode.INFERENCE, mapping=mapping)
+    with pytest.raises(RuntimeError, match="broken"):
+        get_local_kernel(path, backend="cpu")
+    assert module(X).tolist() == [2, 2, 2]
+    source.write_text(right)
+    assert kernelize(module, mode=Mode.INFERENCE, mapping=mapping)(X).tolist() == [20, 20, 20]
+    assert get_local_kernel(path, backend="cpu").layers.Scale is not None
