@@ -13,10 +13,11 @@ import random
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from hub_server import Fork, Forks, Hub, Request, client_environment, kernel_files
+from hub_server import Forks, Hub, Request, client_environment, kernel_files
 
 ROUNDS = int(os.environ.get("SOAK_ROUNDS", "200"))
 PROCESSES = 8
@@ -80,37 +81,46 @@ def one_round(forks: Forks, rng: random.Random) -> dict[str, Any]:
         home = Path(folder)
         sizes = publish(hub, rng)
         environment = client_environment(hub.endpoint, home)
-        started = [forks.start(LOAD, environment) for _ in range(PROCESSES)]
-        # Often all of them: otherwise somebody is there to finish what the others began.
-        doomed = rng.sample(started, rng.choice([rng.randint(1, PROCESSES), PROCESSES]))
-        killed = kill_in_time(doomed, rng)
-        results = [process.result(LONGEST) for process in started]
+        moments = kill_moments(rng)
+        with ThreadPoolExecutor(PROCESSES) as pool:
+            results = list(pool.map(lambda at: load(forks, environment, at), moments))
+        killed = PROCESSES - moments.count(None)
         assert all(found == sizes for found in results if found is not None)
         assert results.count(None) <= killed, "a process ended that nobody killed"
         often = downloads(hub, hub.forget())
         assert max(often.values(), default=0) <= 1 + killed, often
         complete = complete_blobs(home)
 
-        assert forks.start(LOAD, environment).result(LONGEST) == sizes
+        assert load(forks, environment, None) == sizes
         again = downloads(hub, hub.forget())
         assert not complete & set(again), "what was complete was downloaded again"
         assert len(complete_blobs(home)) == len(sizes)
 
         # After that, only what may have changed is asked for.
-        assert forks.start(LOAD, environment).result(LONGEST) == sizes
+        assert load(forks, environment, None) == sizes
         assert {request.kind for request in hub.forget()} <= {"organization", "refs"}
         stage = "empty" if not complete else "partial" if len(complete) < len(sizes) else "whole"
         return {"killed": results.count(None), "again": len(again), stage: 1}
 
 
-def kill_in_time(doomed: list[Fork], rng: random.Random) -> int:
-    """Kill processes at random moments of what a load takes; returns how many."""
-    start = time.monotonic()
-    moments = sorted(rng.uniform(0, 0.8) for _ in doomed)
-    for process, moment in zip(doomed, moments, strict=True):
-        time.sleep(max(0.0, start + moment - time.monotonic()))
+def kill_moments(rng: random.Random) -> list[float | None]:
+    """For each process, after how many seconds it is killed; None for never."""
+    # Often all of them: otherwise somebody is there to finish what the others began.
+    doomed = rng.choice([rng.randint(1, PROCESSES), PROCESSES])
+    # A load takes a second, and does most of what it does in the first tenth of that.
+    longest = 10 ** rng.uniform(-1.5, 0)
+    moments = [rng.uniform(0, longest) if n < doomed else None for n in range(PROCESSES)]
+    rng.shuffle(moments)
+    return moments
+
+
+def load(forks: Forks, environment: dict[str, str], moment: float | None) -> Any:
+    """Load the kernel in a process of its own, which is killed at some moment of that."""
+    process = forks.start(LOAD, environment)
+    if moment is not None:
+        time.sleep(moment)
         process.kill()
-    return len(doomed)
+    return process.result(LONGEST)
 
 
 def test_soak(forks: Forks, capsys: Any) -> None:
