@@ -58,9 +58,9 @@ def _rebuilt(self: Any, copied_state: Callable[[Any, Any], Any]) -> Any:
     reduced = self.__reduce_ex__(4)
     if isinstance(reduced, str):
         return self
-    construct, arguments, state = reduced[:3]
+    construct, arguments, *rest = reduced
     result = construct(*arguments)
-    state = copied_state(result, state)
+    state = copied_state(result, rest[0] if rest else None)
     if state is not None:
         result.__setstate__(state)
     return _as_class(result, type(self))

@@ -77,6 +77,7 @@ class Plan:
     def _apply(self) -> list[Change]:
         """Apply it; returns the class that every group had and has, where it is the same too."""
         from kernels_core.layers.choose import choose
+        from kernels_core.layers.functions import refer_by_name
         from kernels_core.layers.report import make_report
 
         choices = choose(self._rows, self.mode, self._allowed)
@@ -84,6 +85,8 @@ class Plan:
             (choice.row.group.current, choice.cls, choice.row.group.modules) for choice in choices
         ]
         changes = [change for change in classes if change[0] is not change[1]]
+        for group in (row.group for row in self._rows if row.group.reference):
+            refer_by_name(group.modules[0], group.reference)
         _replace(self.model, changes, make_report(self.model, self.mode, choices))
         return classes
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from kernels_core.errors import MissingDeviceError
 from kernels_core.layers.classes import original_class
 from kernels_core.layers.extensible import Condition, mark_of
+from kernels_core.layers.functions import reference_to
 from kernels_core.layers.swap import has_foreign_forward
 
 if TYPE_CHECKING:
@@ -36,10 +37,20 @@ class Group:
         device: the device that they live on.
         kept: why they keep their forward whatever the mapping says; "" when they may get a kernel.
         function: name of the extensible function that the one module in it stands for, or "".
+        reference: where that function is found, when it does not know it; mostly "".
         modules: the modules, in the order of the walk.
     """
 
-    __slots__ = ("current", "device", "function", "kept", "layer_name", "modules", "original")
+    __slots__ = (
+        "current",
+        "device",
+        "function",
+        "kept",
+        "layer_name",
+        "modules",
+        "original",
+        "reference",
+    )
 
     def __init__(
         self,
@@ -56,6 +67,7 @@ class Group:
         self.device = device
         self.kept = kept
         self.function = function
+        self.reference = ""
         self.modules: list[nn.Module] = []
 
     def part(self, modules: list[nn.Module]) -> Group:
@@ -308,5 +320,6 @@ def _function_group(function: nn.Module, name: str, owners: list[nn.Module], wal
     device = walk.given or walk.device_of((asking or owners)[0])
     kept = "" if asking else CONDITION
     group = Group(layer_name, cls, device, kept=kept, function=name)
+    group.reference = reference_to(function, owners)
     group.modules.append(function)
     return group

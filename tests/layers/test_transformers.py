@@ -65,5 +65,6 @@ def test_five_architectures(peer, repository):
         assert outcome["rows"] == {**EXPECTED[architecture], **rotary}
         assert outcome["difference"] <= 1e-5 * outcome["scale"], architecture
         assert outcome["undone"] is True, architecture
+        assert outcome["copies"] is True, architecture
         assert outcome["gradient_difference"] <= 1e-4, architecture
         assert outcome["frozen"] == 0, architecture

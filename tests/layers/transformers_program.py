@@ -5,7 +5,9 @@ when it is imported. Arguments: a repository with kernels for layers that the CP
 none for, then the architectures.
 """
 
+import copy
 import json
+import pickle
 import sys
 
 import torch
@@ -74,6 +76,10 @@ def outcome(architecture, mapping):
         kernels_core.kernelize(model, mode=Mode.INFERENCE, mapping=mapping)
         report = kernels_core.report(model)
         after = model(tokens)[0]
+        copied = copy.deepcopy(model)(tokens)[0]
+        loaded = pickle.loads(pickle.dumps(model))
+        kernels_core.kernelize(loaded, mode=Mode.INFERENCE, mapping=mapping)
+        reloaded = loaded(tokens)[0]
         kernels_core.unkernelize(model)
         undone = model(tokens)[0]
     kernels_core.kernelize(model, mode=Mode.TRAINING, mapping=mapping)
@@ -88,6 +94,7 @@ def outcome(architecture, mapping):
         "difference": (after - before).abs().max().item(),
         "scale": before.abs().max().item(),
         "undone": torch.equal(undone, before),
+        "copies": torch.equal(copied, after) and torch.equal(reloaded, after),
         "gradient_difference": max(
             ((mine - parameter.grad).norm() / (parameter.grad.norm() + 1e-30)).item()
             for mine, parameter in pairs
