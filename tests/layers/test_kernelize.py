@@ -320,6 +320,34 @@ def test_a_kernels_own_exception_is_the_cause(make_kernel, kind):
     assert "could not be loaded" in kernels_core.report(module).rows[0].reason
 
 
+LOAD_ERRORS = [
+    error
+    for error in vars(errors).values()
+    if isinstance(error, type) and issubclass(error, errors.LoadError)
+]
+
+
+@pytest.mark.parametrize("error", [*LOAD_ERRORS, OSError, SystemExit])
+def test_all_covers_whatever_may_keep_a_kernel_from_being_loaded(scaled, error):
+    class Failing:
+        def load(self):
+            raise error("no network, not trusted, a wrong digest, ...")
+
+    @use_kernel_forward_from_hub("Failing")
+    class Other(Scale):
+        forward = Scale.forward
+
+    register_kernel_mapping({"Scale": {"cpu": scaled("Times10")}, "Failing": {"cpu": Failing()}})
+    tree = nn.Sequential(Scale(), Other())
+    if error is not errors.NoFittingBuildError:  # which is one of the cases of True
+        with pytest.raises(errors.LoadError):
+            kernelize(tree, mode=Mode.INFERENCE)
+        assert type(tree[0]) is Scale
+    kernelize(tree, mode=Mode.INFERENCE, use_fallback=KernelizeFallback.ALL)
+    assert [factor(module) for module in tree] == [10, 1]
+    assert "not trusted" in kernels_core.report(tree).rows[1].reason
+
+
 def test_a_failure_leaves_every_module_as_it_was(scaled):
     @use_kernel_forward_from_hub("Broken")
     class Broken(Scale):
