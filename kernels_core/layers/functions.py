@@ -28,7 +28,7 @@ def reference_to(function: nn.Module, owners: Iterable[nn.Module]) -> str:
         return ""
     for module in dict.fromkeys(type(owner).__module__ for owner in owners):
         there = vars(sys.modules[module]) if module in sys.modules else {}
-        for name, value in there.items():
+        for name, value in list(there.items()):  # other threads may import
             if value is function:
                 return f"{module}:{name}"
     return ""

@@ -153,6 +153,7 @@ class _Walk:
         given = self.given
         classes = self.classes
         # Modules are told apart as torch does in Module.modules(): by their hash and equality.
+        # None is an empty place, to be passed over as what was seen is.
         seen: set[nn.Module | None] = {None}
         # Depth first and in order, which is how most models were made: reading memory from one
         # end to the other takes half the time of jumping back and forth in it.
