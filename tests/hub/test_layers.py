@@ -27,7 +27,8 @@ from kernels_core.layers import choose  # noqa: E402
 from kernels_core.repository.resolver import forget  # noqa: E402
 
 COUNT = 8
-LATENCY = 0.05
+# Seconds. What a busy machine delays must not look like one request after another.
+LATENCY = 0.2
 
 
 def layer_class(name: str) -> type[nn.Module]:
