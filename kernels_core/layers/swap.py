@@ -82,12 +82,15 @@ def assign(changes: Iterable[Change]) -> None:
     Raises:
         ApplyError: Python refuses the assignment.
     """
-    try:
-        for _, after, modules in changes:
+    for before, after, modules in changes:
+        try:
             for module in modules:
                 _assign_one(module, after)
-    except TypeError as error:
-        raise ApplyError(f"A module's class cannot be changed: {error}", layer="") from error
+        except TypeError as error:
+            raise ApplyError(
+                f"The class of a {before.__qualname__} cannot be changed: {error}",
+                layer=before.__name__,
+            ) from error
 
 
 def put_back(changes: Iterable[Change]) -> None:

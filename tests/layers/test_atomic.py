@@ -200,8 +200,11 @@ def test_a_class_that_refuses_its_assignment(scaled):
     mapping = {"Scale": {"cpu": scaled("Times10")}, "Other": {"cpu": scaled("Times100")}}
     model = nn.Sequential(Scale(), Refusing())
     before = state(model)
-    with pytest.raises(errors.ApplyError, match="cannot be changed: stays what it is"):
+    with pytest.raises(
+        errors.ApplyError, match="Refusing cannot be changed: stays what it is"
+    ) as caught:
         kernelize(model, mode=Mode.INFERENCE, mapping=mapping)
+    assert caught.value.layer == "Refusing"
     assert state(model) == before
 
 

@@ -114,6 +114,16 @@ def test_a_hook_around_somebody_elses_wrapper_is_left_alone():
     assert (value(module), hook.calls) == (10, 1)
 
 
+def test_a_wrapper_that_is_not_accelerates_is_left_alone_whatever_it_keeps():
+    module = Scale()
+    module._old_forward = own = module.forward  # the attribute has no meaning without the hook
+    module.forward = wrapper = lambda x: 5 * own(x)
+    kernelize(module, mode=Mode.INFERENCE)
+    assert "on the instance itself" in kernels_core.report(module).rows[0].reason
+    assert module.forward is wrapper
+    assert value(module) == 10
+
+
 def test_offloaded_modules_live_where_their_hook_computes():
     model = nn.Sequential(Scale(), nn.Sequential(Scale()))
     cpu_offload(model, execution_device=torch.device("cpu"))
