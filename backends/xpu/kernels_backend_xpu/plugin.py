@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from kernels_backend_xpu import _probe
 from kernels_backend_xpu.facts import XPUFacts, architecture_name
@@ -81,3 +83,11 @@ def kernels_match_tag(tag: BackendTag, detection: Detection) -> Match:
 def kernels_match_device(required: Architectures, facts: XPUFacts) -> Match:
     """Accept devices by device id (`0xe20b`), architecture (`bmg-g21`) or family (`bmg`)."""
     return match_architectures(required, facts.architectures)
+
+
+@hookimpl
+def kernels_bundled() -> Mapping[str, Mapping[Any, Any]]:
+    """The kernels of kernels-bundled-triton."""
+    from kernels_bundled_triton import bundled_mapping
+
+    return bundled_mapping("xpu")
