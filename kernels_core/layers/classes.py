@@ -73,7 +73,7 @@ def kernelized_class(cls: type[nn.Module], layer: type[nn.Module]) -> type[nn.Mo
 def is_generated(cls: type) -> bool:
     """Whether torch made a class at run time around the class of some module."""
     # Such a class claims to live in a module of torch, where nobody can find it.
-    module = cls.__module__
+    module = cls.__module__ or ""  # code that is run without a name has none
     return (
         module.startswith("torch.")
         and module in sys.modules

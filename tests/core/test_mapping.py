@@ -102,13 +102,15 @@ def test_outside_a_context_a_mapping_is_for_all_threads():
 
     def outside_any_context():
         register_kernel_mapping({"Process-wide": {"cpu": ONE}})
-        thread = threading.Thread(target=lambda: seen.append("Process-wide" in current_mapping()))
+        register_kernel_mapping({"Another": {"cpu": ONE}})
+        thread = threading.Thread(target=lambda: seen.append(sorted(current_mapping())))
         thread.start()
         thread.join()
         register_kernel_mapping({}, inherit_mapping=False)
+        seen.append(sorted(current_mapping()))
 
     contextvars.Context().run(outside_any_context)
-    assert seen == [True]
+    assert seen == [["Another", "Process-wide"], []]
 
 
 def test_inside_a_context_a_mapping_is_for_this_context_alone():

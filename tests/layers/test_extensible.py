@@ -103,6 +103,52 @@ def test_the_name_is_a_string(name):
 def test_the_condition_is_callable():
     with pytest.raises(TypeError, match="condition must be callable"):
         use_kernel_forward_from_hub("Layer", condition=True)
+    with pytest.raises(TypeError, match="condition must be callable"):
+        replace_kernel_forward_from_hub(nn.Linear, "Layer", condition=True)
+
+
+def test_a_decorated_class_may_have_a_condition(tenfold):
+    @use_kernel_forward_from_hub("double", condition=lambda module: module.wanted)
+    class Doubling(nn.Module):
+        def __init__(self, wanted):
+            super().__init__()
+            self.wanted = wanted
+
+        def forward(self, x, *, times=1):
+            return 2 * times * x
+
+    model = nn.Sequential(Doubling(True), Doubling(False))
+    kernelize(model, mode=Mode.INFERENCE, device="cpu", mapping={"double": {"cpu": tenfold}})
+    assert [module(X).tolist() for module in model] == [[10, 10], [2, 2]]
+
+
+@pytest.mark.parametrize("marker", ["", "/, "])
+def test_a_function_keeps_how_it_may_be_called(make_kernel, marker):
+    namespace = {"use_kernel_forward_from_hub": use_kernel_forward_from_hub}
+    exec(
+        f"@use_kernel_forward_from_hub('combine')\n"
+        f"def combine(x, {marker}*, times=1): return x, times",
+        namespace,
+    )
+    combine = namespace["combine"]
+    assert combine(X, times=3) == (X, 3)
+    assert str(inspect.signature(combine)) == f"(x, {marker}*, times=1)"
+
+    @use_kernelized_func(combine)
+    class User(nn.Module):
+        pass
+
+    kernel = make_kernel(
+        f"class Swapped(nn.Module):\n    def forward(self, x, {marker}*, times=1): return times, x"
+    )
+    kernelize(
+        User(),
+        mode=Mode.INFERENCE,
+        device="cpu",
+        use_fallback=False,
+        mapping={"combine": {"cpu": kernel("Swapped")}},
+    )
+    assert combine(X, times=3) == (3, X)
 
 
 def test_a_function_becomes_a_module_that_runs_it():
@@ -143,6 +189,8 @@ def test_kernelizing_an_owner_sets_its_functions_for_the_whole_process(tenfold):
     assert owner(X).tolist() == [20, 20]
     assert other(X).tolist() == [10, 10]
     assert double(X, times=3).tolist() == [30, 30]
+    planned = kernels_core.plan(owner, mode=Mode.INFERENCE)
+    assert {row.note for row in planned.rows} == {"one function for the whole process"}
     rows = kernels_core.report(owner).rows
     assert [row.class_name for row in rows] == ["double", "double_too"]
     assert all("one function for the whole process" in row.note for row in rows)

@@ -218,6 +218,63 @@ def test_own_repositories_need_only_load():
     assert factor(kernelize(Scale(), mode=Mode.INFERENCE)) == -1
 
 
+def test_a_repository_is_loaded_once_and_must_load_a_layer():
+    class Counting:
+        loads = 0
+
+        def load(self):
+            self.loads += 1
+            return type("Negated", (nn.Module,), {"forward": lambda self, x: -self.weight * x})
+
+    counting = Counting()
+    for _ in range(2):
+        kernelize(Scale(), mode=Mode.INFERENCE, mapping={"Scale": {"cpu": counting}})
+    assert counting.loads == 1
+
+    class NoLayer:
+        def load(self):
+            return "a string"
+
+        def __str__(self):
+            return "the repository"
+
+    with pytest.raises(errors.InvalidLayerError, match="Layer \"'a string'\" of the repository"):
+        kernelize(Scale(), mode=Mode.INFERENCE, mapping={"Scale": {"cpu": NoLayer()}})
+
+
+def test_a_kernelized_class_looks_like_the_original(scaled):
+    class Documented(Scale):
+        """What it is for."""
+
+    original = Documented
+    module = kernelize(
+        Documented(), mode=Mode.INFERENCE, mapping={"Scale": {"cpu": scaled("Times10")}}
+    )
+    cls = type(module)
+    assert cls is not original
+    for name in ("__name__", "__qualname__", "__module__", "__doc__"):
+        assert getattr(cls, name) == getattr(original, name)
+    assert module.can_torch_compile is True
+
+
+def test_a_class_that_cannot_be_derived_from(scaled):
+    class Final(type):
+        def __new__(cls, name, bases, namespace):
+            if any(isinstance(base, Final) for base in bases):
+                raise TypeError("it is final")
+            return super().__new__(cls, name, bases, namespace)
+
+    class Sealed(Scale, metaclass=Final):
+        __slots__ = ("extra",)
+
+    register_kernel_mapping({"Scale": {"cpu": scaled("Times10")}})
+    with pytest.raises(
+        errors.ApplyError, match=r"Sealed cannot be replaced.*it is final"
+    ) as caught:
+        kernelize(Sealed(), mode=Mode.INFERENCE)
+    assert caught.value.layer == "Times10"
+
+
 # Modes
 
 
@@ -315,6 +372,8 @@ def test_a_kernels_own_exception_is_the_cause(make_kernel, kind):
         kernelize(module, mode=Mode.INFERENCE)
     assert isinstance(caught.value, errors.KernelImportError)
     assert isinstance(caught.value.__cause__, cause)
+    assert f"{cause.__name__}: " in str(caught.value)
+    assert caught.value.repository.endswith("kernel")
     assert type(module[0]) is Scale
     kernelize(module, mode=Mode.INFERENCE, use_fallback=KernelizeFallback.ALL)
     assert "could not be loaded" in kernels_core.report(module).rows[0].reason

@@ -226,11 +226,15 @@ def test_a_kernel_with_conditions_is_chosen_only_where_they_hold(make_kernel):
     )
     kernelize(model, mode=Mode.INFERENCE, mapping=mapping)
     assert [module(0) for module in model] == [64, 2, 1]
-    assert [row.kernel for row in kernels_core.report(model).rows] == [
-        "OnlyFloat64",
-        "Even",
-        "AnyWeight",
+    rows = kernels_core.report(model).rows
+    assert [(row.kernel, row.count) for row in rows] == [
+        ("OnlyFloat64", 1),
+        ("Even", 1),
+        ("AnyWeight", 1),
     ]
+    assert {(row.layer_name, row.class_name, row.device) for row in rows} == {
+        ("Adopting", "Adopting", "cpu")
+    }
     model[0].float()
     kernelize(model, mode=Mode.INFERENCE, mapping=mapping)
     assert [module(0) for module in model] == [1, 2, 1], "asked again at each call"
@@ -249,6 +253,10 @@ def test_without_another_candidate_the_forward_stays_and_the_report_says_why(mak
         assert reason in kernels_core.report(module).rows[0].reason
         with pytest.raises(ValueError, match="its weight"):
             kernelize(module, mode=Mode.INFERENCE, mapping=mapping, use_fallback=False)
+    both = {Mode.INFERENCE: kernel("OnlyFloat64"), Mode.TRAINING: kernel("Even")}
+    kernelize(module, mode=Mode.INFERENCE, mapping={"Adopting": {"cpu": both}})
+    reason = kernels_core.report(module).rows[0].reason
+    assert [part.partition(": ")[2][:10] for part in reason.split("; ")] == ["its weight"] * 2
 
 
 def test_conditions_that_cannot_be_read_are_an_error(make_kernel):

@@ -142,7 +142,11 @@ def test_the_report_tells_of_every_module(scaled):
     ]
     (row,) = report.rows
     assert (row.variant, row.mode, row.reason) == ("torch-cpu", "FALLBACK", "")
-    assert str(report).splitlines()[0].split() == ["count", "layer", "class", "device", "decision"]
+    assert row.repository.endswith("kernel")
+    assert str(report).splitlines() == [
+        "count  layer  class  device  decision",
+        f"2      Scale  Scale  cpu     Times10, from {row.repository}, variant torch-cpu",
+    ]
     assert report.to_dict() == {
         "mode": "INFERENCE",
         "layers": [
@@ -171,7 +175,8 @@ def test_reports_belong_to_one_object(scaled):
     model = kernelize(nn.Sequential(Scale()), mode=Mode.INFERENCE)
     report = kernels_core.report(model)
     for other in (copy.deepcopy(model), model[0], nn.Linear(1, 1)):
-        with pytest.raises(LookupError, match="has not been kernelized"):
+        text = f"no report for this {type(other).__name__}: it has not been kernelized"
+        with pytest.raises(LookupError, match=text):
             kernels_core.report(other)
     kernels_core.unkernelize(model)
     with pytest.raises(LookupError, match="has not been kernelized"):

@@ -17,6 +17,7 @@ from kernels_core import (
     Features,
     Mode,
     ROCMProperties,
+    errors,
     hookimpl,
     kernelize,
     plugins,
@@ -102,6 +103,12 @@ def test_no_fitting_range_is_said_with_every_reason(recorded, kernel):
         chosen(use_fallback=False)
     assert "75 to 80" in str(caught.value)
     assert "100 to 120" in str(caught.value)
+    assert (caught.value.layer, caught.value.reason[:12]) == ("Layer", "no entry fit")
+    module = kernelize(Layer(), mode=Mode.INFERENCE, device="cuda:0")
+    assert kernels_core.report(module).rows[0].backend == "cuda"
+    register_kernel_mapping({"Layer": {cuda(90, 90): {Mode.TRAINING: kernel("L1")}}})
+    with pytest.raises(ValueError, match=r"serves INFERENCE\|TORCH_COMPILE, only TRAINING\."):
+        chosen(Mode.INFERENCE | Mode.TORCH_COMPILE, use_fallback=False)
     assert chosen(use_fallback=kernels_core.KernelizeFallback.NO_COMPATIBLE_PROPERTIES) == 0
 
 
@@ -135,6 +142,10 @@ def test_what_shows_only_after_loading_lets_the_next_candidate_in(recorded, kern
 def test_a_build_that_does_not_fit_lets_the_next_candidate_in(recorded, kernel, make_kernel):
     recorded(H200)
     other = make_kernel("class L7(nn.Module): pass", variant="torch-metal", name="other")
+    register_kernel_mapping({"Layer": {cuda(90, 90): other("L7")}})
+    forbidden = kernels_core.KernelizeFallback.ALL & ~kernels_core.KernelizeFallback.NO_BUILD
+    with pytest.raises(errors.NoFittingBuildError, match="torch-metal"):
+        chosen(use_fallback=forbidden)
     register_kernel_mapping({"Layer": {cuda(90, 90): other("L7"), "cuda": kernel("L1")}})
     assert chosen() == 1
     assert chosen(use_fallback=False) == 1
@@ -152,8 +163,33 @@ def test_each_device_of_a_machine_gets_its_own(recorded, kernel):
     assert chosen(device="cuda:0") == 1
     assert chosen(device="cuda:1") == 2
     assert chosen(device=torch.device("cuda", 1)) == 2
-    with pytest.raises(RuntimeError, match=r"no device cuda:2: .* found 2 devices"):
+    with pytest.raises(RuntimeError, match=r"no device cuda:2: .* found 2 devices\.") as caught:
         chosen(device="cuda:2")
+    assert caught.value.backend == "cuda"
+    recorded(H200)
+    with pytest.raises(RuntimeError, match=r"no device cuda:1: .* found 1 device\."):
+        chosen(device="cuda:1")
+
+
+def test_tensors_on_a_device_without_a_backend_keep_their_layers_forward(kernel):
+    @use_kernel_forward_from_hub("Layer")
+    class Weighing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(1, device="xpu"))
+
+        def forward(self, x):
+            return 0
+
+    register_kernel_mapping({"Layer": {"xpu": kernel("L1"), "cpu": kernel("L2")}})
+    with FakeTensorMode():
+        model = Weighing()
+    kernelize(model, mode=Mode.INFERENCE)
+    assert model(None) == 0
+    assert "xpu" in kernels_core.report(model).rows[0].reason
+    forbidden = kernels_core.KernelizeFallback.ALL & ~kernels_core.KernelizeFallback.NO_DEVICE
+    with pytest.raises(errors.BackendUnavailableError, match="xpu"):
+        kernelize(model, mode=Mode.INFERENCE, use_fallback=forbidden)
 
 
 def test_a_model_on_several_devices_gets_for_each_layer_the_kernel_for_its_own(recorded, kernel):
@@ -201,6 +237,7 @@ def test_the_selection_hook_of_the_active_plugin_has_the_last_word(recorded, ker
     @hookimpl
     def kernels_select(request, candidates):
         asked.append((request.layer_name, request.mode, request.facts.name))
+        assert [candidate.properties for candidate in candidates] == [CUDAProperties(90, 90), None]
         return sorted(candidates, key=lambda candidate: str(candidate.repository), reverse=True)
 
     monkeypatch.setattr(plugin, "kernels_select", kernels_select, raising=False)
@@ -274,6 +311,8 @@ def test_entries_of_other_devices_do_not_matter(recorded, kernel):
     assert chosen() == 0
     with pytest.raises(ValueError, match="for acme, cpu, rocm, not for cuda"):
         chosen(use_fallback=False)
+    module = kernelize(Layer(), mode=Mode.INFERENCE, device="cuda:0")
+    assert kernels_core.report(module).rows[0].backend == "cuda"
 
 
 def test_a_kind_of_requirement_that_the_backend_does_not_know_never_fits(recorded, kernel):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from accelerate.hooks import ModelHook, add_hook_to_module
+from accelerate.hooks import ModelHook, SequentialHook, add_hook_to_module
 from torch import nn
 
 import kernels_core
@@ -77,6 +77,23 @@ def test_empty_places_are_passed_over():
     assert list(decisions(model).values()) == ["Times10", "Times10"]
 
 
+def test_the_way_to_a_device_passes_over_empty_places_too(make_kernel):
+    @use_kernel_forward_from_hub("Twice")
+    class Twice(nn.Module):
+        def forward(self, x):
+            return 2 * x
+
+    kernel = make_kernel(
+        "class Thrice(nn.Module):\n    def forward(self, x): return 3 * x", name="other"
+    )
+    block = nn.Sequential()
+    block.register_module("nothing", None)
+    block.append(Twice())
+    block.append(Scale())
+    mapping = {"Twice": {"cpu": kernel("Thrice")}}
+    assert decisions(nn.ModuleList([block]), mapping=mapping)["0.1"] == "Thrice"
+
+
 def test_a_module_that_contains_itself_is_walked_once():
     model = nn.Sequential(Scale())
     model[0].outer = model
@@ -101,9 +118,10 @@ def test_modules_that_are_equal_are_one_as_for_torch():
 def test_of_two_modules_on_the_meta_device_one_may_be_offloaded():
     hook = ModelHook()
     hook.execution_device = "cpu"
-    model = nn.Sequential(Scale("meta"), nn.Sequential(Scale("meta")), Scale("meta"))
-    add_hook_to_module(model[1], hook)
-    assert decisions(model) == {"0": None, "1.0": "Times10", "2": None}
+    offloaded = nn.Sequential(nn.Sequential(Scale("meta")))
+    model = nn.Sequential(Scale("meta"), offloaded, Scale("meta"))
+    add_hook_to_module(offloaded, SequentialHook(ModelHook(), hook))
+    assert decisions(model) == {"0": None, "1.0.0": "Times10", "2": None}
 
 
 def test_buffers_tell_the_device_too():

@@ -181,6 +181,23 @@ def test_parametrizations(parametrized_first, times100):
     assert value(module) == 3
 
 
+def test_parametrized_modules_have_one_class_however_often_they_are_kernelized():
+    module = Scale()
+    parametrize.register_parametrization(module, "weight", AddOne())
+    original = type(module)
+    kernelized = type(kernelize(module, mode=Mode.INFERENCE))
+    assert kernelized is not original
+    assert type(unkernelize(module)) is original
+    assert type(kernelize(module, mode=Mode.INFERENCE)) is kernelized
+
+
+def test_a_module_parametrized_while_kernelized_can_be_copied_after_undoing():
+    module = kernelize(Scale(), mode=Mode.INFERENCE)
+    parametrize.register_parametrization(module, "weight", AddOne())
+    assert value(copy.deepcopy(module)) == 30
+    assert value(copy.deepcopy(unkernelize(module))) == 3
+
+
 def test_removing_a_parametrization_leaves_the_module_kernelized():
     module = Scale()
     parametrize.register_parametrization(module, "weight", AddOne())
