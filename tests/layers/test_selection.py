@@ -106,10 +106,10 @@ def test_no_fitting_range_is_said_with_every_reason(recorded, kernel):
     assert (caught.value.layer, caught.value.reason[:12]) == ("Layer", "no entry fit")
     module = kernelize(Layer(), mode=Mode.INFERENCE, device="cuda:0")
     assert kernels_core.report(module).rows[0].backend == "cuda"
+    assert chosen(use_fallback=kernels_core.KernelizeFallback.NO_COMPATIBLE_PROPERTIES) == 0
     register_kernel_mapping({"Layer": {cuda(90, 90): {Mode.TRAINING: kernel("L1")}}})
     with pytest.raises(ValueError, match=r"serves INFERENCE\|TORCH_COMPILE, only TRAINING\."):
         chosen(Mode.INFERENCE | Mode.TORCH_COMPILE, use_fallback=False)
-    assert chosen(use_fallback=kernels_core.KernelizeFallback.NO_COMPATIBLE_PROPERTIES) == 0
 
 
 def test_a_narrow_entry_without_a_usable_mode_does_not_hide_a_wider_one(recorded, kernel):
