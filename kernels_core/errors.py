@@ -143,6 +143,16 @@ class KernelImportError(LoadError, ImportError):
     """The kernel's own code failed while it was imported; its exception is the `__cause__`."""
 
 
+class NamespaceTakenError(LoadError, ImportError):
+    """The operators of a native build are registered already, so loading it would end the process.
+
+    Attributes:
+        namespace: the namespace of the operators, in `torch.ops`.
+    """
+
+    namespace: str
+
+
 class VersionNotFoundError(LoadError, ValueError):
     """A repository of the Hub has no such version, branch or tag.
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from types import FrameType, ModuleType
 
 import attrs
 
-from kernels_core.errors import DependencyError
+from kernels_core.errors import DependencyError, NamespaceTakenError
 from kernels_core.repository.builds import Build
 from kernels_core.repository.importer import build_of, import_build, module_name
 from kernels_core.repository.metadata import Metadata
@@ -47,6 +48,8 @@ def load_build(build: Build) -> ModuleType:
         build: what `resolve_local` chose.
 
     Raises:
+        NamespaceTakenError: a native build whose operators are registered already, by the same
+            build at another path or by another library that loads kernels.
         Exception: whatever the kernel's own code raises, unchanged.
 
     Example:
@@ -58,9 +61,37 @@ def load_build(build: Build) -> ModuleType:
         >>> load_build(Build("org/name", "torch-universal", path=path, package=path)).answer
         42
     """
+    if module_name(build) not in sys.modules:
+        _check_namespace(build)
     module = import_build(build)
     _loaded.setdefault(module_name(build), LoadedKernel(build, module))
     return module
+
+
+def _check_namespace(build: Build) -> None:
+    # torch ends the process when a library registers an operator that is there already: the error
+    # comes out of an initializer that runs before anybody could catch it.
+    namespace = build.metadata.id if build.metadata else None
+    torch = sys.modules.get("torch")
+    if namespace is None or torch is None or not _is_native(build):
+        return
+    if any(name.startswith(f"{namespace}::") for name in torch._C._dispatch_get_all_op_names()):
+        others = [
+            one.build for one in _loaded.values() if one.metadata and one.metadata.id == namespace
+        ]
+        by = f"by the build in {others[0].path}" if others else "by something else in this process"
+        raise NamespaceTakenError(
+            f"The operators of {build.repository} ({build.variant}), torch.ops.{namespace}, are "
+            f"registered already, {by}. A native build can be loaded once in a process: use that "
+            f"one, or start another process.",
+            repository=build.repository,
+            namespace=namespace,
+        )
+
+
+def _is_native(build: Build) -> bool:
+    files = (path.name for path in build.package.rglob("*"))
+    return any(name.endswith(tuple(EXTENSION_SUFFIXES)) for name in files)
 
 
 def get_loaded_kernels() -> list[LoadedKernel]:

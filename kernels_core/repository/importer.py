@@ -26,7 +26,6 @@ from importlib.machinery import (
     SourceFileLoader,
 )
 from importlib.util import spec_from_file_location
-from pathlib import Path
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING
 
@@ -72,17 +71,21 @@ def build_of(module: str) -> Build | None:
 
 
 def module_name(build: Build) -> str:
-    """The name under which a build is imported: readable, and unique by its path.
+    """The name under which a build is imported: readable, and of its path alone.
+
+    However a user comes to a build, by its repository or by its own directory, it is imported once.
 
     Example:
+        >>> from pathlib import Path
         >>> from kernels_core.repository.local import Build
         >>> path = Path("/kernels/activation/build/torch-cpu")
         >>> module_name(Build("/kernels/activation", "torch-cpu", path, path))
-        'kernel_build_activation_torch_cpu_...'
+        'kernel_build_torch_cpu_...'
     """
     path = os.path.normcase(os.path.realpath(build.package))
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
-    readable = re.sub(r"[^A-Za-z0-9]+", "_", f"{Path(build.repository).name}_{build.variant}")
+    name = build.metadata.name if build.metadata else None
+    readable = re.sub(r"[^A-Za-z0-9]+", "_", f"{name}_{build.variant}" if name else build.variant)
     return f"{_PREFIX}{readable}_{digest}"
 
 

@@ -60,6 +60,16 @@ def test_a_kernel_is_loaded_from_a_path(
     assert get_local_kernel(path) is module
 
 
+@pytest.mark.parametrize("metadata", [{}, {"name": "some-kernel"}], ids=["unnamed", "named"])
+def test_a_build_is_one_module_whichever_directory_leads_to_it(
+    anvil: Backend, make_repository: MakeRepository, metadata: dict[str, str]
+) -> None:
+    path = make_repository({"torch-anvil": {**kernel(), "metadata.json": metadata}})
+    modules = [get_local_kernel(one) for one in (path, path / "build", path / "build/torch-anvil")]
+    assert modules[0] is modules[1] is modules[2]
+    assert len(get_loaded_kernels()) == 1
+
+
 def test_the_backend_can_be_asked_for(
     installed_plugins: object, make_repository: MakeRepository
 ) -> None:
