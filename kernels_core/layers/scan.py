@@ -238,13 +238,14 @@ class _Walk:
 
     def _parent(self, module: nn.Module) -> nn.Module | None:
         # Few modules have no tensors in or below them: the way up is only drawn when one is met.
+        # It ends at the model, also where a module below refers back to it.
         parents = self._parents
         if not parents:
             pending = [self.model]
             while pending:
                 parent = pending.pop()
                 for child in parent._modules.values():
-                    if child is not None and id(child) not in parents:
+                    if child not in (None, self.model) and id(child) not in parents:
                         parents[id(child)] = parent
                         pending.append(child)
         return parents.get(id(module))

@@ -68,15 +68,20 @@ def test_not_inheriting_erases_first():
 
 
 def test_a_context_extends_and_is_undone():
-    register_kernel_mapping({"Layer": {"cuda": ONE}})
+    register_kernel_mapping({"Kept": {"cuda": ONE}, "Layer": {"cuda": ONE, "rocm": ONE}})
     before = current_mapping()
     with use_kernel_mapping({"Layer": {"cuda": TWO, "cpu": THREE}}):
-        assert plain()["Layer"]["cuda"] == {None: {Mode.FALLBACK: TWO}}
+        assert plain()["Kept"] == {"cuda": {None: {Mode.FALLBACK: ONE}}}
+        assert plain()["Layer"] == {
+            "cuda": {None: {Mode.FALLBACK: TWO}},
+            "rocm": {None: {Mode.FALLBACK: ONE}},
+            "cpu": {None: {Mode.FALLBACK: THREE}},
+        }
         with use_kernel_mapping({"Inner": {"cpu": ONE}}, inherit_mapping=False):
             assert list(plain()) == ["Inner"]
             register_kernel_mapping({"Registered inside": {"cpu": ONE}})
             assert len(plain()) == 2
-        assert list(plain()) == ["Layer"]
+        assert list(plain()) == ["Kept", "Layer"]
     assert current_mapping() is before
 
 
@@ -194,5 +199,12 @@ def test_bad_mappings_are_refused_where_they_are_declared(declare, mapping, erro
 
 
 def test_a_mode_that_is_never_used_is_warned_about():
-    with pytest.warns(UserWarning, match="TORCH_COMPILE alone is never used"):
+    with pytest.warns(UserWarning, match="TORCH_COMPILE alone is never used") as warned:
         register_kernel_mapping({"Layer": {"cpu": {Mode.TORCH_COMPILE: ONE}}})
+    assert [warning.filename for warning in warned] == [__file__], "it points at the declaration"
+
+
+def test_an_entry_of_another_device_type_does_not_belong():
+    repositories = Device("cpu").create_repo()
+    with pytest.raises(ValueError, match=r"type 'cuda' does not belong to the .* of 'cpu'"):
+        repositories.insert(Device("cuda"), ONE)

@@ -137,7 +137,7 @@ def test_a_module_whose_tensors_are_below_it_takes_their_device(make_kernel):
 
 
 def test_a_model_without_tensors_needs_a_device():
-    with pytest.raises(ValueError, match="Pass device="):
+    with pytest.raises(ValueError, match=r"device of Sequential: .* Pass device="):
         kernelize(nn.Sequential(nn.ReLU()), mode=Mode.INFERENCE)
     kernelize(nn.Sequential(nn.ReLU()), mode=Mode.INFERENCE, device="cpu")
 
@@ -163,6 +163,17 @@ def test_a_third_partys_class_and_its_condition(scaled):
     wanted.wanted = False
     kernelize(tree, mode=Mode.INFERENCE)
     assert [factor(module) for module in tree] == [1, 1], "a condition that turned False reverts"
+
+
+def test_a_class_of_torch_itself(scaled, monkeypatch):
+    monkeypatch.setattr(nn.Bilinear, "kernel_layer_name", None, raising=False)
+    monkeypatch.setattr(nn.Bilinear, "kernel_condition", None, raising=False)
+    replace_kernel_forward_from_hub(nn.Bilinear, "Bilinear")
+    register_kernel_mapping({"Bilinear": {"cpu": scaled("TwoArguments")}})
+    tree = nn.Sequential(nn.Bilinear(3, 3, 3))
+    kernelize(tree, mode=Mode.INFERENCE, use_fallback=False)
+    assert tree[0](X, X).tolist() == [2, 2, 2]
+    assert type(unkernelize(tree)[0]) is nn.Bilinear
 
 
 def test_a_subclass_with_a_forward_of_its_own_keeps_it(scaled):
@@ -511,12 +522,15 @@ def test_a_layer_with_another_signature(scaled):
         kernelize(Scale(), mode=Mode.INFERENCE)
     assert "forward(self, x, y)" in str(caught.value)
     assert "forward(self, x)" in str(caught.value)
+    assert caught.value.repository.endswith("kernel")
 
 
 def test_a_layer_that_expects_what_the_module_lacks(scaled):
     register_kernel_mapping({"Scale": {"cpu": scaled("NeedsBias")}})
-    with pytest.raises(errors.InvalidLayerError, match="expects the member 'bias', which Scale"):
+    text = "expects the member 'bias', which Scale"
+    with pytest.raises(errors.InvalidLayerError, match=text) as caught:
         kernelize(Scale(), mode=Mode.INFERENCE)
+    assert caught.value.repository.endswith("kernel")
 
 
 def test_renamed_parameters_are_allowed_and_reported(scaled):

@@ -85,6 +85,7 @@ def test_a_layer_that_breaks_a_rule(make_kernel, rule):
     with pytest.raises(errors.InvalidLayerError, match=text) as caught:
         kernelize_with(make_kernel(source))
     assert caught.value.rule == rule.partition(" ")[0]
+    assert rule == "exported" or str(caught.value).startswith("Layer 'Layer' of ")
     assert "kernel" in caught.value.repository
 
 

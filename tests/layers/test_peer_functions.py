@@ -95,13 +95,15 @@ def test_one_that_has_no_name_stays_as_it_is(models, mapping):
         pickle.dumps(owner)
 
 
-def test_ours_keep_their_own_way(models, mapping):
-    @use_kernelized_func(models.double)
-    class Both(nn.Module):
-        def forward(self, x):
-            return models.double(x)
-
-    assert list(Both()._kernel_funcs) == ["double"], "without a name of its own, the layer's"
+def test_one_whose_module_is_gone_stays_as_it_is(models, mapping):
     sys.modules.pop(models.__name__)
-    kernelize(Both(), mode=Mode.INFERENCE, device="cpu", mapping=mapping)
+    kernelize(models.Owner(), mode=Mode.INFERENCE, mapping=mapping)
     assert models.double(X).tolist() == [10, 10]
+
+
+def test_without_a_name_of_its_own_it_goes_by_its_layers(models, mapping):
+    @use_kernelized_func(models.double)
+    class Ours(nn.Module):
+        pass
+
+    assert Ours()._kernel_funcs == {"double": models.double}

@@ -45,6 +45,7 @@ def test_a_plan_loads_and_changes_nothing(scaled):
     planned = plan(model, mode=Mode.INFERENCE)
     (row,) = planned.rows
     assert (row.count, row.kernel, row.backend) == (2, None, "cpu")
+    assert (row.reason, row.note) == ("", "")
     assert row.candidates == (f"{repository} (FALLBACK)",)
     assert "to try:" in str(planned)
     assert planned.to_dict()["layers"][0]["candidates"]

@@ -192,6 +192,15 @@ def test_tensors_on_a_device_without_a_backend_keep_their_layers_forward(kernel)
         kernelize(model, mode=Mode.INFERENCE, use_fallback=forbidden)
 
 
+def test_a_device_without_an_index_is_the_current_one(recorded, kernel, monkeypatch):
+    recorded(A100, H200)
+    register_kernel_mapping({"Layer": {cuda(80, 89): kernel("L1"), cuda(90, 99): kernel("L2")}})
+    for current, number in ((0, 1), (1, 2)):
+        monkeypatch.setattr(torch.cuda, "current_device", lambda current=current: current)
+        assert chosen(device="cuda") == number
+        assert chosen(device=torch.device("cuda")) == number
+
+
 def test_a_model_on_several_devices_gets_for_each_layer_the_kernel_for_its_own(recorded, kernel):
     @use_kernel_forward_from_hub("Layer")
     class Weighing(Layer):

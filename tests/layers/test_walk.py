@@ -95,10 +95,11 @@ def test_the_way_to_a_device_passes_over_empty_places_too(make_kernel):
 
 
 def test_a_module_that_contains_itself_is_walked_once():
-    model = nn.Sequential(Scale())
-    model[0].outer = model
-    assert decisions(model) == {"0": "Times10"}
-    del model[0].outer
+    for device, kernel in (("cpu", "Times10"), ("meta", None)):
+        model = nn.Sequential(Scale(device))
+        model[0].outer = model
+        assert decisions(model) == {"0": kernel}
+        del model[0].outer
 
 
 def test_modules_that_are_equal_are_one_as_for_torch():
