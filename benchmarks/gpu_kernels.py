@@ -56,7 +56,7 @@ def _rotary_eager(
 def cases(ours: Any) -> dict[str, Case]:
     """By name: bytes to move per row, what makes the inputs for some rows, ours, and eager."""
     device = torch.device("cuda")
-    weight = torch.rand(SIZE, device=device, dtype=DTYPE)
+    weight, bias = torch.rand(2, SIZE, device=device, dtype=DTYPE)
 
     def rows_of(*sizes: int) -> Callable[[int], tuple[torch.Tensor, ...]]:
         def make(rows: int) -> tuple[torch.Tensor, ...]:
@@ -94,8 +94,8 @@ def cases(ours: Any) -> dict[str, Case]:
         "layer_norm": (
             2 * SIZE * item,
             rows_of(SIZE),
-            lambda x: ours.layer_norm(x, weight, weight, 1e-5),
-            lambda x: functional.layer_norm(x, (SIZE,), weight, weight, 1e-5),
+            lambda x: ours.layer_norm(x, weight, bias, 1e-5),
+            lambda x: functional.layer_norm(x, (SIZE,), weight, bias, 1e-5),
         ),
         "gated silu": (
             3 * INTERMEDIATE * item,

@@ -170,7 +170,7 @@ def test_packed_gated(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("heads", [(4, 2), (3, 3), (1, 5)], ids=str)
+@pytest.mark.parametrize("heads", [(3, 3), (1, 5)], ids=str)
 @pytest.mark.parametrize("size", [2, 12, 64])
 @pytest.mark.parametrize("memory", ["heads first", "tokens first"])
 @pytest.mark.parametrize("batches", [1, 2])
@@ -185,11 +185,11 @@ def test_rotary(
 ) -> None:
     def project(count: int) -> Tensor:
         if memory == "heads first":
-            return torch.randn(2, count, 7, size, device=device, dtype=dtype)
-        return torch.randn(2, 7, count, size, device=device, dtype=dtype).transpose(1, 2)
+            return torch.randn(2, count, 3, size, device=device, dtype=dtype)
+        return torch.randn(2, 3, count, size, device=device, dtype=dtype).transpose(1, 2)
 
     q, k = project(heads[0]), project(heads[1])
-    cos, sin = torch.randn((2, batches, 7, size), device=device, dtype=dtype)
+    cos, sin = torch.randn((2, batches, 3, size), device=device, dtype=dtype)
     compare(kernel.apply_rotary_pos_emb, rotated, [q, k, cos, sin], fixed=2)
     with torch.no_grad():
         swapped = [tensor.transpose(1, 2) for tensor in (q, k)]
@@ -299,8 +299,8 @@ def test_gradients_are_exact_in_float64(kernel: ModuleType, device: torch.device
     for kind in KINDS:
         assert check(lambda *given, kind=kind: kernel.gated(*given, kind), (x, y))
         assert check(lambda given, kind=kind: kernel.packed_gated(given, kind), (x,))
-    cos, sin = torch.randn((2, 1, 4, 6), device=device, dtype=torch.float64)
-    q, k = make(2, 2, 4, 6), make(2, 1, 4, 6)
+    cos, sin = torch.randn((2, 1, 2, 6), device=device, dtype=torch.float64)
+    q, k = make(1, 2, 2, 6), make(1, 1, 2, 6)
     assert check(lambda *given: kernel.apply_rotary_pos_emb(*given, cos, sin), (q, k))
     target = torch.tensor([0, 5, -100], device=device)
     for smoothing in (0.0, 0.5):

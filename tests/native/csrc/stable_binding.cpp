@@ -24,7 +24,7 @@ namespace {
 
 using torch::stable::Tensor;
 
-Tensor run(const Tensor &x, double scale) {
+Tensor run(Tensor x, double scale) {
   STD_TORCH_CHECK(x.scalar_type() == torch::headeronly::ScalarType::Float,
                   "scaled_silu takes float32");
   STD_TORCH_CHECK(x.is_contiguous(), "scaled_silu takes contiguous tensors");

@@ -42,7 +42,8 @@ class Operator:
         self.recorded: Any = None
         if backward is not None:
             self.registered.register_autograd(backward, setup_context=setup)
-            members = {"forward": self.run, "setup_context": setup, "backward": backward}
+            # Within, no gradient is recorded, so that calling this operator runs it.
+            members = {"forward": self, "setup_context": setup, "backward": backward}
             statics = {name: staticmethod(function) for name, function in members.items()}
             self.recorded = type(name, (torch.autograd.Function,), statics)
 
@@ -55,32 +56,27 @@ class Operator:
             or torch._C._get_tracing_state() is not None
         ):
             return self.registered(*args)
-        records = False
-        grad = torch.is_grad_enabled()
-        for arg in args:
-            if type(arg) in PLAIN:
-                records = records or (grad and arg.requires_grad)
-            elif isinstance(arg, torch.Tensor):
-                return self.registered(*args)
-        if not records:
-            return self.run(*args)
-        if self.recorded is None:
-            return self.registered(*args)  # which says that it has no gradient
-        return self.recorded.apply(*args)
-
-    def run(self, *args: Any) -> Any:
-        """Run it on plain tensors, without recording a gradient."""
         key: Any = []
         pointers = 0
+        records = False
         for arg in args:
             if type(arg) in PLAIN:
                 pointers |= arg.data_ptr()
                 key += (arg.shape, arg.stride(), arg.dtype, arg.get_device())
+                records = records or arg.requires_grad
+            elif isinstance(arg, torch.Tensor):
+                return self.registered(*args)
             else:
                 key.append(arg)
+        if not records or not torch.is_grad_enabled():
+            return self._run(tuple(key), pointers, args)
+        if self.recorded is None:
+            return self.registered(*args)  # which says that it has no gradient
+        return self.recorded.apply(*args)
+
+    def _run(self, key: Any, pointers: int, args: Any) -> Any:
         if pointers % ALIGNMENT:
             return self.body(*args)
-        key = tuple(key)
         replay = self.replays.get(key, self)
         if replay is self:
             return self._first(key, args)

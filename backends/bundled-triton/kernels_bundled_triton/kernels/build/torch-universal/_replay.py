@@ -5,7 +5,7 @@ kernel it launches with which sizes. Triton finds that out at every launch, and 
 token that takes longer than what the kernels compute.
 """
 
-from typing import Any, List, Optional, Tuple
+from typing import Any, List, Tuple
 
 import torch
 import triton
@@ -26,8 +26,8 @@ class Replay:
 
     Args:
         launch: the launch.
-        order: for each of its tensors the number of the argument or, counted on, of the result;
-            None for one that it does without.
+        order: for each of its tensors the number of the argument or, counted on, of the result; -1
+            for one that it does without.
         results: for each result the number of an argument that is like it, or how to make it.
         single: whether the operator gave back a tensor, and not a tuple.
         index: the device.
@@ -38,7 +38,7 @@ class Replay:
     def __init__(
         self,
         launch: Launch,
-        order: "List[Optional[int]]",
+        order: List[int],
         results: List[Any],
         single: bool,
         index: int,
@@ -49,14 +49,13 @@ class Replay:
 
     def __call__(self, args: "tuple[Any, ...]") -> Any:
         """Do it again."""
-        made = []
-        for how in self.results:
-            if type(how) is int:
-                made.append(torch.empty_like(args[how]))
-            else:
-                shape, stride, dtype, device = how
-                made.append(torch.empty_strided(shape, stride, dtype=dtype, device=device))
-        pool = (*args, *made)
+        made = [
+            torch.empty_like(args[how])
+            if type(how) is int
+            else torch.empty_strided(how[0], how[1], dtype=how[2], device=how[3])
+            for how in self.results
+        ]
+        pool = (*args, *made, None)
         compiled = self.compiled
         compiled.run(
             self.grid,
@@ -68,7 +67,7 @@ class Replay:
             None,
             None,
             None,
-            *[None if number is None else pool[number] for number in self.order],
+            *[pool[number] for number in self.order],
             *self.rest,
         )
         return made[0] if self.single else tuple(made)
@@ -86,10 +85,10 @@ def replay_of(args: "tuple[Any, ...]", result: Any, launches: List[Launch]) -> "
         return None
     made = (result,) if isinstance(result, torch.Tensor) else result
     pool = (*args, *made)
-    order: List[Optional[int]] = []
+    order: List[int] = []
     for tensor in launches[0].tensors:
         if tensor is None:
-            order.append(None)
+            order.append(-1)
             continue
         if tensor.data_ptr() % ALIGNMENT:
             return None
