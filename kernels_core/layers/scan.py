@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kernels_core.errors import MissingDeviceError
 from kernels_core.layers.classes import original_class
@@ -154,16 +154,15 @@ class _Walk:
         classes = self.classes
         # Modules are told apart as torch does in Module.modules(): by their hash and equality.
         # None is an empty place, to be passed over as what was seen is.
-        seen: set[nn.Module | None] = {None}
+        seen: set[Any] = {None}
         # Depth first and in order, which is how most models were made: reading memory from one
         # end to the other takes half the time of jumping back and forth in it.
-        pending: list[Iterator[nn.Module | None]] = [iter((self.model,))]
+        pending: list[Iterator[Any]] = [iter((self.model,))]
         while pending:
             for module in pending[-1]:
                 if module in seen:
                     continue
                 seen.add(module)
-                assert module is not None
                 attributes = module.__dict__
                 if "_kernel_funcs" in attributes:
                     self.owners.append(module)
@@ -172,8 +171,7 @@ class _Walk:
                 except KeyError:
                     known = self._first_of(type(module))
                 if known is not None:
-                    special = known.asks or "forward" in attributes
-                    kept = known.kept(module) if special else ""
+                    kept = known.kept(module) if known.asks or "forward" in attributes else ""
                     device = given
                     if device is None:
                         for parameter in attributes["_parameters"].values():
