@@ -122,7 +122,11 @@ def test_of_two_modules_on_the_meta_device_one_may_be_offloaded():
     offloaded = nn.Sequential(nn.Sequential(Scale("meta")))
     model = nn.Sequential(Scale("meta"), offloaded, Scale("meta"))
     add_hook_to_module(offloaded, SequentialHook(ModelHook(), hook))
-    assert decisions(model) == {"0": None, "1.0.0": "Times10", "2": None}
+    elsewhere = ModelHook()
+    elsewhere.execution_device = "meta"
+    model.append(add_hook_to_module(Scale(), elsewhere))
+    expected = {"0": None, "1.0.0": "Times10", "2": None, "3": "Times10"}
+    assert decisions(model) == expected, "only what is on the meta device is offloaded"
 
 
 def test_buffers_tell_the_device_too():
