@@ -11,6 +11,7 @@ from torch import nn
 
 import kernels_core
 from kernels_core import (
+    LayerRepository,
     LocalLayerRepository,
     Mode,
     errors,
@@ -118,6 +119,31 @@ def test_sixteen_threads_may_kernelize_one_model(write, imports):
     together(kernelized)
     assert model(X).tolist() == [400, 400, 400]
     assert kernels_core.report(model).rows[0].count == 2
+
+
+def test_what_lies_on_the_hub_is_resolved_once_beside_what_lies_on_disk(write, imports):
+    local = LocalLayerRepository(write(), layer_name="Scale")
+    resolved = []
+
+    class OnHub(LayerRepository):
+        """A repository of the Hub whose build is here already."""
+
+        def resolve(self, backend, device_index):
+            resolved.append((self.repo_id, device_index))
+            return local.resolve(backend, device_index)
+
+    classes = [type(f"Scale{number}", (Scale,), {"forward": Scale.forward}) for number in range(3)]
+    for number, cls in enumerate(classes):
+        use_kernel_forward_from_hub(f"Scale{number}")(cls)
+    mapping = {
+        "Scale0": {"cpu": OnHub("org/one", "Scale")},
+        "Scale1": {"cpu": OnHub("org/two", "Scale")},
+        "Scale2": {"cpu": local},
+    }
+    model = nn.Sequential(*(cls() for cls in classes))
+    kernelize(model, mode=Mode.INFERENCE, mapping=mapping)
+    assert model(X).tolist() == [8000, 8000, 8000]
+    assert sorted(resolved) == [("org/one", 0), ("org/two", 0)]
 
 
 def test_kernels_of_one_metadata_id_do_not_mix(write, imports):

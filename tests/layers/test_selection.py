@@ -1,5 +1,6 @@
 """Which entry of a mapping wins, on recorded CUDA machines, since this machine may have no GPU."""
 
+import json
 import os
 import subprocess
 import sys
@@ -190,6 +191,18 @@ def test_tensors_on_a_device_without_a_backend_keep_their_layers_forward(kernel)
     forbidden = kernels_core.KernelizeFallback.ALL & ~kernels_core.KernelizeFallback.NO_DEVICE
     with pytest.raises(errors.BackendUnavailableError, match="xpu"):
         kernelize(model, mode=Mode.INFERENCE, use_fallback=forbidden)
+
+
+def test_the_build_is_the_one_for_the_modules_own_gpu(recorded, make_kernel):
+    source = "class L(nn.Module):\n    def forward(self, x): return {}"
+    kernel = make_kernel(source.format(1), variant="torch-cuda")
+    make_kernel(source.format(2), variant="torch-universal")
+    metadata = {"name": "kernel", "version": 1, "backend": {"type": "cuda", "archs": ["8.0"]}}
+    build = kernel("L").repo_path / "build" / "torch-cuda"
+    (build / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
+    recorded(A100, H200)
+    register_kernel_mapping({"Layer": {"cuda": kernel("L")}})
+    assert [chosen(device=device) for device in ("cuda:0", "cuda:1")] == [1, 2]
 
 
 def test_a_device_without_an_index_is_the_current_one(recorded, kernel, monkeypatch):
