@@ -61,10 +61,11 @@ def load_build(build: Build) -> ModuleType:
         >>> load_build(Build("org/name", "torch-universal", path=path, package=path)).answer
         42
     """
-    if module_name(build) not in sys.modules:
+    name = module_name(build)
+    if name not in sys.modules:
         _check_namespace(build)
     module = import_build(build)
-    _loaded.setdefault(module_name(build), LoadedKernel(build, module))
+    _loaded.setdefault(name, LoadedKernel(build, module))
     return module
 
 
