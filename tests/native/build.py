@@ -94,8 +94,10 @@ def compile_library(target: Path, namespace: str, device: str, stable: bool) -> 
                 run([compiler, *common, "-fPIC", "-c", str(source), "-o", objects[-1]])
         paths = [f"-L{folder}" for folder in cpp_extension.library_paths(device)]
         linked = [f"-l{name}" for name in libraries]
-        # No search path for libraries: importing torch has loaded them all.
-        run([compiler, "-shared", *objects, *paths, *linked, "-o", str(target)])
+        # No search path for libraries: importing torch has loaded them all. Some compilers link
+        # their C++ runtime in; two modules that showed theirs to each other would mix them up.
+        how = ["-shared", "-Wl,--exclude-libs,ALL"]
+        run([compiler, *how, *objects, *paths, *linked, "-o", str(target)])
 
 
 def build(directory: Path, version: int = 1, device: str = "cpu", stable: bool = False) -> Path:
