@@ -1,8 +1,8 @@
 """What can be done in this repository: `pip install nox`, then `nox -s NAME`.
 
-`demo` runs a language model through the bundled kernels, `tests` the whole suite, `bench` and
-`bench-hub` the benchmarks, `soak` what takes too long for the suite, `lint` and `types` the static
-checks. Arguments after `--` go to what a session runs.
+`demo` runs a language model through the bundled kernels, `tests` the whole suite, `bench`,
+`bench-gpu` and `bench-hub` the benchmarks, `soak` what takes too long for the suite, `lint` and
+`types` the static checks. Arguments after `--` go to what a session runs.
 Every session installs our packages the way a user does: as wheels built from this checkout.
 """
 
@@ -128,7 +128,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(name="bench-gpu")
 def bench_gpu(session: nox.Session) -> None:
-    """Measure the bundled kernels on a GPU, with the torch that the first `nox -s` of pip finds."""
+    """Measure the bundled kernels on a GPU; with `-- --json` one JSON object."""
     _install(session, "models", "peer")
     session.install("liger-kernel>=0.8")
     _run_program(session, "benchmarks/gpu.py")
@@ -143,6 +143,6 @@ def bench_hub(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Kill processes that download, 200 rounds; about ten minutes, and no part of `tests`."""
+    """Kill processes that download, 200 rounds; about five minutes, and no part of `tests`."""
     _install(session, "test")
     session.run("pytest", *(session.posargs or ["tests/hub/soak.py"]))
