@@ -96,8 +96,8 @@ def graphs(model: Any, function: Any, device: torch.device) -> dict[str, Any]:
     ids = torch.tensor([[7]], device=device)
     with torch.no_grad(), rotation(function):
         expected = model(ids, use_cache=False).logits
-        stream = torch.cuda.Stream()
-        with torch.cuda.stream(stream):
+        cuda: Any = torch.cuda
+        with torch.cuda.stream(cuda.Stream()):
             for _ in range(3):
                 model(ids, use_cache=False)
         torch.cuda.synchronize()

@@ -132,10 +132,16 @@ def cases(ours: Any) -> dict[str, Case]:
     }
 
 
+def events() -> tuple[Any, Any]:
+    """Two events that note when the device gets to them."""
+    cuda: Any = torch.cuda
+    return cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
+
+
 def device_ms(call: Callable[..., Any], inputs: Sequence[tuple[Any, ...]]) -> float:
     """Milliseconds of device time per call, from a graph over all the inputs."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
+    cuda: Any = torch.cuda
+    with torch.cuda.stream(cuda.Stream()):
         for one in inputs[:2]:
             call(*one)
     torch.cuda.synchronize()
@@ -144,9 +150,9 @@ def device_ms(call: Callable[..., Any], inputs: Sequence[tuple[Any, ...]]) -> fl
     with torch.cuda.graph(graph):
         for number in range(calls):
             call(*inputs[number % len(inputs)])
-    times = []
+    times: list[float] = []
     for _ in range(7):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = events()
         start.record()
         graph.replay()
         end.record()
@@ -175,9 +181,9 @@ def copied_bytes_per_ms() -> float:
     source = torch.randn(2**31, device="cuda", dtype=DTYPE)
     target = torch.empty_like(source)
     target.copy_(source)
-    times = []
+    times: list[float] = []
     for _ in range(7):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = events()
         start.record()
         target.copy_(source)
         end.record()
@@ -214,7 +220,7 @@ def measure() -> dict[str, Any]:
             inputs = [make(rows) for _ in range(count)]
             limit = max(row_bytes * rows / bandwidth, floor)
             calls = 1000 if rows <= 256 else 50
-            found = {
+            found: dict[str, Any] = {
                 "kernel": name,
                 "rows": rows,
                 "limit_us": limit * 1e3,

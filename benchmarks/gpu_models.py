@@ -51,7 +51,8 @@ kernels_core.use_kernelized_func(ROTARY)(llama.LlamaAttention)
 def build(device: torch.device, weights: dict[str, Any] | None = None) -> Any:
     """The model, with random or given weights."""
     with torch.device(device):
-        model: Any = llama.LlamaForCausalLM(CONFIG).to(DTYPE).eval()
+        model: Any = llama.LlamaForCausalLM(CONFIG)
+    model = model.to(DTYPE).eval()
     if weights is not None:
         model.load_state_dict(weights)
     return model
@@ -147,7 +148,7 @@ def with_liger(model: Any) -> Any:
         model=model,
     )
     # It also replaced the classes in the module, for models to come.
-    llama.LlamaRMSNorm, llama.LlamaMLP = RMS_NORM, MLP
+    vars(llama).update(LlamaRMSNorm=RMS_NORM, LlamaMLP=MLP)
     return model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
 from types import FrameType, ModuleType
@@ -91,8 +92,8 @@ def _check_namespace(build: Build) -> None:
 
 
 def _is_native(build: Build) -> bool:
-    files = (path.name for path in build.package.rglob("*"))
-    return any(name.endswith(tuple(EXTENSION_SUFFIXES)) for name in files)
+    suffixes = tuple(EXTENSION_SUFFIXES)
+    return any(name.endswith(suffixes) for _, _, names in os.walk(build.package) for name in names)
 
 
 def get_loaded_kernels() -> list[LoadedKernel]:
