@@ -50,8 +50,9 @@ kernels_core.use_kernelized_func(ROTARY)(llama.LlamaAttention)
 
 def build(device: torch.device, weights: dict[str, Any] | None = None) -> Any:
     """The model, with random or given weights."""
+    make: Any = llama.LlamaForCausalLM  # typed in some versions of transformers only
     with torch.device(device):
-        model: Any = llama.LlamaForCausalLM(CONFIG)
+        model = make(CONFIG)
     model = model.to(DTYPE).eval()
     if weights is not None:
         model.load_state_dict(weights)
