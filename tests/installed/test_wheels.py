@@ -7,17 +7,36 @@ import pytest
 BACKENDS = ["cpu", "cuda", "mps", "rocm", "xpu"]
 
 
-def test_no_backend_is_missing(backend_wheels):
-    assert set(BACKENDS) <= set(backend_wheels)
-    for name, wheel in backend_wheels.items():
-        assert wheel.name == f"kernels-backend-{name}"
+# Distributions of kernels that several backends bring along.
+BUNDLED = ["bundled-triton"]
+
+
+def test_no_distribution_is_missing(backend_wheels):
+    names = {folder: wheel.name for folder, wheel in backend_wheels.items()}
+    backends = {name: f"kernels-backend-{name}" for name in BACKENDS}
+    assert names == {**backends, **{name: f"kernels-{name}" for name in BUNDLED}}
 
 
 def test_versions_move_together(core_wheel, backend_wheels):
+    ours = {wheel.name: wheel.version for wheel in (core_wheel, *backend_wheels.values())}
+    assert set(ours.values()) == {core_wheel.version}
     for wheel in backend_wheels.values():
-        assert wheel.version == core_wheel.version
-        (requirement,) = [r for r in wheel.requirements if r.name == core_wheel.name]
-        assert requirement.specifier.contains(core_wheel.version)
+        required = {r.name: r.specifier for r in wheel.requirements if r.name in ours}
+        assert core_wheel.name in required
+        assert all(specifier.contains(ours[name]) for name, specifier in required.items())
+
+
+@pytest.mark.parametrize("name", ["cuda", "rocm", "xpu"])
+def test_backends_of_gpus_need_the_kernels_that_they_bring(environment, backend_wheels, name):
+    required = {requirement.name for requirement in backend_wheels[name].requirements}
+    assert "kernels-bundled-triton" in required
+    code = f"""
+from kernels_bundled_triton import bundled_mapping
+from kernels_core.plugins import registry
+tell([registry().backend({name!r}).bundled() == bundled_mapping({name!r}), bundled_mapping("x")])
+"""
+    # Without Triton there is nothing to bring.
+    assert environment.run(code) == [True, {}]
 
 
 def test_wheels_hold_every_file_of_their_package_and_nothing_else(core_wheel, backend_wheels):
