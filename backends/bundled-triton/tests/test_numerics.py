@@ -198,6 +198,19 @@ def test_rotary(
             assert torch.equal(mine, one.transpose(1, 2))
 
 
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "unrecorded"])
+def test_rotary_of_heads_whose_elements_are_not_side_by_side(
+    kernel: ModuleType, device: torch.device, recorded: bool
+) -> None:
+    with torch.set_grad_enabled(recorded):
+        q = torch.randn(1, 2, 8, 3, device=device, requires_grad=True).transpose(2, 3)
+        k = torch.randn(1, 1, 3, 8, device=device, requires_grad=True).expand(1, 2, 3, 8)
+        cos, sin = torch.randn((2, 1, 8, 3), device=device).transpose(2, 3)
+        expected = rotated(q, k, cos, sin)
+        for mine, theirs in zip(kernel.apply_rotary_pos_emb(q, k, cos, sin), expected, strict=True):
+            assert error(mine, theirs) < 1e-6
+
+
 def test_rotary_gives_gradients_of_cos_and_sin_too(
     kernel: ModuleType, device: torch.device
 ) -> None:

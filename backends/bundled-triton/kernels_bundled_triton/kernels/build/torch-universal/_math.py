@@ -18,7 +18,7 @@ def exp(x):
     """The exponential, in float32 as exact as torch's: Triton's loses with the size of `x`."""
     if x.dtype == tl.float64:
         return tl.exp(x)
-    else:  # noqa: RET505
+    else:  # noqa: RET505 # as above
         # Beyond these bounds the result is 0 or infinity; within, nothing below is.
         x = tl.maximum(x, -200.0, propagate_nan=tl.PropagateNan.ALL)
         x = tl.minimum(x, 200.0, propagate_nan=tl.PropagateNan.ALL)

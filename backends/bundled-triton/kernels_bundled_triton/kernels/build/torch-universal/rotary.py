@@ -140,7 +140,10 @@ def _warps(elements: int) -> int:
 
 
 def _dense_like(x: torch.Tensor) -> "tuple[torch.Tensor, torch.Tensor]":
-    # The tensor, and one for the result that has its elements at the same places.
+    # The tensor, and one for the result that has its elements at the same places. Those of a head
+    # have to lie side by side.
+    if x.stride(-1) != 1:
+        x = x.contiguous()
     y = torch.empty_like(x)
     for size, stride, other in zip(x.shape, x.stride(), y.stride()):
         if size > 1 and stride != other:
