@@ -1,7 +1,5 @@
 """Models over several GPUs, and several processes that train one model."""
 
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -62,27 +60,18 @@ def test_a_model_over_two_gpus_runs_each_kernel_where_its_layer_is(
 
 @pytest.mark.parametrize("wrapper", ["DDP", "FSDP2"])
 def test_two_processes_train_as_without_kernels(
-    kernel: ModuleType, device: torch.device, wrapper: str
+    kernel: ModuleType, device: torch.device, wrapper: str, tmp_path: Path
 ) -> None:
     if device.type == "cuda" and torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    # They meet in a file: a free port may be taken by the time that it is used.
+    meeting = tmp_path / "store"
     processes = []
     for rank in range(2):
-        environment = {
-            **os.environ,
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-            "RANK": str(rank),
-            "WORLD_SIZE": "2",
-        }
-        command = [sys.executable, str(WORKER), wrapper, device.type]
+        command = [sys.executable, str(WORKER), wrapper, device.type, str(rank), str(meeting)]
         processes.append(
             subprocess.Popen(
                 command,
-                env=environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,

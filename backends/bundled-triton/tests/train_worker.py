@@ -1,9 +1,10 @@
-"""One of two processes that train a model: `train_worker.py DDP|FSDP2 cpu|cuda`.
+"""One of two processes that train a model: `train_worker.py DDP|FSDP2 cpu|cuda RANK FILE`.
 
 Takes one step with kernels and one without, from the same weights on the same data, and compares.
 """
 
 import copy
+import os
 import sys
 
 import torch
@@ -66,9 +67,10 @@ def step(model: nn.Module, wrapper: str, device: torch.device, x: Tensor) -> lis
 
 
 def main() -> None:
-    wrapper, device_type = sys.argv[1:]
-    dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
-    rank = dist.get_rank()
+    wrapper, device_type, number, meeting = sys.argv[1:]
+    rank = int(number)
+    backend = "nccl" if device_type == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=f"file://{meeting}", rank=rank, world_size=2)
     device = torch.device(device_type, rank) if device_type == "cuda" else torch.device("cpu")
     if device_type == "cuda":
         torch.cuda.set_device(device)
@@ -82,8 +84,10 @@ def main() -> None:
     expected = step(plain, wrapper, device, x)
     found = step(model, wrapper, device, x)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
-    print("gradients agree")
-    dist.destroy_process_group()
+    print("gradients agree", flush=True)
+    # Threads of gloo may still run when the interpreter is taken down, which then aborts.
+    dist.barrier()
+    os._exit(0)
 
 
 if __name__ == "__main__":
