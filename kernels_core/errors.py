@@ -382,3 +382,13 @@ class StalePlanError(KernelsError, RuntimeError):
 
 class ReportNotFoundError(KernelsError, LookupError):
     """The model has no report, since it has not been kernelized."""
+
+
+class CheckError(KernelsError):
+    """A kernel repository could not be checked, so nothing is known of it.
+
+    Attributes:
+        path: what was to be checked.
+    """
+
+    path: object

@@ -1,0 +1,140 @@
+"""`check`: facts are gathered, and the rules judge them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from kernels_core.check.native.facts import NativeModule
+from kernels_core.check.python_files import read_python_file
+from kernels_core.check.report import Finding, Report
+from kernels_core.check.rules import Rule, Scope, chosen_rules, judged
+from kernels_core.check.subject import Build, Repository, read_repository
+from kernels_core.errors import CheckError
+
+Progress = Callable[[str, int, int], None]
+"""Is told what is looked at now, and how many files of how many are done."""
+
+
+def check(
+    subject: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    variants: Iterable[str] = (),
+    run: bool = False,
+    select: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+    progress: Progress | None = None,
+) -> Report:
+    """Check whether a kernel repository would load everywhere that it claims to.
+
+    Nothing of the repository is imported or run unless `run` is given, and then in a process of
+    its own.
+
+    Args:
+        subject: a directory with a kernel repository, or one build of it; a single file of native
+            code; or "org/name" on the Hub, where no such path exists.
+        revision: branch, tag or commit of a repository on the Hub; its newest version by default.
+        variants: shell patterns of the builds to check; empty for all.
+        run: also load the build that fits this machine, and try what it claims.
+        select: ids or families of rules to judge by; empty for all.
+        ignore: ids or families of rules to leave out of these.
+        progress: told of each file before it is read.
+
+    Returns:
+        What was found.
+
+    Raises:
+        CheckError: it could not be checked: there is no such repository, it cannot be read, the Hub
+            does not answer, or what checks need is not installed.
+        ValueError: no rule or family has a name that is selected or ignored.
+
+    Example:
+        >>> import tempfile
+        >>> from kernels_core.check import check
+        >>> build = Path(tempfile.mkdtemp(), "build", "torch-universal")
+        >>> build.mkdir(parents=True)
+        >>> _ = (build / "__init__.py").write_text("import os")
+        >>> [finding.rule.id for finding in check(build, select=["layout"]).findings]
+        []
+    """
+    rules = chosen_rules(select, ignore)
+    patterns = tuple(variants)
+    path = Path(subject).expanduser()
+    if path.is_file():
+        return _check_file(path, rules)
+    with contextlib.ExitStack() as stack:
+        if path.is_dir():
+            repository = read_repository(path, variants=patterns)
+        else:
+            from kernels_core.check.hub import fetched
+
+            repository = stack.enter_context(fetched(str(subject), revision, patterns, progress))
+        return _check_repository(repository, rules, run=run, progress=progress)
+
+
+def _check_repository(
+    repository: Repository, rules: tuple[Rule, ...], *, run: bool, progress: Progress | None
+) -> Report:
+    from kernels_core.check.native.reading import is_native, read_native
+
+    findings = [
+        Finding(rule, problem) for rule, problem in judged(rules, Scope.REPOSITORY, repository)
+    ]
+    native_modules = python_files = 0
+    files = [(build, entry) for build in repository.builds for entry in build.files()]
+    for build in repository.builds:
+        findings += _judge(rules, Scope.BUILD, build, build)
+    for done, (build, entry) in enumerate(files):
+        if progress:
+            progress(entry.path, done, len(files))
+        file = build.directory / build.inner(entry)
+        if entry.name.endswith(".py"):
+            python_files += 1
+            python_file = read_python_file(entry.path, file, build)
+            findings += _judge(rules, Scope.PYTHON, python_file, build)
+        elif is_native(file):
+            native_modules += 1
+            for module in read_native(entry.path, file, build):
+                findings += _judge(rules, Scope.NATIVE, module, build)
+    not_judged: tuple[str, ...] = ()
+    if run:
+        from kernels_core.check.run_facts import observe
+
+        observation = observe(repository)
+        findings += [
+            Finding(r, p, observation.variant) for r, p in judged(rules, Scope.RUN, observation)
+        ]
+        not_judged = observation.not_judged
+    return Report(
+        repository.subject,
+        tuple(findings),
+        tuple(build.name for build in repository.builds),
+        native_modules,
+        python_files,
+        not_judged,
+    )
+
+
+def _check_file(path: Path, rules: tuple[Rule, ...]) -> Report:
+    from kernels_core.check.native.reading import is_native, read_native
+
+    if not is_native(path):
+        raise CheckError(
+            f"{path} is no native code: expected a library in the format of Linux, macOS or "
+            f"Windows, or a directory with a kernel repository.",
+            path=path,
+        )
+    findings: list[Finding] = []
+    for module in read_native(path.name, path, None):
+        findings += _judge(rules, Scope.NATIVE, module, None)
+    return Report(str(path), tuple(findings), native_modules=1)
+
+
+def _judge(
+    rules: tuple[Rule, ...], scope: Scope, facts: object, build: Build | None
+) -> Iterator[Finding]:
+    variant = build.name if build else None
+    return (Finding(rule, problem, variant) for rule, problem in judged(rules, scope, facts))

@@ -1,0 +1,60 @@
+"""What a check found."""
+
+from __future__ import annotations
+
+import attrs
+
+from kernels_core.check.rules import Problem, Rule, Severity
+
+
+@attrs.frozen
+class Finding:
+    """A place in a repository that breaks a rule.
+
+    Attributes:
+        rule: the rule, which says why it matters and how to mend it.
+        problem: what is wrong, and where.
+        variant: the build that it is in; None when it concerns no single one.
+    """
+
+    rule: Rule
+    problem: Problem
+    variant: str | None = None
+
+
+@attrs.frozen
+class Report:
+    """What a check of a repository found.
+
+    Attributes:
+        subject: what was checked: a path, or a repository on the Hub with its commit.
+        findings: what breaks rules, in order of builds, paths and lines.
+        variants: the builds that were looked at.
+        native_modules: how many files of native code were read.
+        python_files: how many files of Python source were read.
+        not_judged: what could not be judged though it was asked for, each with its reason.
+
+    Example:
+        >>> from kernels_core.check import check
+        >>> from kernels_backend_cpu import kernels_path
+        >>> report = check(kernels_path())  # doctest: +SKIP
+        >>> report.clean  # doctest: +SKIP
+        True
+    """
+
+    subject: str
+    findings: tuple[Finding, ...]
+    variants: tuple[str, ...] = ()
+    native_modules: int = 0
+    python_files: int = 0
+    not_judged: tuple[str, ...] = ()
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings that are errors."""
+        return tuple(each for each in self.findings if each.rule.severity is Severity.ERROR)
