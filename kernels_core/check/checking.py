@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from kernels_core.check.native.facts import NativeModule
 from kernels_core.check.python_files import read_python_file
 from kernels_core.check.report import Finding, Report
 from kernels_core.check.rules import Rule, Scope, chosen_rules, judged

@@ -1,23 +1,23 @@
-"""What a rule is, and all of them.
+'''What a rule is, and all of them.
 
 A rule is a function of one scope's facts. Its docstring says what is demanded, why, and how to mend
 what breaks it:
 
     @rule(Scope.BUILD, Severity.ERROR)
     def layout_package(build: Build) -> Iterator[Problem]:
-        \"""A build holds one package.
+        """A build holds one package.
 
         Why: without it there is nothing to import.
 
         Mend: put an `__init__.py` into the variant's directory.
-        \"""
+        """
         if not build.packages:
             yield Problem("has no __init__.py", build.path)
 
 Its id is the name of the function with dashes: `layout-package`. The first word is its family.
 Rules read facts and never open files of their own: facts are gathered once, in one place, by code
 that is made for hostile input.
-"""
+'''
 
 from __future__ import annotations
 
