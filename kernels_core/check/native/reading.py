@@ -1,0 +1,100 @@
+"""Which files are native code, and what they say; each format has a module of its own."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kernels_core.check.native.facts import Image, NativeModule
+from kernels_core.check.native.source import UnreadableError
+from kernels_core.check.subject import Build
+from kernels_core.errors import CheckError
+
+# The first bytes of a file, and the module that reads it: `read(file: Path) -> tuple[Image, ...]`,
+# which raises `UnreadableError`. Several images are those of the architectures in one file.
+_MAGIC = {
+    b"\x7fELF": "elf",
+    b"\xfe\xed\xfa\xce": "macho",
+    b"\xce\xfa\xed\xfe": "macho",
+    b"\xfe\xed\xfa\xcf": "macho",
+    b"\xcf\xfa\xed\xfe": "macho",
+    b"\xca\xfe\xba\xbe": "macho",  # several architectures
+    b"\xca\xfe\xba\xbf": "macho",
+    b"PE\0\0": "pe",  # where the header of DOS points to
+}
+
+# What a loader takes for native code, whatever is in it.
+_SUFFIXES = (".so", ".dylib", ".pyd", ".dll")
+
+# Classes of Java begin like Mach-O, with their version where Mach-O counts its architectures.
+_MAGIC_OF_JAVA = b"\xca\xfe\xba\xbe"
+_OLDEST_JAVA = 45
+
+
+def is_native(file: Path) -> bool:
+    """Whether a file is a library of native code, or is named like one.
+
+    Args:
+        file: a regular file.
+
+    Example:
+        >>> import sys, tempfile
+        >>> note = Path(tempfile.mkdtemp(), "note.txt")
+        >>> _ = note.write_text("Not a library.")
+        >>> is_native(note), is_native(Path(sys.executable))
+        (False, True)
+    """
+    return file.name.lower().endswith(_SUFFIXES) or _format(file) is not None
+
+
+def read_native(path: str, file: Path, build: Build | None) -> Iterator[NativeModule]:
+    """Read a file of native code: one module for each architecture in it.
+
+    Args:
+        path: what to call it: its path relative to the repository.
+        file: where it lies.
+        build: the build that it is in; None for a file that is checked by itself.
+
+    Raises:
+        CheckError: what reads the format is not installed.
+    """
+    name = _format(file)
+    if name is None:
+        reason = "it is named like a library, and holds none of Linux, macOS or Windows"
+        yield NativeModule(path, file, build, None, reason)
+        return
+    try:
+        images: tuple[Image, ...] = _reader(name, file).read(file)
+    except UnreadableError as error:
+        yield NativeModule(path, file, build, None, str(error))
+        return
+    for image in images:
+        yield NativeModule(path, file, build, image)
+
+
+def _format(file: Path) -> str | None:
+    """The module that reads the file; None when it is no native code, or cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(64)
+            if start.startswith(b"MZ") and len(start) == 64:
+                stream.seek(int.from_bytes(start[60:], "little"))
+                start = stream.read(8)
+    except OSError:
+        return None
+    name = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
+    if start.startswith(_MAGIC_OF_JAVA) and int.from_bytes(start[4:8], "big") >= _OLDEST_JAVA:
+        return None
+    return name
+
+
+def _reader(name: str, file: Path) -> Any:
+    try:
+        return importlib.import_module(f"kernels_core.check.native.{name}")
+    except ModuleNotFoundError as error:
+        raise CheckError(
+            f"To check native code, {error.name} is needed: pip install 'kernels-core[check]'",
+            path=file,
+        ) from error
