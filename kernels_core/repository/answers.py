@@ -61,10 +61,12 @@ class TreePage:
 
     Attributes:
         files: those below `build`.
+        unsafe: files with paths that must not be written anywhere; they are not among the others.
         following: the query that asks for the next page; None on the last one.
     """
 
     files: tuple[TreeFile, ...]
+    unsafe: tuple[str, ...]
     following: dict[str, str] | None
 
 
@@ -110,24 +112,17 @@ def read_tree_page(response: Response, commit: str) -> TreePage:
 
     Raises:
         TransientError: the answer is not what the Hub sends, or is of another commit.
-        HubAnswerError: it names a file that would lie outside the repository.
     """
     _check_commit(response, commit)
     entries = _parsed(response, schema.list_of(_tree_entry))
     files = tuple(entry for entry in entries if entry is not None)
-    for file in files:
-        if not paths.is_safe(file.path):
-            raise HubAnswerError(
-                f"The repository has a file {file.path!r}, which cannot be written safely "
-                f"(GET {response.request.url}).",
-                repository="",
-                request=f"GET {response.request.url}",
-            )
+    unsafe = tuple(file.path for file in files if not paths.is_safe(file.path))
     link = response.links.get("next", {}).get("url")
     # Only the query is taken: a mirror's link may lead back to the Hub that it stands for, and
     # nobody's link may lead the token elsewhere.
     following = dict(parse_qsl(urlsplit(link).query)) if link else None
-    return TreePage(tuple(f for f in files if f.path.startswith(f"{BUILD_FOLDER}/")), following)
+    inside = (file for file in files if file.path.startswith(f"{BUILD_FOLDER}/"))
+    return TreePage(tuple(f for f in inside if f.path not in unsafe), unsafe, following)
 
 
 def read_file(

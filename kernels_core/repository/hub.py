@@ -48,6 +48,19 @@ _PAGES = 100
 _FILES = 100_000
 
 
+@attrs.frozen
+class Listing:
+    """What a commit has below `build`.
+
+    Attributes:
+        files: the files, in the order of their paths.
+        unsafe: paths that must not be written anywhere, of files which are not among the others.
+    """
+
+    files: tuple[TreeFile, ...]
+    unsafe: tuple[str, ...]
+
+
 class HubClient:
     """The Hub that `HF_ENDPOINT` names, asked through the installed Hub client."""
 
@@ -136,19 +149,40 @@ class HubClient:
             HubAnswerError: there are files that must not be written anywhere, or far too many.
             HubError: the Hub cannot be asked, or says no; see `transport.fetch`.
         """
+        listed = self.listing(repo_id, commit, agent=agent)
+        if listed.unsafe:
+            raise HubAnswerError(
+                f"{repo_id} has a file {listed.unsafe[0]!r} in commit {commit}, which cannot be "
+                f"written safely.",
+                repository=repo_id,
+                request=f"list of files of {commit}",
+            )
+        return listed.files
 
-        def all_pages(request: Request) -> list[TreeFile]:
+    def listing(self, repo_id: str, commit: str, *, agent: str = "") -> Listing:
+        """All that a commit has below `build`, also what must not be written.
+
+        Args:
+            repo_id: the repository, "org/name".
+            commit: the commit.
+            agent: what the application wants the Hub to know of it.
+
+        Raises:
+            HubAnswerError: there are far too many files.
+            HubError: the Hub cannot be asked, or says no; see `transport.fetch`.
+        """
+
+        def all_pages(request: Request) -> Listing:
             return _all_pages(request, commit)
 
-        def ask() -> tuple[TreeFile, ...]:
+        def ask() -> Listing:
             path = f"tree/{commit}/{BUILD_FOLDER}"
             try:
-                files = self._ask_repository(repo_id, path, all_pages, agent)
+                return self._ask_repository(repo_id, path, all_pages, agent)
             except HubNotFoundError as error:
                 if error.missing != "entry":
                     raise
-                return ()
-            return tuple(sorted(files, key=lambda file: file.path))
+                return Listing((), ())
 
         return self._once.get(("tree", self.endpoint, repo_id, commit), ask)
 
@@ -273,17 +307,19 @@ def _attempts(earlier: object) -> int:
     return ATTEMPTS if earlier is None else _ATTEMPTS_WITH_EARLIER
 
 
-def _all_pages(request: Request, commit: str) -> list[TreeFile]:
+def _all_pages(request: Request, commit: str) -> Listing:
     def read(response: Response) -> TreePage:
         return read_tree_page(response, commit)
 
     files: list[TreeFile] = []
+    unsafe: list[str] = []
     params: dict[str, str] = {"recursive": "true", "expand": "false"}
     for _ in range(_PAGES):
         page = fetch(attrs.evolve(request, params=params), read)
         files += page.files
+        unsafe += page.unsafe
         if page.following is None:
-            return files
+            return Listing(tuple(sorted(files, key=lambda file: file.path)), tuple(unsafe))
         if page.following == params or len(files) > _FILES:
             break
         params = page.following

@@ -36,6 +36,7 @@ logger = logging.getLogger("kernels_core")
 METADATA_FILE = "metadata.json"
 
 _PARALLEL = 6
+_ATTEMPTS = 2
 _installed = SingleFlight()
 
 _Fingerprint = dict[str, list[int]]
@@ -242,47 +243,23 @@ class Installer:
             )
         title = f"{self.cache.repo_id} ({build.variant})"
         with progress_bar(title, sum(file.size for file in files)) as progress:
-            _in_parallel(lambda file: self._download_file(client, file, progress), files)
+            in_parallel(lambda file: self._download_file(client, file, progress), files)
 
     def _download_file(self, client: HubClient, file: TreeFile, progress: Progress) -> None:
         """Download a file. Nothing becomes part of the cache that is not what was published."""
-        got = self._download_once(client, file, progress)
-        if got is not None:
-            logger.warning("%s arrived as %s; downloading it again", file.path, got)
-            progress(-file.size)
-            got = self._download_once(client, file, progress)
-        if got is not None:
-            raise DigestError(
-                f"{file.path} of {self.cache.repo_id} at commit {self.commit}: expected "
-                f"{file.content_hash}, got {got}, twice.",
-                repository=self.cache.repo_id,
-                files=(file.path,),
-                path=file.path,
-                expected=str(file.content_hash),
-                got=str(got),
-            )
-
-    def _download_once(
-        self, client: HubClient, file: TreeFile, progress: Progress
-    ) -> FileHash | None:
-        """Download a file into the cache. Returns what arrived instead, when it is not that."""
         new = self.cache.new_file(file)
         try:
-            with self.cache.writing(), new.open("wb") as target:
-                client.download(
+            with self.cache.writing():
+                download_file(
+                    client,
                     self.cache.repo_id,
                     self.commit,
                     file,
-                    target,
+                    new,
                     agent=self.agent,
                     progress=progress,
                 )
-            expected = file.content_hash
-            got = FileHash(expected.algorithm, hash_file(new, expected.algorithm))
-            if got != expected:
-                return got
             self.cache.adopt(new, file)
-            return None
         finally:
             new.unlink(missing_ok=True)
 
@@ -312,7 +289,60 @@ def forget() -> None:
     _installed.clear()
 
 
-def _in_parallel(work: Callable[[TreeFile], None], files: list[TreeFile]) -> None:
+def download_file(
+    client: HubClient,
+    repo_id: str,
+    commit: str,
+    file: TreeFile,
+    path: Path,
+    *,
+    agent: str = "",
+    progress: Progress = lambda count: None,
+) -> None:
+    """Download a file, and make sure that it is what was published.
+
+    Args:
+        client: where from.
+        repo_id: the repository, "org/name".
+        commit: the commit.
+        file: the file.
+        path: where to write it. What is there is overwritten.
+        agent: what the application wants the Hub to know of it.
+        progress: told the number of bytes as they arrive, a negative one when they are lost.
+
+    Raises:
+        HubError: it cannot be downloaded.
+        DigestError: what arrives is not what was published, also when downloaded again.
+        OSError: it cannot be written.
+    """
+    expected = file.content_hash
+    got: list[FileHash] = []
+    while len(got) < _ATTEMPTS:
+        if got:
+            logger.warning("%s arrived as %s; downloading it again", file.path, got[-1])
+            progress(-file.size)
+        with path.open("wb") as target:
+            client.download(repo_id, commit, file, target, agent=agent, progress=progress)
+        got.append(FileHash(expected.algorithm, hash_file(path, expected.algorithm)))
+        if got[-1] == expected:
+            return
+    raise DigestError(
+        f"{file.path} of {repo_id} at commit {commit}: expected {expected}, got {got[-1]}, twice.",
+        repository=repo_id,
+        files=(file.path,),
+        path=file.path,
+        expected=str(expected),
+        got=str(got[-1]),
+    )
+
+
+def in_parallel(work: Callable[[TreeFile], None], files: list[TreeFile]) -> None:
+    """Do something with every file, with several at a time.
+
+    Args:
+        work: what to do; the first exception that it raises ends the rest.
+        files: the files, at least one.
+    """
     with ThreadPoolExecutor(min(_PARALLEL, len(files)), "kernels-download") as pool:
         futures = [pool.submit(work, file) for file in files]
         try:

@@ -8,7 +8,7 @@ and what lies there without being listed is as wrong as what differs: it could b
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,6 +102,21 @@ def verify_build(
     Raises:
         DigestError: see there. Lists all the files that are wrong.
     """
+    problems = file_problems(variant_dir, expected, metadata)
+    if problems:
+        raise _digest_error(variant_dir, problems, repository)
+
+
+def file_problems(
+    variant_dir: Path, expected: Mapping[str, FileHash] | None, metadata: Metadata | None
+) -> tuple[FileProblem, ...]:
+    """What `verify_build` finds wrong, file by file.
+
+    Args:
+        variant_dir: the directory of the build.
+        expected: the hash of each file; None when nothing but the metadata lists them.
+        metadata: what its `metadata.json` says; None for nothing.
+    """
     lists = []
     if expected is not None:
         lists.append(_List(expected, frozenset()))
@@ -109,9 +124,7 @@ def verify_build(
         digest = metadata.digest
         hashes = {path: FileHash(digest.algorithm, raw.hex()) for path, raw in digest.files}
         lists.append(_List(hashes, _NOT_IN_DIGEST))
-    problems = list(dict.fromkeys(_problems(variant_dir, lists)))
-    if problems:
-        raise _digest_error(variant_dir, problems, repository)
+    return tuple(dict.fromkeys(_problems(variant_dir, lists)))
 
 
 def verify_file(path: Path, expected: FileHash, *, repository: str | None = None) -> None:
@@ -147,10 +160,16 @@ def is_ignored(path: str) -> bool:
         (True, False)
     """
     parts = path.split("/")
-    return len(parts) > 1 and parts[-2] == "__pycache__" and _is_bytecode(path)
+    return len(parts) > 1 and parts[-2] == "__pycache__" and is_bytecode(path)
 
 
-def _is_bytecode(path: str) -> bool:
+def is_bytecode(path: str) -> bool:
+    """Whether a file is bytecode by its name.
+
+    Example:
+        >>> is_bytecode("layers.pyc"), is_bytecode("layers.py")
+        (True, False)
+    """
     return path.lower().endswith((".pyc", ".pyo"))
 
 
@@ -163,13 +182,21 @@ class _List:
 
 
 @attrs.frozen
-class _Problem:
+class FileProblem:
+    """A file of a build that is not as published.
+
+    Attributes:
+        path: relative to the variant directory.
+        expected: what was expected there.
+        got: what is there.
+    """
+
     path: str
     expected: str
     got: str
 
 
-def _problems(variant_dir: Path, lists: list[_List]) -> Iterator[_Problem]:
+def _problems(variant_dir: Path, lists: list[_List]) -> Iterator[FileProblem]:
     wanted: dict[str, list[FileHash]] = {}
     for listed in lists:
         yield from _problems_of_paths(listed.hashes)
@@ -179,43 +206,43 @@ def _problems(variant_dir: Path, lists: list[_List]) -> Iterator[_Problem]:
     there = set()
     for path, got in sorted(_walk(variant_dir)):
         if got:
-            yield _Problem(path, "no such thing", got)
-        elif _is_bytecode(path):
-            yield _Problem(path, "no bytecode, which cannot be checked,", "a file")
+            yield FileProblem(path, "no such thing", got)
+        elif is_bytecode(path):
+            yield FileProblem(path, "no bytecode, which cannot be checked,", "a file")
         elif any(path not in listed.hashes and path not in listed.left_out for listed in lists):
-            yield _Problem(path, "no such file", "a file that is not listed")
+            yield FileProblem(path, "no such file", "a file that is not listed")
         else:
             there.add(path)
     for path, hashes in sorted(wanted.items()):
         if path in there:
             yield from _compare(variant_dir, path, hashes)
         else:
-            yield _Problem(path, " and ".join(map(str, hashes)), "no such file")
+            yield FileProblem(path, " and ".join(map(str, hashes)), "no such file")
 
 
-def _problems_of_paths(paths: Iterable[str]) -> Iterator[_Problem]:
+def _problems_of_paths(paths: Iterable[str]) -> Iterator[FileProblem]:
     safe = []
     for path in paths:
         if is_safe(path):
             safe.append(path)
         else:
-            yield _Problem(path, "a path inside the build", "an unsafe path")
+            yield FileProblem(path, "a path inside the build", "an unsafe path")
     if collision := first_collision(safe):
-        yield _Problem(collision[1], "one file for each path", f"the same as {collision[0]}")
+        yield FileProblem(collision[1], "one file for each path", f"the same as {collision[0]}")
 
 
-def _compare(directory: Path, path: str, hashes: Iterable[FileHash]) -> Iterator[_Problem]:
+def _compare(directory: Path, path: str, hashes: Iterable[FileHash]) -> Iterator[FileProblem]:
     hashes = list(hashes)
     try:
         got = hash_file_as(directory / path, {file_hash.algorithm for file_hash in hashes})
     except OSError as error:
         for file_hash in hashes:
-            yield _Problem(path, str(file_hash), f"an unreadable file: {error}")
+            yield FileProblem(path, str(file_hash), f"an unreadable file: {error}")
         return
     for file_hash in hashes:
         value = got[file_hash.algorithm]
         if value != file_hash.value:
-            yield _Problem(path, str(file_hash), f"{file_hash.algorithm} {value}")
+            yield FileProblem(path, str(file_hash), f"{file_hash.algorithm} {value}")
 
 
 def _walk(top: Path) -> Iterator[tuple[str, str]]:
@@ -250,7 +277,9 @@ def _unlike_a_file(entry: os.DirEntry[str]) -> str:
         return f"something that cannot be read: {error}"
 
 
-def _digest_error(directory: Path, problems: list[_Problem], repository: str | None) -> DigestError:
+def _digest_error(
+    directory: Path, problems: Sequence[FileProblem], repository: str | None
+) -> DigestError:
     lines = [
         f"{directory / p.path}: expected {p.expected}, got {p.got}." for p in problems[:_SHOWN]
     ]

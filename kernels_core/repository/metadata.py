@@ -10,6 +10,7 @@ import base64
 import binascii
 import keyword
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,7 @@ class Metadata:
         digest: the hashes of the build's files.
         kernels_minver: version of the reference loader that is needed at least. Says nothing about
             this package, which does not follow the reference loader's versions.
+        dirty: the keys below `provenance` that say that sources had changes which no commit holds.
     """
 
     name: str | None = None
@@ -110,6 +112,7 @@ class Metadata:
     source: str | None = None
     digest: Digest | None = None
     kernels_minver: tuple[int, int, int] | None = None
+    dirty: tuple[str, ...] = ()
 
 
 def read_metadata(path: Path, *, repository: str | None = None) -> Metadata | None:
@@ -151,8 +154,7 @@ def read_metadata(path: Path, *, repository: str | None = None) -> Metadata | No
 def _metadata(value: Any) -> Metadata:
     if not isinstance(value, dict):
         raise InvalidError("", f"must hold a JSON object, got {type(value).__name__}.")
-    if value.get("provenance") is not None:
-        read_object(value["provenance"], "provenance")  # Nothing reads its content yet.
+    provenance = optional(value, "provenance", read_object, nullable=True) or {}
     return Metadata(
         name=optional(value, "name", _kernel_name),
         id=optional(value, "id", _identifier),
@@ -165,6 +167,7 @@ def _metadata(value: Any) -> Metadata:
         source=optional(value, "source", read_text, nullable=True),
         digest=optional(value, "digest", _digest, nullable=True),
         kernels_minver=optional(value, "kernels-minver", _minimum_version, nullable=True),
+        dirty=tuple(_dirty(provenance, "provenance")),
     )
 
 
@@ -240,6 +243,19 @@ def _backend(value: Any, key: str) -> BackendMetadata:
         type=required(mapping, "type", read_text, key),
         archs=optional(mapping, "archs", list_of(read_text), key, nullable=True) or (),
     )
+
+
+def _dirty(value: Any, key: str) -> Iterator[str]:
+    # Builders differ in which sources they tell of, so wherever it stands.
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if name == "dirty" and item:
+                yield join(key, name)
+            else:
+                yield from _dirty(item, join(key, name))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _dirty(item, f"{key}[{index}]")
 
 
 def _digest(value: Any, key: str) -> Digest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 _MAX_LENGTH = 1024
 _MAX_DEPTH = 32
@@ -52,6 +52,19 @@ def first_collision(paths: Iterable[str]) -> tuple[str, str] | None:
         >>> first_collision(["a.py", "ops/a.py", "ops/b.py"]) is None
         True
     """
+    return next(collisions(paths), None)
+
+
+def collisions(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Every path that collides with one before it, as a pair with that one.
+
+    Args:
+        paths: as for `first_collision`.
+
+    Example:
+        >>> list(collisions(["layers.py", "Layers.py", "LAYERS.py"]))
+        [('layers.py', 'Layers.py'), ('layers.py', 'LAYERS.py')]
+    """
     seen: dict[str, tuple[str, bool, str]] = {}
     for path in paths:
         parts = path.split("/")
@@ -62,9 +75,8 @@ def first_collision(paths: Iterable[str]) -> tuple[str, str] | None:
             before = seen.setdefault(_folded(name), here)
             if before is not here:
                 if before[:2] != here[:2] or is_file:
-                    return before[2], path
+                    yield before[2], path
                 break  # a directory that is known, and so are those around it
-    return None
 
 
 def _folded(path: str) -> str:

@@ -172,6 +172,16 @@ def newer_versions(refs: Refs, pinned: Pinned) -> list[str]:
     return [ref for ref, commit in reversed(newer.items()) if commit != pinned.commit]
 
 
+def newest_version(refs: Refs) -> int | None:
+    """The newest of the major versions that have a branch; None when there are none.
+
+    Example:
+        >>> newest_version(Refs({"main": "a" * 40, "v9": "b" * 40, "v10": "c" * 40}, tags={}))
+        10
+    """
+    return max(_majors(refs), default=None)
+
+
 def _by_revision(refs: Refs, repo_id: str, revision: str) -> Pinned:
     if is_commit(revision):
         return Pinned(revision.lower(), revision.lower())
