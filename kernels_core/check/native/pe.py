@@ -1,0 +1,191 @@
+"""Reading PE, the format of Windows.
+
+Headers, sections and addresses are those of `pefile`. The tables of imports and exports are walked
+here: `pefile` leaves out what looks odd to it, reads at most 8,192 imports, and copies sections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from struct import Struct
+from typing import Any
+
+import attrs
+import pefile
+
+from kernels_core.check.native.device_code import read_device_code
+from kernels_core.check.native.facts import Image
+from kernels_core.check.native.names import Budget, decoded
+from kernels_core.check.native.source import Source, UnreadableError, opened
+
+MAX_LIBRARIES = 10_000
+MAX_NAME = 4096  # of MSVC's linker
+
+_CPUS = {
+    "IMAGE_FILE_MACHINE_AMD64": "x86_64",
+    "IMAGE_FILE_MACHINE_ARM64": "aarch64",
+    "IMAGE_FILE_MACHINE_I386": "i686",
+    "IMAGE_FILE_MACHINE_ARMNT": "armv7l",
+}
+_IS_LIBRARY = 0x2000  # IMAGE_FILE_DLL
+
+_EXPORTS, _IMPORTS, _DELAYED_IMPORTS = 0, 1, 13
+_EXPORT_DIRECTORY = Struct("<24xI4xI4x")  # number of names, address of their addresses
+_IMPORT = Struct("<I8xII")  # table of lookups, name of the library, table of addresses
+_ADDRESS = Struct("<I")
+_DELAYED_IMPORT = Struct("<II8xI12x")  # attributes, name of the library, table of lookups
+
+
+@attrs.frozen(kw_only=True)
+class PeImage(Image):
+    """What PE says of a library beyond what every format says.
+
+    Attributes:
+        symbols: the symbols that it takes from each library, by the library's name; those that it
+            takes by number are left out.
+        delayed: those of the libraries that are loaded when they are first used.
+    """
+
+    symbols: dict[str, tuple[str, ...]] = attrs.field(repr=False)
+    delayed: tuple[str, ...] = ()
+
+
+def read(file: Path) -> tuple[Image, ...]:
+    """Read a file in PE.
+
+    Args:
+        file: where it lies.
+
+    Raises:
+        UnreadableError: it breaks the format, or is larger than what is looked at.
+    """
+    with opened(file) as source:
+        try:
+            headers = pefile.PE(str(file), fast_load=True)
+        except pefile.PEFormatError as error:
+            raise UnreadableError(f"it is cut off or damaged: {error.value}") from error
+        try:
+            return (_read(source, headers),)
+        finally:
+            headers.close()
+
+
+def _read(source: Source, headers: Any) -> PeImage:
+    if not headers.FILE_HEADER.Characteristics & _IS_LIBRARY:
+        raise UnreadableError("it is no dynamic library but a program")
+    machine = headers.FILE_HEADER.Machine
+    cpu = str(pefile.MACHINE_TYPE.get(machine, f"machine {machine:#x}"))
+    memory = _Memory(source, headers)
+    now = list(_imports(memory))
+    delayed = list(_delayed_imports(memory))
+    symbols: dict[str, list[str]] = {}
+    for library, names in now + delayed:
+        symbols.setdefault(library, []).extend(names)
+    return PeImage(
+        cpu=_CPUS.get(cpu, cpu),
+        os="windows",
+        libraries=tuple(symbols),
+        imported=tuple(name for names in symbols.values() for name in names),
+        exported=tuple(_exports(memory)),
+        device_code=read_device_code(source, dict(_sections(headers))),
+        symbols={library: tuple(names) for library, names in symbols.items()},
+        delayed=tuple(dict.fromkeys(library for library, _ in delayed)),
+    )
+
+
+def _sections(headers: Any) -> Iterator[tuple[str, tuple[int, int]]]:
+    for section in headers.sections:
+        name = section.Name.rstrip(b"\0").decode("latin-1")
+        yield name, (section.PointerToRawData, section.SizeOfRawData)
+
+
+class _Memory:
+    """The file by the addresses that it is loaded to, relative to where it is loaded."""
+
+    def __init__(self, source: Source, headers: Any) -> None:
+        self._source = source
+        self._headers = headers
+        self._budget = Budget()
+        is_64_bit = headers.PE_TYPE == pefile.OPTIONAL_HEADER_MAGIC_PE_PLUS
+        self._lookup = Struct("<Q" if is_64_bit else "<I")
+        self._by_number = 1 << (63 if is_64_bit else 31)
+
+    def directory(self, number: int) -> int:
+        """The address of a directory; 0 when the file has none."""
+        directories = self._headers.OPTIONAL_HEADER.DATA_DIRECTORY
+        return int(directories[number].VirtualAddress) if number < len(directories) else 0
+
+    def offset(self, address: int, what: str) -> int:
+        try:
+            return int(self._headers.get_offset_from_rva(address))
+        except pefile.PEFormatError:
+            raise UnreadableError(f"{what} lies at {address:#x}, outside of the file") from None
+
+    def read(self, address: int, size: int, what: str) -> bytes:
+        return self._source.read(self.offset(address, what), size, what)
+
+    def unpack(self, layout: Struct, address: int, what: str) -> Any:
+        return layout.unpack(self.read(address, layout.size, what))
+
+    def name(self, address: int, what: str) -> str:
+        start = self.offset(address, what)
+        content = self._source.read(start, min(MAX_NAME, self._source.size - start), what)
+        end = content.find(b"\0")
+        if end < 0:
+            raise UnreadableError(f"{what} has no end")
+        self._budget.spend(end)
+        return decoded(content[:end])
+
+    def symbols(self, address: int) -> Iterator[str]:
+        """The names in a table of imported symbols; those that are imported by number are none."""
+        what = "a table of imported symbols"
+        while (entry := self.unpack(self._lookup, address, what)[0]) != 0:
+            if entry & self._by_number:
+                self._budget.spend(0)
+            else:
+                yield self.name(entry + 2, "the name of an imported symbol")
+            address += self._lookup.size
+
+
+_Imports = Iterator[tuple[str, list[str]]]
+
+
+def _imports(memory: _Memory) -> _Imports:
+    """The libraries that are loaded together with this one, and what is taken from each."""
+    for lookups, name, addresses in _descriptors(memory, _IMPORTS, _IMPORT, "an import"):
+        if not name:
+            return
+        library = memory.name(name, "the name of a library")
+        yield library, list(memory.symbols(lookups or addresses))
+
+
+def _delayed_imports(memory: _Memory) -> _Imports:
+    """The libraries that are loaded when they are first used."""
+    what = "a delayed import"
+    for attributes, name, lookups in _descriptors(memory, _DELAYED_IMPORTS, _DELAYED_IMPORT, what):
+        if not name:
+            return
+        if not attributes & 1:
+            raise UnreadableError(f"{what} has addresses in the form of old 32-bit libraries")
+        library = memory.name(name, "the name of a library")
+        yield library, list(memory.symbols(lookups))
+
+
+def _descriptors(memory: _Memory, number: int, layout: Struct, what: str) -> Iterator[Any]:
+    """The entries of a directory; the caller knows the last one."""
+    address = memory.directory(number)
+    if address:
+        for count in range(MAX_LIBRARIES):
+            yield memory.unpack(layout, address + count * layout.size, what)
+        raise UnreadableError(f"it has more than {MAX_LIBRARIES} libraries")
+
+
+def _exports(memory: _Memory) -> Iterator[str]:
+    address = memory.directory(_EXPORTS)
+    if not address:
+        return
+    count, table = memory.unpack(_EXPORT_DIRECTORY, address, "the directory of exports")
+    addresses = memory.read(table, 4 * count, "the table of exported names") if count else b""
+    for (name,) in _ADDRESS.iter_unpack(addresses):
+        yield memory.name(name, "the name of an exported symbol")
