@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from kernels_core.check.native.data import table
 from kernels_core.check.native.facts import Image, NativeModule
 from kernels_core.check.native.source import UnreadableError
 from kernels_core.check.subject import Build
@@ -28,6 +29,9 @@ _MAGIC = {
 # What a loader takes for native code, whatever is in it.
 _SUFFIXES = (".so", ".dylib", ".pyd", ".dll")
 
+# ET_DYN of ELF.
+_DYNAMIC = 3
+
 # Classes of Java begin like Mach-O, with their version where Mach-O counts its architectures.
 _MAGIC_OF_JAVA = b"\xca\xfe\xba\xbe"
 _OLDEST_JAVA = 45
@@ -40,13 +44,13 @@ def is_native(file: Path) -> bool:
         file: a regular file.
 
     Example:
-        >>> import sys, tempfile
+        >>> import tempfile
         >>> note = Path(tempfile.mkdtemp(), "note.txt")
-        >>> _ = note.write_text("Not a library.")
-        >>> is_native(note), is_native(Path(sys.executable))
+        >>> _ = note.write_text("No library.")
+        >>> is_native(note), is_native(note.rename(note.with_suffix(".so")))
         (False, True)
     """
-    return file.name.lower().endswith(_SUFFIXES) or _format(file) is not None
+    return _named_like_library(file) or _format(file) is not None
 
 
 def read_native(path: str, file: Path, build: Build | None) -> Iterator[NativeModule]:
@@ -70,12 +74,13 @@ def read_native(path: str, file: Path, build: Build | None) -> Iterator[NativeMo
     except UnreadableError as error:
         yield NativeModule(path, file, build, None, str(error))
         return
+    cpus = tuple(image.cpu for image in images)
     for image in images:
-        yield NativeModule(path, file, build, image)
+        yield NativeModule(path, file, build, image, cpus=cpus)
 
 
 def _format(file: Path) -> str | None:
-    """The module that reads the file; None when it is no native code, or cannot be read."""
+    """The module that reads the file; None when it is no library, or cannot be read."""
     try:
         with file.open("rb") as stream:
             start = stream.read(64)
@@ -85,9 +90,22 @@ def _format(file: Path) -> str | None:
     except OSError:
         return None
     name = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
+    if name == "elf" and not _named_like_library(file) and not _is_elf_library(start):
+        return None
     if start.startswith(_MAGIC_OF_JAVA) and int.from_bytes(start[4:8], "big") >= _OLDEST_JAVA:
         return None
     return name
+
+
+def _named_like_library(file: Path) -> bool:
+    return file.name.lower().endswith(_SUFFIXES)
+
+
+def _is_elf_library(start: bytes) -> bool:
+    """Whether it is no program, object file or code of an accelerator, which are data for us."""
+    order: Literal["little", "big"] = "big" if start[5:6] == b"\2" else "little"
+    kind, machine = int.from_bytes(start[16:18], order), int.from_bytes(start[18:20], order)
+    return kind == _DYNAMIC and str(machine) not in table("device_code")["machines"]
 
 
 def _reader(name: str, file: Path) -> Any:

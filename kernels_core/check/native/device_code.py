@@ -1,0 +1,120 @@
+"""Code for accelerators in libraries: which architectures it is for, by the headers before it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from struct import Struct, error
+
+from kernels_core.check.native.data import table
+from kernels_core.check.native.source import Source, UnreadableError
+
+# torch's largest library has some ten thousand; beyond that, nothing is said of the code.
+MAX_PARTS = 100_000
+
+_PIECE = 2**20
+
+# Container: magic, version, size of this header, size of what follows.
+_FATBIN = Struct("<IHHQ")
+# Part: kind, version, size of this header, size of the code, architecture, flags.
+_FATBIN_PART = Struct("<HHIQ12xI8xQ16x")
+_ASSEMBLY, _MACHINE_CODE = 1, 2
+_FLAGS = {1 << 20: "a", 1 << 21: "f"}  # code for one architecture, or one family of them, only
+
+# Container: magic, number of parts. Part: offset in the container, size, length of the id after it.
+_BUNDLE = Struct("<24sQ")
+_BUNDLE_PART = Struct("<QQQ")
+_MAX_ID = 256
+
+
+class _UnknownCodeError(Exception):
+    """The code stands in a form that is not known here, so that nothing can be said of it."""
+
+
+def read_device_code(
+    source: Source, sections: Mapping[str, tuple[int, int]] | None
+) -> tuple[str, ...]:
+    """The architectures of accelerators that a library has code for.
+
+    Args:
+        source: the library.
+        sections: offset and size of its sections; None when it has no headers of sections, so
+            that the code is searched for.
+
+    Returns:
+        The architectures, as `backend.archs` in the metadata spells them, sorted; none when the
+        library has no such code, or code in a form that is not known here.
+    """
+    found: set[str] = set()
+    try:
+        for name, container in table("device_code")["containers"].items():
+            places = [(0, source.size)]
+            if sections is not None:
+                places = [sections[each] for each in container["sections"] if each in sections]
+            for offset, size in places:
+                end = min(offset + size, source.size)
+                found.update(_READERS[name](source, offset, end, container))
+    except (_UnknownCodeError, UnreadableError, error):
+        return ()
+    return tuple(sorted(found))
+
+
+def _fatbins(source: Source, start: int, end: int, container: Mapping[str, str]) -> Iterator[str]:
+    magic, count = bytes.fromhex(container["magic"]), 0
+    while (position := _find(source, magic, start, end)) is not None:
+        _, version, header, size = _FATBIN.unpack(_head(source, position, _FATBIN))
+        if (version, header) != (1, _FATBIN.size) or position % 8:
+            start = position + len(magic)  # What reads the code holds the number, too.
+            continue
+        start, stop = position + header, position + header + size
+        if stop > end:
+            raise _UnknownCodeError
+        while start < stop:
+            kind, _, header, size, arch, flags = _FATBIN_PART.unpack(
+                _head(source, start, _FATBIN_PART)
+            )
+            count += 1
+            if header < _FATBIN_PART.size or count > MAX_PARTS:
+                raise _UnknownCodeError
+            if kind in (_ASSEMBLY, _MACHINE_CODE):
+                level = "".join(letter for bit, letter in _FLAGS.items() if flags & bit)
+                yield f"{arch // 10}.{arch % 10}{level}{'+PTX' if kind == _ASSEMBLY else ''}"
+            start += header + size
+        start = stop
+
+
+def _bundles(source: Source, start: int, end: int, container: Mapping[str, str]) -> Iterator[str]:
+    magic, count = bytes.fromhex(container["magic"]), 0
+    if _find(source, bytes.fromhex(container["compressed"]), start, end) is not None:
+        raise _UnknownCodeError
+    while (position := _find(source, magic, start, end)) is not None:
+        _, parts = _BUNDLE.unpack(_head(source, position, _BUNDLE))
+        start = position + _BUNDLE.size
+        for _ in range(parts):
+            _, _, length = _BUNDLE_PART.unpack(_head(source, start, _BUNDLE_PART))
+            count += 1
+            if length > _MAX_ID or count > MAX_PARTS:
+                raise _UnknownCodeError
+            name = source.read(start + _BUNDLE_PART.size, length, "an id").decode(
+                "ascii", "replace"
+            )
+            if match := re.fullmatch(container["ids"], name):
+                yield match[1]
+            start += _BUNDLE_PART.size + length
+
+
+_READERS = {"fatbin": _fatbins, "bundle": _bundles}
+
+
+def _head(source: Source, position: int, layout: Struct) -> bytes:
+    return source.read(position, layout.size, "a header of code")
+
+
+def _find(source: Source, magic: bytes, start: int, end: int) -> int | None:
+    """Where the bytes come next."""
+    while start + len(magic) <= end:
+        piece = source.read(start, min(_PIECE, end - start), "code")
+        if (position := piece.find(magic)) >= 0:
+            return start + position
+        start += len(piece) - len(magic) + 1
+    return None
