@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import attrs
 from macholib import mach_o
 
-from kernels_core.check.native.facts import Image
+from kernels_core.check.native.facts import Image, MachOImage
 from kernels_core.check.native.macho_symbols import TABLES, read_symbols
 from kernels_core.check.native.names import decoded
 from kernels_core.check.native.source import Source, UnreadableError, opened
@@ -41,25 +40,6 @@ _OLDER_PLATFORMS = {
 # The first four bytes, read as a number in little-endian order.
 _MAGIC_32_BIT = {mach_o.MH_MAGIC, mach_o.MH_CIGAM}
 _STATIC_ARCHIVE = b"!<arch>\n"
-
-Version = tuple[int, int]
-
-
-@attrs.frozen(kw_only=True)
-class MachOImage(Image):
-    """What Mach-O says of a library beyond what every format says.
-
-    Attributes:
-        platforms: the oldest release that it is for, for each system: `{"macOS": (15, 0)}`.
-        run_paths: where the loader is to look for the libraries named `@rpath/...`.
-        install_name: how libraries that are linked against it will name it; "" when it has none.
-        signed: whether it has a code signature; what is in that is not looked at.
-    """
-
-    platforms: dict[str, Version]
-    run_paths: tuple[str, ...] = ()
-    install_name: str = ""
-    signed: bool = False
 
 
 def read(file: Path) -> tuple[Image, ...]:
@@ -170,7 +150,7 @@ class _Commands:
     def __init__(self) -> None:
         self.libraries: list[str] = []
         self.run_paths: list[str] = []
-        self.platforms: dict[str, Version] = {}
+        self.platforms: dict[str, tuple[int, int]] = {}
         self.install_name = ""
         self.signed = False
         self.tables: dict[int, Any] = {}

@@ -11,11 +11,10 @@ from pathlib import Path
 from struct import Struct
 from typing import Any
 
-import attrs
 import pefile
 
 from kernels_core.check.native.device_code import read_device_code
-from kernels_core.check.native.facts import Image
+from kernels_core.check.native.facts import Image, PeImage
 from kernels_core.check.native.names import Budget, decoded
 from kernels_core.check.native.source import Source, UnreadableError, opened
 
@@ -35,20 +34,6 @@ _EXPORT_DIRECTORY = Struct("<24xI4xI4x")  # number of names, address of their ad
 _IMPORT = Struct("<I8xII")  # table of lookups, name of the library, table of addresses
 _ADDRESS = Struct("<I")
 _DELAYED_IMPORT = Struct("<II8xI12x")  # attributes, name of the library, table of lookups
-
-
-@attrs.frozen(kw_only=True)
-class PeImage(Image):
-    """What PE says of a library beyond what every format says.
-
-    Attributes:
-        symbols: the symbols that it takes from each library, by the library's name; those that it
-            takes by number are left out.
-        delayed: those of the libraries that are loaded when they are first used.
-    """
-
-    symbols: dict[str, tuple[str, ...]] = attrs.field(repr=False)
-    delayed: tuple[str, ...] = ()
 
 
 def read(file: Path) -> tuple[Image, ...]:
