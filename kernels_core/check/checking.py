@@ -77,27 +77,33 @@ def check(
 def _check_repository(
     repository: Repository, rules: tuple[Rule, ...], *, run: bool, progress: Progress | None
 ) -> Report:
+    from kernels_core.check.native.facts import NativeBuild
     from kernels_core.check.native.reading import is_native, read_native
 
     findings = [
         Finding(rule, problem) for rule, problem in judged(rules, Scope.REPOSITORY, repository)
     ]
-    native_modules = python_files = 0
-    files = [(build, entry) for build in repository.builds for entry in build.files()]
+    native_modules = python_files = done = 0
+    count = sum(1 for build in repository.builds for _ in build.files())
     for build in repository.builds:
         findings += _judge(rules, Scope.BUILD, build, build)
-    for done, (build, entry) in enumerate(files):
-        if progress:
-            progress(entry.path, done, len(files))
-        file = build.directory / build.inner(entry)
-        if entry.name.endswith(".py"):
-            python_files += 1
-            python_file = read_python_file(entry.path, file, build)
-            findings += _judge(rules, Scope.PYTHON, python_file, build)
-        elif is_native(file):
-            native_modules += 1
-            for module in read_native(entry.path, file, build):
-                findings += _judge(rules, Scope.NATIVE, module, build)
+        device_code: set[str] = set()
+        for entry in build.files():
+            if progress:
+                progress(entry.path, done, count)
+            done += 1
+            file = build.directory / build.inner(entry)
+            if entry.name.endswith(".py"):
+                python_files += 1
+                python_file = read_python_file(entry.path, file, build)
+                findings += _judge(rules, Scope.PYTHON, python_file, build)
+            elif is_native(file):
+                native_modules += 1
+                for module in read_native(entry.path, file, build):
+                    findings += _judge(rules, Scope.NATIVE, module, build)
+                    device_code.update(module.image.device_code if module.image else ())
+        native = NativeBuild(build, tuple(sorted(device_code)))
+        findings += _judge(rules, Scope.NATIVE_BUILD, native, build)
     not_judged: tuple[str, ...] = ()
     if run:
         from kernels_core.check.run_facts import observe

@@ -59,6 +59,9 @@ class Scope(enum.Enum):
     NATIVE = "native module"
     """`native.facts.NativeModule`, for each file of native code."""
 
+    NATIVE_BUILD = "native code of a build"
+    """`native.facts.NativeBuild`, for each build, after its files."""
+
     PYTHON = "Python file"
     """`python_files.PythonFile`, for each file of Python source that can be parsed."""
 

@@ -130,3 +130,22 @@ class NativeModule:
     def is_first(self) -> bool:
         """Whether it is the first of its file, to say once what concerns the whole file."""
         return self.image is None or not self.cpus or self.image.cpu == self.cpus[0]
+
+
+@attrs.frozen
+class NativeBuild:
+    """The native code of a build, all files together.
+
+    Attributes:
+        build: the build.
+        device_code: the architectures of accelerators that its files bring code for.
+    """
+
+    build: Build
+    device_code: tuple[str, ...] = ()
+
+    @property
+    def claimed(self) -> tuple[str, ...]:
+        """The architectures that its metadata says it was compiled for."""
+        metadata = self.build.metadata
+        return metadata.backend.archs if metadata and metadata.backend else ()
