@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
+import datetime
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import attrs
+
 from kernels_core.check.python_files import read_python_file
 from kernels_core.check.report import Finding, Report
-from kernels_core.check.rules import Rule, Scope, chosen_rules, judged
+from kernels_core.check.rules import Problem, Rule, Scope, chosen_rules, judged
 from kernels_core.check.subject import Build, Repository, read_repository
 from kernels_core.errors import CheckError
 
@@ -48,7 +50,8 @@ def check(
     Raises:
         CheckError: it could not be checked: there is no such repository, it cannot be read, the Hub
             does not answer, or what checks need is not installed.
-        ValueError: no rule or family has a name that is selected or ignored.
+        ValueError: no rule or family has a name that is selected or ignored, or a revision is given
+            for what is no repository on the Hub.
 
     Example:
         >>> import tempfile
@@ -62,15 +65,17 @@ def check(
     rules = chosen_rules(select, ignore)
     patterns = tuple(variants)
     path = Path(subject).expanduser()
-    if path.is_file():
+    if path.exists() and revision is not None:
+        raise ValueError(f"{path} is on this machine, where repositories have no revisions")
+    if path.is_dir():
+        repository = read_repository(path, variants=patterns)
+        report = _check_repository(repository, rules, run=run, progress=progress)
+        return attrs.evolve(report, root=str(repository.root))
+    if path.exists():
         return _check_file(path, rules)
-    with contextlib.ExitStack() as stack:
-        if path.is_dir():
-            repository = read_repository(path, variants=patterns)
-        else:
-            from kernels_core.check.hub import fetched
+    from kernels_core.check.hub import fetched
 
-            repository = stack.enter_context(fetched(str(subject), revision, patterns, progress))
+    with fetched(str(subject), revision, patterns, progress) as repository:
         return _check_repository(repository, rules, run=run, progress=progress)
 
 
@@ -78,10 +83,12 @@ def _check_repository(
     repository: Repository, rules: tuple[Rule, ...], *, run: bool, progress: Progress | None
 ) -> Report:
     from kernels_core.check.native.facts import NativeBuild
+    from kernels_core.check.completeness import outdated
     from kernels_core.check.native.reading import is_native, read_native
 
     findings = [
-        Finding(rule, problem) for rule, problem in judged(rules, Scope.REPOSITORY, repository)
+        Finding(rule, problem, _variant_of(problem, repository))
+        for rule, problem in judged(rules, Scope.REPOSITORY, repository)
     ]
     native_modules = python_files = done = 0
     count = sum(1 for build in repository.builds for _ in build.files())
@@ -105,6 +112,8 @@ def _check_repository(
         native = NativeBuild(build, tuple(sorted(device_code)))
         findings += _judge(rules, Scope.NATIVE_BUILD, native, build)
     not_judged: tuple[str, ...] = ()
+    if any(rule.family == "completeness" for rule in rules):
+        not_judged = outdated(repository, datetime.date.today())
     if run:
         from kernels_core.check.run_facts import observe
 
@@ -112,7 +121,7 @@ def _check_repository(
         findings += [
             Finding(r, p, observation.variant) for r, p in judged(rules, Scope.RUN, observation)
         ]
-        not_judged = observation.not_judged
+        not_judged += observation.not_judged
     return Report(
         repository.subject,
         tuple(findings),
@@ -135,7 +144,7 @@ def _check_file(path: Path, rules: tuple[Rule, ...]) -> Report:
     findings: list[Finding] = []
     for module in read_native(path.name, path, None):
         findings += _judge(rules, Scope.NATIVE, module, None)
-    return Report(str(path), tuple(findings), native_modules=1)
+    return Report(str(path), tuple(findings), native_modules=1, root=str(path.absolute().parent))
 
 
 def _judge(
@@ -143,3 +152,10 @@ def _judge(
 ) -> Iterator[Finding]:
     variant = build.name if build else None
     return (Finding(rule, problem, variant) for rule, problem in judged(rules, scope, facts))
+
+
+def _variant_of(problem: Problem, repository: Repository) -> str | None:
+    """The build that a problem of the whole repository lies in, if it lies in one."""
+    _, _, inside = problem.path.partition("build/")
+    name = inside.partition("/")[0]
+    return name if name in repository.all_variants else None

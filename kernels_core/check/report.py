@@ -33,6 +33,7 @@ class Report:
         native_modules: how many files of native code were read.
         python_files: how many files of Python source were read.
         not_judged: what could not be judged though it was asked for, each with its reason.
+        root: the directory that paths in findings are relative to; None for what is on the Hub.
 
     Example:
         >>> from kernels_core.check import check
@@ -48,6 +49,7 @@ class Report:
     native_modules: int = 0
     python_files: int = 0
     not_judged: tuple[str, ...] = ()
+    root: str | None = None
 
     @property
     def clean(self) -> bool:

@@ -1,7 +1,8 @@
 """What is checked: the files and builds of a repository on disk.
 
 Everything here only looks: links are not followed, nothing is imported, and no file is read whole
-but `metadata.json`, which has a limit.
+but `metadata.json`, which has a limit. Only the Hub client's cache is made of links: there, a link
+to the content that the cache holds for it is the file that it stands for.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import attrs
 
 from kernels_core.errors import CheckError, MetadataError, VariantNameError
 from kernels_core.hookspecs import BackendTag
+from kernels_core.repository.hub import REPOSITORY_TYPES
+from kernels_core.repository.integrity import FileProblem, file_problems
 from kernels_core.repository.metadata import Metadata, read_metadata
 from kernels_core.variants.names import Variant, parse
 
@@ -112,6 +115,12 @@ class Build:
         found = (self.inner(entry).rpartition("/") for entry in self.files())
         return tuple(top for top, _, name in found if name == "__init__.py" and "/" not in top)
 
+    def digest_problems(self) -> tuple[FileProblem, ...]:
+        """Files that are not as the digest in the metadata says. Reads and hashes every file."""
+        if self.metadata is None or self.metadata.digest is None:
+            return ()
+        return file_problems(self.directory, None, self.metadata)
+
 
 @attrs.frozen
 class Repository:
@@ -126,6 +135,7 @@ class Repository:
         all_variants: the names of all directories under `build/`, of builds that were not asked
             for, too.
         hub: where it comes from, if it comes from the Hub.
+        unwritable: paths of files on the Hub that cannot be written here, each with the reason.
     """
 
     root: Path
@@ -135,6 +145,7 @@ class Repository:
     builds: tuple[Build, ...]
     all_variants: tuple[str, ...]
     hub: HubFacts | None = None
+    unwritable: tuple[tuple[str, str], ...] = ()
 
 
 def read_repository(
@@ -143,6 +154,7 @@ def read_repository(
     variants: tuple[str, ...] = (),
     subject: str | None = None,
     hub: HubFacts | None = None,
+    unwritable: tuple[tuple[str, str], ...] = (),
 ) -> Repository:
     """Look at what a repository holds.
 
@@ -151,6 +163,7 @@ def read_repository(
         variants: shell patterns of the variants to look at; empty for all.
         subject: what to call the repository; the path by default.
         hub: where it comes from.
+        unwritable: files that it has there and not here, each with the reason.
 
     Raises:
         CheckError: there is no kernel repository at the path, no variant of these names in it, or
@@ -158,7 +171,9 @@ def read_repository(
     """
     from fnmatch import fnmatchcase
 
-    root, only = _locate(path.absolute())
+    root, only = _locate(Path(os.path.abspath(path)))
+    hub = hub or _cached_from(root)
+    blobs = _blobs(root)
     try:
         top = list(_scan(root / "build", "build", deep=False))
         names = tuple(entry.name for entry in top if entry.kind is Kind.DIRECTORY)
@@ -177,11 +192,13 @@ def read_repository(
         outside = [entry for entry in top if entry.kind is not Kind.DIRECTORY]
         # Sources, tests and the like: what is beside `build` is no part of what is loaded.
         outside += [e for e in _scan(root, "", deep=False) if e.path != "build"]
-        builds = tuple(_read_build(root, name, hub) for name in chosen)
+        builds = tuple(_read_build(root, name, hub, blobs) for name in chosen)
     except OSError as error:
         raise CheckError(f"{path} cannot be read: {error}", path=path) from error
     name = hub.repo_id.rpartition("/")[2] if hub else root.name
-    return Repository(root, subject or str(path), name, tuple(outside), builds, names, hub)
+    return Repository(
+        root, subject or str(path), name, tuple(outside), builds, names, hub, unwritable
+    )
 
 
 def _locate(path: Path) -> tuple[Path, str | None]:
@@ -199,9 +216,23 @@ def _locate(path: Path) -> tuple[Path, str | None]:
     )
 
 
-def _read_build(root: Path, name: str, hub: HubFacts | None) -> Build:
+def _blobs(root: Path) -> Path | None:
+    """Where the Hub client's cache has the contents of files, if a repository lies in it."""
+    blobs = root.parent.parent / "blobs"
+    return blobs if root.parent.name == "snapshots" and blobs.is_dir() else None
+
+
+def _cached_from(root: Path) -> HubFacts | None:
+    kind, *repo_id = root.parent.parent.name.split("--")
+    if _blobs(root) is None or kind[:-1] not in REPOSITORY_TYPES or len(repo_id) != 2:
+        return None
+    return HubFacts("/".join(repo_id), root.name, root.name, kind[:-1])
+
+
+def _read_build(root: Path, name: str, hub: HubFacts | None, blobs: Path | None) -> Build:
     path = f"build/{name}"
-    entries = tuple(sorted(_scan(root / path, path, deep=True), key=lambda entry: entry.path))
+    found = _scan(root / path, path, deep=True, blobs=blobs)
+    entries = tuple(sorted(found, key=lambda entry: entry.path))
     variant, invalid_name = None, ""
     try:
         variant = parse(name, _no_plugin)
@@ -223,7 +254,9 @@ def _no_plugin(_: str) -> BackendTag | None:
     return None
 
 
-def _scan(directory: Path, prefix: str, *, deep: bool) -> Iterator[Entry]:
+def _scan(
+    directory: Path, prefix: str, *, deep: bool, blobs: Path | None = None
+) -> Iterator[Entry]:
     waiting = [(directory, prefix)]
     count = 0
     while waiting:
@@ -237,16 +270,19 @@ def _scan(directory: Path, prefix: str, *, deep: bool) -> Iterator[Entry]:
                     f"{directory} holds more than {_MAX_ENTRIES} files.", path=directory
                 )
             path = f"{prefix}/{each.name}" if prefix else each.name
-            entry = _entry(each, path)
+            entry = _entry(each, path, blobs)
             yield entry
             if deep and entry.kind is Kind.DIRECTORY:
                 waiting.append((directory / each.name, path))
 
 
-def _entry(found: os.DirEntry[str], path: str) -> Entry:
+def _entry(found: os.DirEntry[str], path: str, blobs: Path | None) -> Entry:
     mode = found.stat(follow_symlinks=False)
     if stat.S_ISLNK(mode.st_mode):
-        return Entry(path, Kind.LINK, target=os.readlink(found.path))
+        target = os.readlink(found.path)
+        blob = Path(os.path.normpath(os.path.join(os.path.dirname(found.path), target)))
+        if blob.parent != blobs or not stat.S_ISREG((mode := os.lstat(blob)).st_mode):
+            return Entry(path, Kind.LINK, target=target)
     if stat.S_ISDIR(mode.st_mode):
         return Entry(path, Kind.DIRECTORY)
     if stat.S_ISREG(mode.st_mode):

@@ -1,0 +1,80 @@
+"""What the names of builds say of backends, from a table, so that no plugin need be installed.
+
+Of backends that are not in the table nothing is known, and nothing is said against them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from kernels_core.check.tables import table
+from kernels_core.hookspecs import BackendTag
+from kernels_core.variants.names import UNIVERSAL, NativeVariant, Variant
+
+
+def backend_of(variant: Variant) -> str | None:
+    """The backend that a build is for; None when that is no particular one, or not known.
+
+    Example:
+        >>> from kernels_core.variants.names import parse
+        >>> backend_of(parse("torch213-cxx11-cpu-x86_64-linux", lambda tag: None))
+        'cpu'
+        >>> backend_of(parse("torch-universal", lambda tag: None)) is None
+        True
+    """
+    return next((str(known["name"]) for known in _known() if _is_of(variant, known)), None)
+
+
+def names_of(backend: str) -> tuple[str, ...]:
+    """What a backend may be called in metadata.
+
+    Example:
+        >>> names_of("cpu")
+        ('cpu',)
+    """
+    known = next(each for each in _known() if each["name"] == backend)
+    return tuple(known.get("types", [backend]))
+
+
+def misspelt(variant: Variant) -> str:
+    """How the backend in a name should be spelt; "" when it is right, or nobody's that is known.
+
+    Example:
+        >>> from kernels_core.variants.names import parse
+        >>> misspelt(parse("torch-cpu2", lambda tag: None))
+        "'cpu'"
+        >>> misspelt(parse("torch-acme", lambda tag: None))
+        ''
+    """
+    text = backend_text(variant)
+    if text == UNIVERSAL or backend_of(variant):
+        return ""
+    for name, pattern in table("backends")["looks_like"].items():
+        if re.fullmatch(pattern, text.lower()):
+            known = next(each for each in _known() if each["name"] == name)
+            native = isinstance(variant, NativeVariant)
+            return str(known["spelt"]) if native else repr(known["noarch"])
+    return ""
+
+
+def backend_text(variant: Variant) -> str:
+    """The part of a name that says for which backend a build is."""
+    return str(variant.tag) if isinstance(variant, NativeVariant) else variant.backend
+
+
+def _known() -> list[dict[str, Any]]:
+    backends: list[dict[str, Any]] = table("backends")["backends"]
+    return backends
+
+
+def _is_of(variant: Variant, known: dict[str, Any]) -> bool:
+    text = backend_text(variant)
+    if not isinstance(variant, NativeVariant):
+        return bool(text == known["noarch"])
+    if "tag" in known:
+        return bool(text == known["tag"])
+    tag = BackendTag.parse(
+        text, backend=known["name"], prefix=known["prefix"], first_major=known["first_major"]
+    )
+    return tag is not None
