@@ -97,13 +97,10 @@ class PeImage(Image):
     """What PE says of a library beyond what every format says.
 
     Attributes:
-        symbols: the symbols that it takes from each library, by the library's name; those that it
-            takes by number are left out.
-        delayed: those of the libraries that are loaded when they are first used.
+        by_number: the libraries of which it takes symbols by their numbers, which are no names.
     """
 
-    symbols: dict[str, tuple[str, ...]] = attrs.field(repr=False)
-    delayed: tuple[str, ...] = ()
+    by_number: tuple[str, ...] = ()
 
 
 @attrs.frozen

@@ -32,12 +32,14 @@ def native_libraries(module: NativeModule) -> Iterator[Problem]:
         return
     variant = module.build.variant if module.build else None
     allowed, known = _allowed(image, variant)
-    foreign = table("libraries")[image.os]["foreign"]
+    section = table("libraries")[image.os]
     for library in dict.fromkeys(image.libraries):
         name = library.lower() if image.os == "windows" else library
         if is_libpython(name) or _PYTHON_DLL.fullmatch(name) or _matches(name, allowed):
             continue
-        if known or _matches(name, foreign):
+        if _matches(name, section.get("debug", ())):
+            continue  # A rule of its own says how to do without it.
+        if known or _matches(name, section["foreign"]):
             yield Problem(f"needs {library}, {_expected(module)}", module.path)
 
 

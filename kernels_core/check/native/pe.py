@@ -6,11 +6,12 @@ here: `pefile` leaves out what looks odd to it, reads at most 8,192 imports, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from struct import Struct
 from typing import Any
 
+import attrs
 import pefile
 
 from kernels_core.check.native.device_code import read_device_code
@@ -31,9 +32,9 @@ _IS_LIBRARY = 0x2000  # IMAGE_FILE_DLL
 
 _EXPORTS, _IMPORTS, _DELAYED_IMPORTS = 0, 1, 13
 _EXPORT_DIRECTORY = Struct("<24xI4xI4x")  # number of names, address of their addresses
-_IMPORT = Struct("<I8xII")  # table of lookups, name of the library, table of addresses
+_IMPORT_ENTRY = Struct("<I8xII")  # table of lookups, name of the library, table of addresses
 _ADDRESS = Struct("<I")
-_DELAYED_IMPORT = Struct("<II8xI12x")  # attributes, name of the library, table of lookups
+_DELAYED_ENTRY = Struct("<II8xI12x")  # attributes, name of the library, table of lookups
 
 
 def read(file: Path) -> tuple[Image, ...]:
@@ -62,27 +63,41 @@ def _read(source: Source, headers: Any) -> PeImage:
     machine = headers.FILE_HEADER.Machine
     cpu = str(pefile.MACHINE_TYPE.get(machine, f"machine {machine:#x}"))
     memory = _Memory(source, headers)
-    now = list(_imports(memory))
-    delayed = list(_delayed_imports(memory))
-    symbols: dict[str, list[str]] = {}
-    for library, names in now + delayed:
-        symbols.setdefault(library, []).extend(names)
+    imports = [*_imports(memory), *_delayed_imports(memory)]
     return PeImage(
         cpu=_CPUS.get(cpu, cpu),
         os="windows",
-        libraries=tuple(symbols),
-        imported=tuple(name for names in symbols.values() for name in names),
+        libraries=_distinct(each.library for each in imports),
+        imported=_distinct(name for each in imports for name in each.names),
         exported=tuple(_exports(memory)),
         device_code=read_device_code(source, dict(_sections(headers))),
-        symbols={library: tuple(names) for library, names in symbols.items()},
-        delayed=tuple(dict.fromkeys(library for library, _ in delayed)),
+        by_number=_distinct(each.library for each in imports if each.by_number),
     )
+
+
+def _distinct(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
 
 
 def _sections(headers: Any) -> Iterator[tuple[str, tuple[int, int]]]:
     for section in headers.sections:
         name = section.Name.rstrip(b"\0").decode("latin-1")
         yield name, (section.PointerToRawData, section.SizeOfRawData)
+
+
+@attrs.define
+class _Import:
+    """What is taken from one library.
+
+    Attributes:
+        library: its name.
+        names: the symbols that are taken by name.
+        by_number: whether others are taken by number.
+    """
+
+    library: str
+    names: list[str] = attrs.field(factory=list)
+    by_number: bool = False
 
 
 class _Memory:
@@ -122,39 +137,37 @@ class _Memory:
         self._budget.spend(end)
         return decoded(content[:end])
 
-    def symbols(self, address: int) -> Iterator[str]:
-        """The names in a table of imported symbols; those that are imported by number are none."""
+    def imports(self, library: int, lookups: int) -> _Import:
+        """What is taken from a library; the arguments are addresses of its name and of a table."""
+        imports = _Import(self.name(library, "the name of a library"))
         what = "a table of imported symbols"
-        while (entry := self.unpack(self._lookup, address, what)[0]) != 0:
+        while (entry := self.unpack(self._lookup, lookups, what)[0]) != 0:
+            lookups += self._lookup.size
             if entry & self._by_number:
                 self._budget.spend(0)
+                imports.by_number = True
             else:
-                yield self.name(entry + 2, "the name of an imported symbol")
-            address += self._lookup.size
+                imports.names.append(self.name(entry + 2, "the name of an imported symbol"))
+        return imports
 
 
-_Imports = Iterator[tuple[str, list[str]]]
-
-
-def _imports(memory: _Memory) -> _Imports:
-    """The libraries that are loaded together with this one, and what is taken from each."""
-    for lookups, name, addresses in _descriptors(memory, _IMPORTS, _IMPORT, "an import"):
+def _imports(memory: _Memory) -> Iterator[_Import]:
+    """What is taken from the libraries that are loaded together with this one."""
+    for lookups, name, addresses in _descriptors(memory, _IMPORTS, _IMPORT_ENTRY, "an import"):
         if not name:
             return
-        library = memory.name(name, "the name of a library")
-        yield library, list(memory.symbols(lookups or addresses))
+        yield memory.imports(name, lookups or addresses)
 
 
-def _delayed_imports(memory: _Memory) -> _Imports:
-    """The libraries that are loaded when they are first used."""
+def _delayed_imports(memory: _Memory) -> Iterator[_Import]:
+    """What is taken from the libraries that are loaded when they are first used."""
     what = "a delayed import"
-    for attributes, name, lookups in _descriptors(memory, _DELAYED_IMPORTS, _DELAYED_IMPORT, what):
+    for attributes, name, lookups in _descriptors(memory, _DELAYED_IMPORTS, _DELAYED_ENTRY, what):
         if not name:
             return
         if not attributes & 1:
             raise UnreadableError(f"{what} has addresses in the form of old 32-bit libraries")
-        library = memory.name(name, "the name of a library")
-        yield library, list(memory.symbols(lookups))
+        yield memory.imports(name, lookups)
 
 
 def _descriptors(memory: _Memory, number: int, layout: Struct, what: str) -> Iterator[Any]:

@@ -12,6 +12,7 @@ from kernels_core.check.native.facts import Image, NativeModule
 from kernels_core.check.native.source import UnreadableError
 from kernels_core.check.subject import Build
 from kernels_core.errors import CheckError
+from kernels_core.variants.names import NativeVariant
 
 # The first bytes of a file, and the module that reads it: `read(file: Path) -> tuple[Image, ...]`,
 # which raises `UnreadableError`. Several images are those of the architectures in one file.
@@ -29,8 +30,11 @@ _MAGIC = {
 # What a loader takes for native code, whatever is in it.
 _SUFFIXES = (".so", ".dylib", ".pyd", ".dll")
 
-# ET_DYN of ELF.
+# What says that a file is a library: ET_DYN of ELF, MH_DYLIB and MH_BUNDLE of Mach-O, a bit of PE.
 _DYNAMIC = 3
+_DYLIB, _BUNDLE = 6, 8
+_DLL = 0x2000
+_SEVERAL_ARCHITECTURES = b"\xca\xfe\xba"
 
 # Classes of Java begin like Mach-O, with their version where Mach-O counts its architectures.
 _MAGIC_OF_JAVA = b"\xca\xfe\xba\xbe"
@@ -70,7 +74,7 @@ def read_native(path: str, file: Path, build: Build | None) -> Iterator[NativeMo
         yield NativeModule(path, file, build, None, reason)
         return
     try:
-        images: tuple[Image, ...] = _reader(name, file).read(file)
+        images: tuple[Image, ...] = _loaded(_reader(name, file).read(file), build)
     except UnreadableError as error:
         yield NativeModule(path, file, build, None, str(error))
         return
@@ -86,11 +90,11 @@ def _format(file: Path) -> str | None:
             start = stream.read(64)
             if start.startswith(b"MZ") and len(start) == 64:
                 stream.seek(int.from_bytes(start[60:], "little"))
-                start = stream.read(8)
+                start = stream.read(24)
     except OSError:
         return None
     name = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
-    if name == "elf" and not _named_like_library(file) and not _is_elf_library(start):
+    if name and not _named_like_library(file) and not _IS_LIBRARY[name](start):
         return None
     if start.startswith(_MAGIC_OF_JAVA) and int.from_bytes(start[4:8], "big") >= _OLDEST_JAVA:
         return None
@@ -106,6 +110,28 @@ def _is_elf_library(start: bytes) -> bool:
     order: Literal["little", "big"] = "big" if start[5:6] == b"\2" else "little"
     kind, machine = int.from_bytes(start[16:18], order), int.from_bytes(start[18:20], order)
     return kind == _DYNAMIC and str(machine) not in table("device_code")["machines"]
+
+
+def _is_macho_library(start: bytes) -> bool:
+    """Likewise; what holds several architectures is one."""
+    order: Literal["little", "big"] = "big" if start[:1] == b"\xfe" else "little"
+    kind = int.from_bytes(start[12:16], order)
+    return start[:3] == _SEVERAL_ARCHITECTURES or kind in (_DYLIB, _BUNDLE)
+
+
+def _is_pe_library(start: bytes) -> bool:
+    return int.from_bytes(start[22:24], "little") & _DLL != 0
+
+
+_IS_LIBRARY = {"elf": _is_elf_library, "macho": _is_macho_library, "pe": _is_pe_library}
+
+
+def _loaded(images: tuple[Image, ...], build: Build | None) -> tuple[Image, ...]:
+    """The images that machines load which the variant is for; all where it is for others."""
+    variant = build.variant if build else None
+    if isinstance(variant, NativeVariant):
+        return tuple(each for each in images if each.cpu == variant.cpu) or images
+    return images
 
 
 def _reader(name: str, file: Path) -> Any:
