@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -82,35 +83,19 @@ def check(
 def _check_repository(
     repository: Repository, rules: tuple[Rule, ...], *, run: bool, progress: Progress | None
 ) -> Report:
-    from kernels_core.check.native.facts import NativeBuild
     from kernels_core.check.completeness import outdated
-    from kernels_core.check.native.reading import is_native, read_native
 
     findings = [
         Finding(rule, problem, _variant_of(problem, repository))
         for rule, problem in judged(rules, Scope.REPOSITORY, repository)
     ]
-    native_modules = python_files = done = 0
+    read: Counter[Scope] = Counter()
     count = sum(1 for build in repository.builds for _ in build.files())
+    done = 0
     for build in repository.builds:
         findings += _judge(rules, Scope.BUILD, build, build)
-        device_code: set[str] = set()
-        for entry in build.files():
-            if progress:
-                progress(entry.path, done, count)
-            done += 1
-            file = build.directory / build.inner(entry)
-            if entry.name.endswith(".py"):
-                python_files += 1
-                python_file = read_python_file(entry.path, file, build)
-                findings += _judge(rules, Scope.PYTHON, python_file, build)
-            elif is_native(file):
-                native_modules += 1
-                for module in read_native(entry.path, file, build):
-                    findings += _judge(rules, Scope.NATIVE, module, build)
-                    device_code.update(module.image.device_code if module.image else ())
-        native = NativeBuild(build, tuple(sorted(device_code)))
-        findings += _judge(rules, Scope.NATIVE_BUILD, native, build)
+        findings += _judge_files(build, rules, read, _from(progress, done, count))
+        done += sum(1 for _ in build.files())
     not_judged: tuple[str, ...] = ()
     if any(rule.family == "completeness" for rule in rules):
         not_judged = outdated(repository, datetime.date.today())
@@ -124,18 +109,63 @@ def _check_repository(
         not_judged += observation.not_judged
     return Report(
         repository.subject,
-        tuple(findings),
+        tuple(sorted(findings, key=_place)),
         tuple(build.name for build in repository.builds),
-        native_modules,
-        python_files,
+        read[Scope.NATIVE],
+        read[Scope.PYTHON],
         not_judged,
     )
+
+
+def _judge_files(
+    build: Build,
+    rules: tuple[Rule, ...],
+    read: Counter[Scope],
+    tell: Callable[[str, int], None],
+) -> Iterator[Finding]:
+    """Read the files of a build that some rule is about, each once, and judge them."""
+    from kernels_core.check.native.facts import NativeBuild
+    from kernels_core.check.native.reading import is_native, read_native
+
+    wanted = {rule.scope for rule in rules}
+    wants_native = not wanted.isdisjoint({Scope.NATIVE, Scope.NATIVE_BUILD})
+    device_code: set[str] = set()
+    for number, entry in enumerate(build.files()):
+        tell(entry.path, number)
+        file = build.directory / build.inner(entry)
+        if entry.name.endswith(".py"):
+            if Scope.PYTHON in wanted:
+                read[Scope.PYTHON] += 1
+                python_file = read_python_file(entry.path, file, build)
+                yield from _judge(rules, Scope.PYTHON, python_file, build)
+        elif wants_native and is_native(file):
+            read[Scope.NATIVE] += 1
+            for module in read_native(entry.path, file, build):
+                yield from _judge(rules, Scope.NATIVE, module, build)
+                device_code.update(module.image.device_code if module.image else ())
+    native = NativeBuild(build, tuple(sorted(device_code)))
+    yield from _judge(rules, Scope.NATIVE_BUILD, native, build)
+
+
+def _from(progress: Progress | None, done: int, count: int) -> Callable[[str, int], None]:
+    """Progress within a build, of which `done` files of `count` came before."""
+
+    def tell(path: str, number: int) -> None:
+        if progress:
+            progress(path, done + number, count)
+
+    return tell
+
+
+def _place(finding: Finding) -> tuple[str, str, int]:
+    return finding.variant or "", finding.problem.path, finding.problem.line or 0
 
 
 def _check_file(path: Path, rules: tuple[Rule, ...]) -> Report:
     from kernels_core.check.native.reading import is_native, read_native
 
-    if not is_native(path):
+    # Opening a named pipe would wait for somebody to write into it.
+    if not path.is_file() or not is_native(path):
         raise CheckError(
             f"{path} is no native code: expected a library in the format of Linux, macOS or "
             f"Windows, or a directory with a kernel repository.",
@@ -156,6 +186,6 @@ def _judge(
 
 def _variant_of(problem: Problem, repository: Repository) -> str | None:
     """The build that a problem of the whole repository lies in, if it lies in one."""
-    _, _, inside = problem.path.partition("build/")
+    folder, _, inside = problem.path.partition("/")
     name = inside.partition("/")[0]
-    return name if name in repository.all_variants else None
+    return name if folder == "build" and name in repository.all_variants else None
