@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import pytest
 
 MakeBuild = Callable[..., Path]
+
+# Functions of stub libraries are used without declaring them.
+_IMPLICIT = "-Wno-implicit-function-declaration"
 
 
 @pytest.fixture
@@ -49,3 +53,88 @@ def findings() -> Callable[..., list[tuple[str, str]]]:
         return [(each.rule.id, each.problem.path) for each in report.findings]
 
     return find
+
+
+@pytest.fixture
+def link(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Compile C into a library of Linux; flags that name libraries of the test go after it.
+
+    `compiler` is a command in place of gcc, such as that of zig for other processors. Without
+    `libc`, nothing is linked in that the flags do not name.
+    """
+
+    def make(
+        source: str,
+        *flags: str | Path,
+        name: str = "module.abi3.so",
+        libc: bool = False,
+        compiler: tuple[str, ...] = ("gcc",),
+    ) -> Path:
+        directory = tmp_path_factory.mktemp("link")
+        code = directory / "code.c"
+        code.write_text(source)
+        target = directory / name
+        command = [
+            *compiler,
+            "-shared",
+            "-fPIC",
+            "-O1",
+            "-w",
+            _IMPLICIT,
+            "-o",
+            str(target),
+            str(code),
+        ]
+        command += [*map(str, flags), *([] if libc else ["-nostdlib"])]
+        subprocess.run(command, check=True)
+        return target
+
+    return make
+
+
+@pytest.fixture
+def stub(link: Callable[..., Path]) -> Callable[..., Path]:
+    """Make a library of a given name that has given functions, each of a given version."""
+
+    def make(soname: str, functions: Mapping[str, str | None] | None = None) -> Path:
+        functions = functions or {}
+        versions = {version for version in functions.values() if version}
+        # The versions follow each other in no order, which is enough to be needed.
+        script = "\n".join(
+            f"{version} {{ {' '.join(f'{f};' for f, v in functions.items() if v == version)} }};"
+            for version in sorted(versions)
+        )
+        source = "\n".join(f"void {function}(void) {{}}" for function in functions)
+        flags: list[str | Path] = [f"-Wl,-soname,{soname}"]
+        if script:
+            file = link("", name="scratch.so").with_name("versions.map")
+            file.write_text(script)
+            flags.append(f"-Wl,--version-script,{file}")
+        return link(source, *flags, name=soname)
+
+    return make
+
+
+def _strip_sections(library: bytes) -> bytes:
+    """Cut the table of sections off, as nothing that loads libraries needs it."""
+    is_64_bit = library[4] == 2
+    offset, width = (0x28, 8) if is_64_bit else (0x20, 4)
+    end = int.from_bytes(library[offset : offset + width], "little")
+    changed = bytearray(library[:end])
+    changed[offset : offset + width] = bytes(width)
+    count = 0x3C if is_64_bit else 0x30
+    changed[count : count + 4] = bytes(4)  # e_shnum, e_shstrndx
+    return bytes(changed)
+
+
+@pytest.fixture(params=["as linked", "stripped", "without sections"])
+def form(request: pytest.FixtureRequest) -> Callable[[Path], bytes]:
+    """The content of a library as it was linked, stripped, and without a table of sections."""
+
+    def content(library: Path) -> bytes:
+        if request.param != "as linked":
+            subprocess.run(["strip", "--strip-all", str(library)], check=True)
+        data = library.read_bytes()
+        return _strip_sections(data) if request.param == "without sections" else data
+
+    return content
