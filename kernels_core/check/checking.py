@@ -50,9 +50,9 @@ def check(
 
     Raises:
         CheckError: it could not be checked: there is no such repository, it cannot be read, the Hub
-            does not answer, or what checks need is not installed.
-        ValueError: no rule or family has a name that is selected or ignored, or a revision is given
-            for what is no repository on the Hub.
+            does not answer, a revision is given of what is not on the Hub, or what checks need is
+            not installed.
+        ValueError: no rule or family has a name that is selected or ignored.
 
     Example:
         >>> import tempfile
@@ -67,7 +67,10 @@ def check(
     patterns = tuple(variants)
     path = Path(subject).expanduser()
     if path.exists() and revision is not None:
-        raise ValueError(f"{path} is on this machine, where repositories have no revisions")
+        raise CheckError(
+            f"{path} is on this machine, where repositories have no revision {revision!r}.",
+            path=path,
+        )
     if path.is_dir():
         repository = read_repository(path, variants=patterns)
         report = _check_repository(repository, rules, run=run, progress=progress)

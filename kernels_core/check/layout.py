@@ -65,7 +65,8 @@ def layout_backend(build: Build) -> Iterator[Problem]:
     Mend: rename the directory.
     """
     if build.variant is not None and (spelling := misspelt(build.variant)):
-        yield Problem(f"{backend_text(build.variant)!r} is written {spelling}", build.path)
+        text = backend_text(build.variant)
+        yield Problem(f"{text!r} is no backend, expected {spelling}", build.path)
 
 
 @rule(Scope.BUILD, Severity.WARNING)

@@ -10,5 +10,7 @@ new_backend.py   `new-backend`: writes a plugin project from the files in `templ
 lock.py          `lock`: the lock of a project, written or checked
 download.py      `download`: the locked kernels of a project, ahead of use
 bundle.py        `bundle` and `unbundle`: kernels for a machine that reaches no Hub
+check.py         `check`: judges a kernel repository; its report as text in check_text.py, for
+                 programs in check_formats.py
 tables.py        text in columns
 """

@@ -243,6 +243,68 @@ def unbundle(path: Path, directory: Path | None, digest: str | None, as_json: bo
     _show(report, command.unbundled_as_text(report), as_json)
 
 
+@main.command()
+@click.argument("subject", required=False)
+@click.option("--revision", help="Branch, tag or commit on the Hub; its newest version otherwise.")
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    metavar="PATTERN",
+    help="Check the builds with such names, such as 'torch213-*'; repeatable.",
+)
+@click.option("--run", is_flag=True, help="Also load the build for this machine, and try it.")
+@click.option("--select", multiple=True, metavar="RULE", help="Judge by these rules or families.")
+@click.option("--ignore", multiple=True, metavar="RULE", help="Leave out these rules or families.")
+@click.option(
+    "--format",
+    "output",
+    type=click.Choice(["text", "json", "sarif", "github"]),
+    default="text",
+    show_default=True,
+    help="How to print what is found.",
+)
+@click.option("--list-rules", is_flag=True, help="Print all rules, and check nothing.")
+def check(
+    subject: str | None,
+    revision: str | None,
+    variants: tuple[str, ...],
+    run: bool,
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
+    output: str,
+    list_rules: bool,
+) -> None:
+    """Check whether a kernel repository would load everywhere that it claims to.
+
+    SUBJECT is a directory with a kernel repository, one build of it, a single file of native code,
+    or org/name on the Hub. Without --run nothing of it is imported. RULE may be given more than
+    once, or as names with commas between them.
+
+    The exit status is 0 when nothing is found, 1 when something is, and 2 when it could not be
+    checked.
+    """
+    from kernels_core.cli import check as command
+
+    if list_rules:
+        click.echo(command.rules_as(output))
+        return
+    if subject is None:
+        raise click.UsageError("Name what to check: a directory, a file, or org/name.")
+    with _only_the_result_on_stdout():
+        report = command.checked(
+            subject,
+            revision=revision,
+            variants=variants,
+            run=run,
+            select=select,
+            ignore=ignore,
+        )
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    click.echo(command.rendered(report, output, colour=colour))
+    sys.exit(0 if report.clean else 1)
+
+
 def _show(report: object, text: str, as_json: bool) -> None:
     from kernels_core.cli.values import plain
 

@@ -1,0 +1,125 @@
+"""`kernels-core check`: whether a kernel repository would load everywhere that it claims to.
+
+What it finds as text for people is in check_text.py, in formats for programs in check_formats.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NoReturn
+
+import click
+
+from kernels_core.check.checking import check
+from kernels_core.check.report import Report
+from kernels_core.check.rules import Rule, all_rules, chosen_rules
+from kernels_core.cli.check_formats import as_github, as_json, as_sarif, rule_as_json
+from kernels_core.cli.check_text import as_text, printable
+from kernels_core.cli.tables import as_table
+from kernels_core.errors import CheckError
+
+# What a command line takes, one line of a terminal.
+_WIDTH = 78
+
+COULD_NOT_CHECK = 2
+
+
+def names(given: Iterable[str]) -> list[str]:
+    """Names that were given one by one or with commas between them.
+
+    Example:
+        >>> names(["layout,metadata-name", "run"])
+        ['layout', 'metadata-name', 'run']
+    """
+    return [name.strip() for text in given for name in text.split(",") if name.strip()]
+
+
+def checked(subject: str, *, select: Iterable[str], ignore: Iterable[str], **how: Any) -> Report:
+    """Check something. Whatever goes wrong ends the program with status 2.
+
+    Args:
+        subject: what to check.
+        select: rules and families to judge by, as they were given.
+        ignore: rules and families to leave out, as they were given.
+        how: more arguments of `check`.
+
+    Raises:
+        click.UsageError: there is no such rule.
+    """
+    select, ignore = names(select), names(ignore)
+    try:
+        chosen_rules(select, ignore)
+    except ValueError as error:
+        raise click.UsageError(f"{error}.") from None
+    try:
+        with progress_line() as progress:
+            return check(subject, select=select, ignore=ignore, progress=progress, **how)
+    except CheckError as error:
+        _end(f"Error: {printable(str(error))}")
+    except Exception:
+        # Status 1, which Python would end with, says that it was checked.
+        _end(f"{traceback.format_exc()}Error: {subject} could not be checked.")
+
+
+def _end(message: str) -> NoReturn:
+    click.echo(message, err=True)
+    sys.exit(COULD_NOT_CHECK)
+
+
+def rendered(report: Report, output: str, *, colour: bool = False) -> str:
+    """A report in one of the formats.
+
+    Args:
+        report: the report.
+        output: "text", "json", "sarif" or "github".
+        colour: whether text may be coloured.
+    """
+    if output == "json":
+        return json.dumps(as_json(report), indent=2)
+    if output == "sarif":
+        return json.dumps(as_sarif(report), indent=2)
+    if output == "github":
+        return as_github(report)
+    return as_text(report, colour=colour)
+
+
+def rules_as(output: str) -> str:
+    """All rules: as a table, or as JSON.
+
+    Args:
+        output: "json", or any other format for the table.
+    """
+    if output == "json":
+        return json.dumps({rule.id: rule_as_json(rule) for rule in all_rules()}, indent=2)
+    return as_table(["rule", "severity", "demand"], map(_row, all_rules()))
+
+
+def _row(rule: Rule) -> tuple[str, str, str]:
+    return rule.id, rule.severity.value, rule.demand
+
+
+@contextlib.contextmanager
+def progress_line() -> Iterator[Callable[[str, int, int], None] | None]:
+    """A line that says what is looked at now, on standard error where that is a terminal.
+
+    Returns:
+        What to tell of it; None where nobody would see it.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+
+    def show(what: str, done: int, count: int) -> None:
+        line = f"[{done}/{count}] {printable(what)}"
+        sys.stderr.write(f"\r\x1b[K{line[:_WIDTH]}")
+        sys.stderr.flush()
+
+    try:
+        yield show
+    finally:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
