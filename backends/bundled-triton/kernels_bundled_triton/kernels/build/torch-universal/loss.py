@@ -1,6 +1,7 @@
 """Softmax cross-entropy."""
 
-from typing import Tuple
+import typing
+from typing import Optional, Tuple
 
 import torch
 import triton
@@ -57,7 +58,8 @@ def _forward_kernel(
     result = tl.where(known, result, float("nan"))
     result = tl.where(label == ignore_index, 0.0, result)
     tl.store(loss + row, result.to(dtype))
-    tl.store(normalizer + row, log_sum.to(dtype))
+    if normalizer is not None:
+        tl.store(normalizer + row, log_sum.to(dtype))
 
 
 @triton.jit(do_not_specialize=["ignore_index", "smoothing"])
@@ -112,19 +114,30 @@ def _shape(rows: int, classes: int) -> "tuple[int, int]":
     return block, min(max(block // 512, 4), 32)
 
 
-def _cross_entropy(
-    x: torch.Tensor, target: torch.Tensor, ignore_index: int, smoothing: float
-) -> Tuple[torch.Tensor, torch.Tensor]:
-    x, target = x.contiguous(), target.contiguous()
+def _losses(
+    x: torch.Tensor,
+    target: torch.Tensor,
+    normalizer: Optional[torch.Tensor],
+    ignore_index: int,
+    smoothing: float,
+) -> torch.Tensor:
+    # Of each row; what its gradient needs goes to `normalizer`.
     rows, classes = x.shape
     loss = x.new_empty(rows, dtype=torch.promote_types(x.dtype, torch.float32))
-    normalizer = torch.empty_like(loss)
     if rows:
         block, warps = _shape(rows, classes)
         tensors = (x, target, loss, normalizer)
         constants = (classes, block, smoothing != 0)
         launch(_forward_kernel, rows, tensors, (ignore_index, smoothing), constants, warps)
-    return loss, normalizer
+    return loss
+
+
+def _cross_entropy(
+    x: torch.Tensor, target: torch.Tensor, ignore_index: int, smoothing: float
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    x, target = x.contiguous(), target.contiguous()
+    normalizer = x.new_empty(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
+    return _losses(x, target, normalizer, ignore_index, smoothing), normalizer
 
 
 def _cross_entropy_backward(
@@ -162,18 +175,20 @@ def _differentiate(ctx, dloss, _):
 _CROSS_ENTROPY = Operator(_cross_entropy, _keep, _differentiate)
 
 
-def _reduced(
-    loss: torch.Tensor, target: torch.Tensor, ignore_index: int, mean: bool, dtype: torch.dtype
-) -> torch.Tensor:
-    target = target.contiguous()
-    result = loss.new_empty((), dtype=dtype)
+def _reduced_cross_entropy(
+    x: torch.Tensor, target: torch.Tensor, ignore_index: int, smoothing: float, mean: bool
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    # Also the losses of the rows: what is given back can be made again.
+    x, target = x.contiguous(), target.contiguous()
+    loss = _losses(x, target, None, ignore_index, smoothing)
+    result = x.new_empty(())
     rows = loss.shape[0]
     block = min(next_power_of_2(rows), 1024)
     launch(_reduce_kernel, 1, (loss, target, result), (rows, ignore_index), (mean, block), 4)
-    return result
+    return result, loss
 
 
-_REDUCED = Operator(_reduced)
+_REDUCED_CROSS_ENTROPY = Operator(_reduced_cross_entropy)
 
 
 def cross_entropy(
@@ -200,15 +215,20 @@ def cross_entropy(
     Returns:
         The loss, a scalar, or (rows,) with "none", in the dtype of `x`.
     """
+    mean = reduction == "mean"
+    to_torch = weight is not None or torch.is_autocast_enabled(x.device.type)
+    if reduction in ("mean", "sum") and not to_torch:
+        again = _REDUCED_CROSS_ENTROPY.again(x, target, ignore_index, label_smoothing, mean)
+        if again is not None:
+            return typing.cast(torch.Tensor, again[0])
     if (
-        weight is not None
+        to_torch
         or x.dim() != 2
         or target.dim() != 1
         or target.dtype != torch.int64
         or x.shape[0] != target.shape[0]
         or x.shape[1] == 0
         or reduction not in ("mean", "sum", "none")
-        or torch.is_autocast_enabled(x.device.type)
     ):
         return functional.cross_entropy(
             x,
@@ -218,12 +238,12 @@ def cross_entropy(
             reduction=reduction,
             label_smoothing=label_smoothing,
         )
+    records = torch.is_grad_enabled() and x.requires_grad
+    if reduction != "none" and 0 < x.shape[0] <= _REDUCED_ROWS and not records:
+        run = _REDUCED_CROSS_ENTROPY.run
+        return typing.cast(torch.Tensor, run(x, target, ignore_index, label_smoothing, mean)[0])
     loss: torch.Tensor = _CROSS_ENTROPY(x, target, ignore_index, label_smoothing)[0]
     if reduction == "none":
         return loss.to(x.dtype)
-    mean = reduction == "mean"
-    if 0 < x.shape[0] <= _REDUCED_ROWS and not loss.requires_grad:
-        reduced: torch.Tensor = _REDUCED(loss, target, ignore_index, mean, x.dtype)
-        return reduced
     total = loss.sum()
     return (total / (target != ignore_index).sum() if mean else total).to(x.dtype)

@@ -282,9 +282,12 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     Raises:
         ValueError: the weight has another size.
     """
+    again: Optional[torch.Tensor] = _RMS_NORM.again(x, weight, eps)
+    if again is not None:
+        return again
     if _size(x, weight) > _MAX_SIZE:
         return functional.rms_norm(x, weight.shape, weight.to(x.dtype), eps)
-    result: torch.Tensor = _RMS_NORM(x, weight, eps)
+    result: torch.Tensor = _RMS_NORM.run(x, weight, eps)
     return result
 
 
@@ -305,6 +308,11 @@ def add_rms_norm(
     Raises:
         ValueError: the weight has another size, or `x` and `residual` differ in shape or dtype.
     """
+    again: Optional[Tuple[torch.Tensor, torch.Tensor]] = _ADD_RMS_NORM.again(
+        x, residual, weight, eps
+    )
+    if again is not None:
+        return again
     size = _size(x, weight)
     if residual.shape != x.shape or residual.dtype != x.dtype:
         raise ValueError(
@@ -314,7 +322,7 @@ def add_rms_norm(
     if size > _MAX_SIZE:
         total = x + residual
         return rms_norm(total, weight, eps), total
-    y, total = _ADD_RMS_NORM(x, residual, weight, eps)
+    y, total = _ADD_RMS_NORM.run(x, residual, weight, eps)
     return y, total
 
 
@@ -340,12 +348,15 @@ def layer_norm(
     Raises:
         ValueError: the weight or the bias has another size.
     """
+    again: Optional[torch.Tensor] = _LAYER_NORM.again(x, weight, bias, eps)
+    if again is not None:
+        return again
     for tensor in (weight, bias):
         if tensor is not None:
             _size(x, tensor)
     if x.shape[-1] > _MAX_SIZE or (weight is None and bias is not None):
         return functional.layer_norm(x, x.shape[-1:], weight, bias, eps)
-    result: torch.Tensor = _LAYER_NORM(x, weight, bias, eps)
+    result: torch.Tensor = _LAYER_NORM.run(x, weight, bias, eps)
     return result
 
 

@@ -1,6 +1,6 @@
 """Rotary position embedding of queries and keys, the first half of a head against the second."""
 
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 import triton
@@ -243,6 +243,11 @@ def apply_rotary_pos_emb(
     Raises:
         ValueError: the last dimensions differ.
     """
+    again: Optional[Tuple[torch.Tensor, torch.Tensor]] = _ROTARY.again(
+        q, k, cos, sin, unsqueeze_dim, False
+    )
+    if again is not None:
+        return again
     q_shape, k_shape, cos_shape, sin_shape = q.shape, k.shape, cos.shape, sin.shape
     if not q_shape[-1] == k_shape[-1] == cos_shape[-1] == sin_shape[-1]:
         raise ValueError(
@@ -265,7 +270,7 @@ def apply_rotary_pos_emb(
     )
     if not served:
         return _composed(q, k, cos, sin, unsqueeze_dim)
-    rotated_q, rotated_k = _ROTARY(q, k, cos, sin, unsqueeze_dim, False)
+    rotated_q, rotated_k = _ROTARY.run(q, k, cos, sin, unsqueeze_dim, False)
     return rotated_q, rotated_k
 
 
