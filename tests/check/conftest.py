@@ -138,3 +138,22 @@ def form(request: pytest.FixtureRequest) -> Callable[[Path], bytes]:
         return _strip_sections(data) if request.param == "without sections" else data
 
     return content
+
+
+@pytest.fixture
+def rules(make_build: MakeBuild) -> Callable[..., list[tuple[str, str | None]]]:
+    """Put one file of native code into a build; the rules that it breaks, and for which symbols."""
+    from kernels_core.check import check
+
+    def find(
+        content: bytes,
+        variant: str = "torch213-cxx11-cpu-x86_64-linux",
+        name: str = "module.abi3.so",
+    ) -> list[tuple[str, str | None]]:
+        repository = make_build(variant, {"__init__.py": "", name: content})
+        report = check(repository, select=("native", "elf", "abi3", "torch", "device"))
+        assert report.native_modules == 1
+        assert {each.problem.path for each in report.findings} <= {f"build/{variant}/{name}"}
+        return [(each.rule.id, each.problem.symbol) for each in report.findings]
+
+    return find

@@ -28,22 +28,6 @@ Link = Callable[..., Path]
 MakeBuild = Callable[..., Path]
 
 
-@pytest.fixture
-def rules(make_build: MakeBuild) -> Callable[..., list[tuple[str, str]]]:
-    """The rules that a build with a file of native code breaks, and the symbol of each."""
-
-    def find(
-        content: bytes, variant: str = VARIANT, name: str = "module.abi3.so"
-    ) -> list[tuple[str, str | None]]:
-        repository = make_build(variant, {"__init__.py": "", name: content})
-        report = check(repository, select=FAMILIES)
-        assert report.native_modules == 1
-        assert {each.problem.path for each in report.findings} <= {f"build/{variant}/{name}"}
-        return [(each.rule.id, each.problem.symbol) for each in report.findings]
-
-    return find
-
-
 # A library that is as it should be.
 
 
