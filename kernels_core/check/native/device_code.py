@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from struct import Struct, error
 
-from kernels_core.check.native.data import table
 from kernels_core.check.native.source import Source, UnreadableError
+from kernels_core.check.tables import table
 
 # torch's largest library has some ten thousand; beyond that, nothing is said of the code.
 MAX_PARTS = 100_000

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kernels_core.check.native.data import table
 from kernels_core.check.native.facts import ElfImage, NativeModule
 from kernels_core.check.native.wording import some
 from kernels_core.check.rules import Problem, Scope, Severity, rule
+from kernels_core.check.tables import table
 
 # What the linker notes beside packed relocations, so that an old loader refuses them.
 _PACKED = "GLIBC_ABI_DT_RELR"

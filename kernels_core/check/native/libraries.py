@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
-from kernels_core.check.native.data import table
 from kernels_core.check.native.facts import Image, NativeModule
 from kernels_core.check.native.python_abi import is_libpython
 from kernels_core.check.rules import Problem, Scope, Severity, rule
+from kernels_core.check.tables import table
 from kernels_core.variants.names import NativeVariant, TvmFfi, Variant
 
 # Which of Python's libraries a module may need is a matter of the rules for Python's ABI.

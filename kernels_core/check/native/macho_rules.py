@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from kernels_core.check.native.data import table
 from kernels_core.check.native.facts import MachOImage, NativeModule
 from kernels_core.check.rules import Problem, Scope, Severity, rule
+from kernels_core.check.tables import table
 from kernels_core.variants.names import NativeVariant
 
 _MACOS = "macOS"

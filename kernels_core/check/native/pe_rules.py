@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from kernels_core.check.native.data import table
 from kernels_core.check.native.facts import NativeModule, PeImage
 from kernels_core.check.rules import Problem, Scope, Severity, rule
+from kernels_core.check.tables import table
 
 _STABLE_PYTHON = "python3.dll"
 _PYTHON = re.compile(r"python[0-9]+t?(?:_d)?\.dll")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from kernels_core.check.native.data import table
 from kernels_core.check.native.facts import NativeModule
 from kernels_core.check.native.wording import some
 from kernels_core.check.rules import Problem, Scope, Severity, rule
+from kernels_core.check.tables import table
 from kernels_core.variants.names import Framework, NativeVariant, Torch, TorchStableAbi
 
 _NAMESPACES = ("at", "c10", "caffe2", "torch")
