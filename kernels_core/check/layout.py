@@ -144,6 +144,8 @@ def layout_package_name(build: Build) -> Iterator[Problem]:
 
     Mend: rename the package, or put its `__init__.py` into the variant's directory.
     """
+    if build.name == _BYTECODE_FOLDER:
+        return
     for name in build.packages:
         path = f"{build.path}/{name}"
         if name and not name.isidentifier():
@@ -318,10 +320,10 @@ def _what_it_is(entry: Entry) -> str:
 def _where_they_differ(one: str, other: str) -> tuple[str, str]:
     """Of two paths that collide, the directories or files whose names do."""
     ones, others = one.split("/"), other.split("/")
-    while len(ones) == len(others) and ones[:-1] != others[:-1] and ones[-1] == others[-1]:
-        ones.pop()
-        others.pop()
-    return "/".join(ones), "/".join(others)
+    for count, names in enumerate(zip(ones, others, strict=False), start=1):
+        if names[0] != names[1]:
+            return "/".join(ones[:count]), "/".join(others[:count])
+    return one, other
 
 
 def _windows_refuses(name: str) -> str:

@@ -28,7 +28,13 @@ _FAMILIES = {
     "layout": "Layout and names",
     "completeness": "Completeness",
     "metadata": "Metadata and digest",
-    "native": "Native code",
+    "native": "Native code on every system",
+    "elf": "Native code for Linux",
+    "macho": "Native code for macOS",
+    "pe": "Native code for Windows",
+    "abi3": "Python's stable ABI",
+    "torch": "Torch's ABIs",
+    "device": "Device code",
     "python": "Python",
     "namespace": "Namespaces of operators",
     "layers": "Layers",
@@ -94,7 +100,7 @@ def _table(rules: tuple[Rule, ...]) -> str:
 def _section(rule: Rule) -> str:
     kind = "Error" if rule.severity is Severity.ERROR else "Warning"
     return (
-        f"### {rule.id}\n\n{kind}; judges each {rule.scope.value}.\n\n{rule.demand}\n\n"
+        f"### {rule.id}\n\n{kind}, per {rule.scope.value}.\n\n{rule.demand}\n\n"
         f"*Why:* {rule.why}\n\n*Mend:* {rule.mend}\n"
     )
 

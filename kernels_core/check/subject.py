@@ -281,8 +281,9 @@ def _entry(found: os.DirEntry[str], path: str, blobs: Path | None) -> Entry:
     if stat.S_ISLNK(mode.st_mode):
         target = os.readlink(found.path)
         blob = Path(os.path.normpath(os.path.join(os.path.dirname(found.path), target)))
-        if blob.parent != blobs or not stat.S_ISREG((mode := os.lstat(blob)).st_mode):
+        if blob.parent != blobs or blob.is_symlink() or not blob.is_file():
             return Entry(path, Kind.LINK, target=target)
+        mode = os.lstat(blob)
     if stat.S_ISDIR(mode.st_mode):
         return Entry(path, Kind.DIRECTORY)
     if stat.S_ISREG(mode.st_mode):
