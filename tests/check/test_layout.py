@@ -355,5 +355,5 @@ def test_one_build_is_checked_by_its_path_and_by_patterns(make_build: Make, foun
     assert found(repository / "build" / "torch-cpu") == [("layout-package", "build/torch-cpu")]
     assert found(repository, variants=["*-cuda"]) == [("layout-package", "build/torch-cuda")]
     assert len(found(repository / "build")) == 2
-    with pytest.raises(CheckError, match="No variant of .* is named like nothing"):
+    with pytest.raises(CheckError, match=r"No variant of .* is named like nothing"):
         check(repository, variants=["nothing"])
