@@ -20,11 +20,11 @@ from elftools.elf.enums import ENUM_D_TAG
 
 from kernels_core.check.native.device_code import read_device_code
 from kernels_core.check.native.facts import ElfImage, Image, VersionNeed
-from kernels_core.check.native.source import MAX_PIECE, Source, UnreadableError, opened
+from kernels_core.check.native.names import MAX_SYMBOLS, Budget, decoded
+from kernels_core.check.native.source import Source, UnreadableError, opened
 
-# torch's largest libraries have 10 segments, 30 dynamic tags, 80,000 symbols, 60 needed versions.
+# torch's largest libraries have 10 segments, 30 dynamic tags and 60 needed versions.
 MAX_SEGMENTS = 1_000
-MAX_SYMBOLS = 1_000_000
 MAX_TAGS = 10_000
 MAX_VERSIONS = 10_000
 
@@ -182,18 +182,14 @@ class _Strings:
     def __init__(self, content: bytes) -> None:
         self._content = content
         # Names may overlap in the table, so that a small one could say a lot.
-        self._left = MAX_PIECE
+        self._budget = Budget()
 
     def at(self, offset: int) -> str:
         end = self._content.find(b"\0", offset)
         if offset >= len(self._content) or end < 0:
             raise UnreadableError(f"a name lies outside of the table of names, at {offset}")
-        self._left -= end - offset
-        if self._left < 0:
-            raise UnreadableError(
-                f"the names are longer than {MAX_PIECE} bytes, which is the limit"
-            )
-        return self._content[offset:end].decode("utf-8", "backslashreplace")
+        self._budget.spend(end - offset)
+        return decoded(self._content[offset:end])
 
 
 def _dynamic_tags(memory: _Memory) -> dict[str, list[int]]:
