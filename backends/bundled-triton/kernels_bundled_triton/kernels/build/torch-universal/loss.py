@@ -12,7 +12,7 @@ from ._launch import launch, next_power_of_2
 from ._math import wide
 from ._operator import Operator
 
-_FEW_ROWS = 512
+_FEW_ROWS, _SOME_ROWS = 64, 512
 # Up to so many rows one program adds up their losses; beyond, torch's operators are faster.
 _REDUCED_ROWS = 8192
 
@@ -109,9 +109,10 @@ def _reduce_kernel(
 
 
 def _shape(rows: int, classes: int) -> "tuple[int, int]":
-    # Few rows leave multiprocessors idle, so each program gets as many threads as there are.
-    block = min(next_power_of_2(classes), 32768 if rows <= _FEW_ROWS else 2048)
-    return block, min(max(block // 512, 4), 32)
+    # The fewer rows, the fewer programs; so each gets more of its row at a time.
+    most = 32768 if rows <= _FEW_ROWS else 8192 if rows <= _SOME_ROWS else 4096
+    block = min(next_power_of_2(classes), most)
+    return block, min(max(block // 1024, 4), 16)
 
 
 def _losses(
