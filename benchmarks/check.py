@@ -1,0 +1,220 @@
+"""Benchmark of `check`: a repository with many builds, and libraries of hundreds of megabytes.
+
+Needs torch and gcc; no network. The peer, `kernel-abi-check`, which looks at native code only, is
+measured on the same files where it is installed. Each measurement has a process of its own, whose
+peak of resident memory is told. Prints a table and, as the last line, the same as JSON; with
+`--json` only JSON goes to standard output. Figures are information: whether a target was met does
+not change the exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tables import aligned, spread, verdict
+
+ROOT = Path(__file__).parents[1]
+ROUNDS = 3
+BUILDS = 100
+SYMBOLS = 5_000  # beside those of the native test kernel
+LARGE_SYMBOLS = 200_000
+LARGE_BYTES = 500 * 2**20
+TARGET_SECONDS = 30
+TARGET_MB = 300
+
+MEASURED = r"""
+import json, re, sys, time
+start = time.perf_counter()
+{code}
+seconds = time.perf_counter() - start
+# What getrusage says begins with the peak of the process that started this one.
+peak = int(re.search(r"VmHWM:\s*(\d+)", open("/proc/self/status").read())[1]) / 1024
+print(json.dumps({{"seconds": seconds, "mb": peak, "modules": modules}}))
+"""
+OURS = """
+from kernels_core.check import check
+modules = check(sys.argv[1], select={select!r}).native_modules
+"""
+PEER = """
+import os
+from kernel_abi_check import ObjectFile
+modules = 0
+inside = [os.path.join(at, name) for at, _, names in os.walk(sys.argv[1]) for name in names]
+for file in inside or [sys.argv[1]]:
+    if file.endswith(".so"):
+        library = ObjectFile(file)
+        library.check_python_abi("3.9")
+        library.check_manylinux("manylinux_2_28")
+        modules += 1
+"""
+
+
+def progress(text: str) -> None:
+    """Tell a person what is happening; standard output is for the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def write_library(target: Path, symbols: int, bytes_of_data: int = 0) -> None:
+    """Link a library that exports many symbols and imports half as many.
+
+    Args:
+        target: the file to make.
+        symbols: how many it exports.
+        bytes_of_data: how much it holds beside code.
+
+    Raises:
+        CalledProcessError: gcc failed; what it said is on standard error.
+    """
+    lines = [".text", "base: ret", ".data"]
+    for number in range(symbols):
+        name = f"_ZN6kernel6detail12instantiatedILi{number}EEEvPKfPfl"
+        lines += [f".globl {name}", f".set {name}, base"]
+    lines += [f".quad _ZN5torch8imported{number}Ev" for number in range(symbols // 2)]
+    lines += ['.section .note.GNU-stack,"",@progbits']
+    assembly = target.with_suffix(".s")
+    assembly.write_text("\n".join(lines) + "\n")
+    data = target.with_suffix(".c")
+    data.write_text(f"char data[{bytes_of_data or 1}] = {{1}};")
+    command = ["gcc", "-shared", "-fPIC", "-nostdlib", "-s", str(assembly), str(data)]
+    subprocess.run([*command, "-o", str(target)], check=True)
+    for source in (assembly, data):
+        source.unlink()
+
+
+def write_repository(directory: Path) -> None:
+    """Build the native test kernel, and copy it into many variants with another library beside.
+
+    Args:
+        directory: the repository to make.
+    """
+    file = ROOT / "tests" / "native" / "build.py"
+    specification = importlib.util.spec_from_file_location("build_native", file)
+    assert specification is not None
+    assert specification.loader is not None
+    native = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(native)
+    first = native.build(directory)
+    write_library(first / "instantiated.so", SYMBOLS)
+    for number in range(BUILDS - 1):
+        # The name of no build that exists: two digits of torch, two of the backend.
+        name = f"torch2{number // 10}-cxx11-cu12{number % 10}-{platform.machine()}-linux"
+        shutil.copytree(first, directory / "build" / name)
+
+
+def measure(code: str, path: Path) -> dict[str, Any]:
+    """Run code in fresh processes.
+
+    Args:
+        code: what to measure; it sets `modules`.
+        path: what it is given.
+
+    Returns:
+        Median and spread of the seconds, the highest peak of memory, and the modules that it read.
+
+    Raises:
+        CalledProcessError: it failed; what it said is on standard error.
+    """
+    command = [sys.executable, "-c", MEASURED.format(code=code), str(path)]
+    results = []
+    for _ in range(ROUNDS):
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        results.append(json.loads(done.stdout.splitlines()[-1]))
+    seconds = [each["seconds"] for each in results]
+    figures = {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
+    return {
+        "seconds": {name: round(value, 3) for name, value in figures.items()},
+        "mb": round(max(each["mb"] for each in results)),
+        "modules": results[0]["modules"],
+    }
+
+
+def rows(directory: Path, peer: bool) -> list[dict[str, Any]]:
+    """Measure everything.
+
+    Args:
+        directory: where to write what is checked; half a gigabyte.
+        peer: whether to measure the peer, too.
+    """
+    import torch
+
+    progress(f"writing a repository with {BUILDS} builds")
+    repository, large = directory / "repository", directory / "large.so"
+    write_repository(repository)
+    progress(f"linking a library of {LARGE_BYTES // 2**20} MiB")
+    write_library(large, LARGE_SYMBOLS, LARGE_BYTES)
+    # There need not be a file of this name, with other builds of torch.
+    torch_library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    cases = [
+        (f"a repository with {BUILDS} builds, all rules", repository, []),
+        ("the same, rules for native code", repository, ["native", "elf", "abi3", "torch"]),
+        (f"a library of {large.stat().st_size // 2**20} MiB", large, []),
+    ]
+    if torch_library.is_file():
+        size = torch_library.stat().st_size // 2**20
+        cases.append((f"torch's largest library, {size} MiB", torch_library, []))
+    found = []
+    for name, path, select in cases:
+        progress(f"measuring {name}")
+        ours = measure(OURS.format(select=select), path)
+        quick, small = ours["seconds"]["max"] <= TARGET_SECONDS, ours["mb"] <= TARGET_MB
+        row = {"what": name, "ours": ours, "met": quick and small}
+        if peer and (select or path.is_file()):
+            row["peer"] = measure(PEER, path)
+        found.append(row)
+    return found
+
+
+def describe(result: dict[str, Any]) -> str:
+    """The result as a table for people."""
+    lines = [("", "modules", "ours s", "ours MB", "peer s", "peer MB", "")]
+    for row in result["check"]:
+        cells = [row["what"], str(row["ours"]["modules"])]
+        for who in ("ours", "peer"):
+            measured = row.get(who)
+            cells.append(spread(measured["seconds"]) if measured else "-")
+            cells.append(str(measured["mb"]) if measured else "-")
+        lines.append((*cells, verdict(row)))
+    about = ", ".join(f"{name} {value}" for name, value in result["environment"].items())
+    return "\n".join(
+        [
+            f"{about}; median (min to max) of {ROUNDS} processes each, and the highest peak",
+            f"targets: at most {TARGET_SECONDS} s and {TARGET_MB} MB",
+            "",
+            *aligned(lines),
+        ]
+    )
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--json", action="store_true", help="print nothing but JSON")
+    arguments = parser.parse_args()
+    peer = importlib.util.find_spec("kernel_abi_check") is not None
+    environment = {
+        "Python": platform.python_version(),
+        "processors": os.cpu_count(),
+        "kernels-core": version("kernels-core"),
+        **({"kernel-abi-check": version("kernel-abi-check")} if peer else {}),
+    }
+    with tempfile.TemporaryDirectory() as directory:
+        result = {"environment": environment, "check": rows(Path(directory), peer)}
+    if not arguments.json:
+        print(describe(result))
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
