@@ -28,6 +28,7 @@ _CPUS = {
     "IMAGE_FILE_MACHINE_I386": "i686",
     "IMAGE_FILE_MACHINE_ARMNT": "armv7l",
 }
+_SIZE_OF_SECTION = 40
 _IS_LIBRARY = 0x2000  # IMAGE_FILE_DLL
 
 _EXPORTS, _IMPORTS, _DELAYED_IMPORTS = 0, 1, 13
@@ -60,6 +61,7 @@ def read(file: Path) -> tuple[Image, ...]:
 def _read(source: Source, headers: Any) -> PeImage:
     if not headers.FILE_HEADER.Characteristics & _IS_LIBRARY:
         raise UnreadableError("it is no dynamic library but a program")
+    _expect_whole(source, headers)
     machine = headers.FILE_HEADER.Machine
     cpu = str(pefile.MACHINE_TYPE.get(machine, f"machine {machine:#x}"))
     memory = _Memory(source, headers)
@@ -73,6 +75,20 @@ def _read(source: Source, headers: Any) -> PeImage:
         device_code=read_device_code(source, dict(_sections(headers))),
         by_number=_distinct(each.library for each in imports if each.by_number),
     )
+
+
+def _expect_whole(source: Source, headers: Any) -> None:
+    """Windows loads no library that ends early; `pefile` reads what is left of it."""
+    header, count = headers.FILE_HEADER, headers.FILE_HEADER.NumberOfSections
+    table = headers.OPTIONAL_HEADER.get_file_offset() + header.SizeOfOptionalHeader
+    source.read(table, _SIZE_OF_SECTION * count, "the table of sections")
+    if not count or len(headers.sections) != count:
+        raise UnreadableError(f"it has {len(headers.sections)} of {count} sections")
+    for section in headers.sections:
+        end = section.PointerToRawData + section.SizeOfRawData
+        if section.SizeOfRawData and end > source.size:
+            name = decoded(section.Name.rstrip(b"\0"))
+            raise UnreadableError(f"its section {name} goes beyond the end of the file")
 
 
 def _distinct(names: Iterable[str]) -> tuple[str, ...]:
