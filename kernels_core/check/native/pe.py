@@ -6,6 +6,7 @@ here: `pefile` leaves out what looks odd to it, reads at most 8,192 imports, and
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from struct import Struct
@@ -48,14 +49,13 @@ def read(file: Path) -> tuple[Image, ...]:
         UnreadableError: it breaks the format, or is larger than what is looked at.
     """
     with opened(file) as source:
-        try:
-            headers = pefile.PE(str(file), fast_load=True)
-        except pefile.PEFormatError as error:
-            raise UnreadableError(f"it is cut off or damaged: {error.value}") from error
-        try:
+        source.read(0, 64, "the header of DOS")
+        with mmap.mmap(source.stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            try:
+                headers = pefile.PE(data=content, fast_load=True)
+            except pefile.PEFormatError as error:
+                raise UnreadableError(f"it is cut off or damaged: {error.value}") from error
             return (_read(source, headers),)
-        finally:
-            headers.close()
 
 
 def _read(source: Source, headers: Any) -> PeImage:
