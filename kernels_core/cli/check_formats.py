@@ -152,7 +152,8 @@ def as_github(report: Report) -> str:
 def _command(finding: Finding, report: Report) -> str:
     problem = finding.problem
     command = "error" if finding.rule.severity is Severity.ERROR else "warning"
-    properties = {"file": shown_path(problem.path, report), "title": finding.rule.id}
+    path = printable(shown_path(problem.path, report))
+    properties = {"file": path, "title": finding.rule.id}
     if problem.line is not None:
         properties["line"] = str(problem.line)
     listed = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
