@@ -14,7 +14,6 @@ from struct import Struct
 from typing import Any
 
 from elftools.common.exceptions import ELFError
-from elftools.common.utils import struct_parse
 from elftools.elf.elffile import ELFFile
 from elftools.elf.enums import ENUM_D_TAG
 
@@ -126,8 +125,8 @@ class _Memory:
                 f"describe it; expected at most {MAX_SEGMENTS} with {size} bytes"
             )
         for number in range(count):
-            offset = elf["e_phoff"] + number * size
-            header = struct_parse(elf.structs.Elf_Phdr, source.stream, offset)
+            content = source.read(elf["e_phoff"] + number * size, size, "the table of segments")
+            header = elf.structs.Elf_Phdr.parse(content)
             if header["p_type"] == "PT_LOAD":
                 if header["p_offset"] + header["p_filesz"] > source.size:
                     raise UnreadableError(
