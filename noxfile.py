@@ -1,8 +1,8 @@
 """What can be done in this repository: `pip install nox`, then `nox -s NAME`.
 
 `demo` runs a language model through the bundled kernels, `tests` the whole suite, `bench`,
-`bench-gpu` and `bench-hub` the benchmarks, `soak` what takes too long for the suite, `lint` and
-`types` the static checks. Arguments after `--` go to what a session runs.
+`bench-gpu` and `bench-hub` the benchmarks, `soak` and `fuzz` what takes too long for the suite,
+`lint` and `types` the static checks. Arguments after `--` go to what a session runs.
 Every session installs our packages the way a user does: as wheels built from this checkout.
 """
 
@@ -146,3 +146,11 @@ def soak(session: nox.Session) -> None:
     """Kill processes that download, 200 rounds; about five minutes, and no part of `tests`."""
     _install(session, "test")
     session.run("pytest", *(session.posargs or ["tests/hub/soak.py"]))
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fuzz what reads strangers' files, a minute each on Linux; no part of `tests`."""
+    session.install(".[check]", *_group("fuzz"))
+    for fuzzer in sorted(Path("tests/fuzz").glob("fuzz_*.py")):
+        session.run("python", str(fuzzer), *(session.posargs or ["-max_total_time=60"]))
