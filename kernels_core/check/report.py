@@ -36,11 +36,14 @@ class Report:
         root: the directory that paths in findings are relative to; None for what is on the Hub.
 
     Example:
+        >>> import tempfile
+        >>> from pathlib import Path
         >>> from kernels_core.check import check
-        >>> from kernels_backend_cpu import kernels_path
-        >>> report = check(kernels_path())  # doctest: +SKIP
-        >>> report.clean  # doctest: +SKIP
-        True
+        >>> build = Path(tempfile.mkdtemp(), "build", "torch-universal")
+        >>> build.mkdir(parents=True)
+        >>> report = check(build, select=["layout"])
+        >>> report.clean, [finding.rule.id for finding in report.errors]
+        (False, ['layout-package'])
     """
 
     subject: str

@@ -65,6 +65,12 @@ class Scope(enum.Enum):
     PYTHON = "Python file"
     """`python_files.PythonFile`, for each file of Python source that can be parsed."""
 
+    PACKAGE = "Python of a build"
+    """`operators.PythonPackage`, for each build, after its files."""
+
+    PACKAGES = "operators of all builds"
+    """A tuple of `operators.Operators`, once, after all builds."""
+
     RUN = "run"
     """`run_facts.Observation`, once, when the build for this machine is run."""
 
@@ -163,7 +169,13 @@ def all_rules() -> tuple[Rule, ...]:
     """
     for module in _MODULES:
         importlib.import_module(f"kernels_core.check.{module}")
-    return tuple(_rules.values())
+    return tuple(sorted(_rules.values(), key=_module))
+
+
+def _module(rule: Rule) -> int:
+    """The place of the module or package that a rule stands in, whichever was imported first."""
+    name = rule.judge.__module__.removeprefix("kernels_core.check.")
+    return _MODULES.index(name.partition(".")[0])
 
 
 def chosen_rules(select: Iterable[str] = (), ignore: Iterable[str] = ()) -> tuple[Rule, ...]:
