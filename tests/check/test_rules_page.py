@@ -34,5 +34,5 @@ def test_a_rule_says_what_is_demanded_why_and_how_to_mend_it(rule: Rule) -> None
     for text in (rule.demand, rule.why, rule.mend):
         assert len(text) > 15
         assert text.endswith(".")
-    assert rule.demand[0].isupper()
+    assert not rule.demand[0].islower()
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", rule.id)
