@@ -199,7 +199,7 @@ def info_beyond_the_end() -> bytes:
 
 
 HOSTILE: list[tuple[str, str, Callable[[], bytes]]] = [
-    # Found by the fuzzer.
+    # The first of these was found by a fuzzer.
     ("elf.so", "segments where no file ends", lambda: elf_with(32, 2**64 - 4096)),
     ("elf.so", "sections where no file ends", lambda: elf_with(40, 2**64 - 4096)),
     ("elf.so", "symbols where no file ends", lambda: elf().replace(*symbols_at(2**64 - 8))),

@@ -203,9 +203,14 @@ def test_signature(judge: Judge, zig: Zig) -> None:
 
 
 def test_install_name(zig: Zig, judge: Judge) -> None:
-    ((rule, message),) = judge(zig.macos(MODULE, "-Wl,-install_name,/Users/me/build/x.so"))
-    assert rule == "macho-install-name"
-    assert "/Users/me/build/x.so" in message
+    found = judge(zig.macos(MODULE, "-Wl,-install_name,/Users/me/build/x.so"))
+    message = "calls itself /Users/me/build/x.so; expected @rpath/... or no name"
+    assert found == [("macho-install-name", message)]
+
+
+@pytest.mark.parametrize("name", ["x.so", "@loader_path/x.so", "/usr/lib/libx.dylib"])
+def test_install_names_of_no_machine(zig: Zig, judge: Judge, name: str) -> None:
+    assert judge(zig.macos(MODULE, f"-Wl,-install_name,{name}")) == []
 
 
 @pytest.mark.parametrize("wide", [False, True])
@@ -275,3 +280,22 @@ def test_symbols_of_libraries_without_newer_tables(tmp_path: Path) -> None:
     assert found.exported == ("PyInit_x",)
     assert found.imported == ("PyModule_Create2",)
     assert found.optional == {"PyModule_Create2"}
+
+
+def test_imports_of_programs_that_bind_symbols(tmp_path: Path) -> None:
+    # Of each step: what it does, and the numbers of variable length that follow.
+    bindings = b"\x11\x20\x85\x01\x51\x40_PyModule_Create2\0\x72\x88\x01\x90\xc0\x02\x08"
+    bindings += b"\x41_PyFrame_GetBack\0\x60\x7f\xa0\x10\xd0\x03\xd1\xb1\x80\x90\x01\0"
+    later = b"\x40_puts\0\x90\0\x41_PyModule_Create2\0\x90\0"
+    exports = files.exports_trie("_PyInit_activation")
+    start = 32 + len(for_release(15)) + 48
+    places = []
+    for content in (bindings, b"", later, exports):
+        places += [start, len(content)]
+        start += len(content)
+    info = command(files.DYLD_INFO_ONLY, 0, 0, *places)
+    content = macho([for_release(15), info], signed=False) + bindings + later + exports
+    found = image(content, tmp_path)
+    assert found.imported == ("PyModule_Create2", "PyFrame_GetBack", "puts")
+    assert found.optional == {"PyFrame_GetBack"}
+    assert found.exported == ("PyInit_activation",)
