@@ -81,6 +81,19 @@ def test_a_version_beyond_the_policy(
     assert rules(form(library)) == [("elf-manylinux", "newer")]
 
 
+def test_all_versions_of_one_library_are_in_one_finding(link: Link, stub: Link) -> None:
+    library = link(
+        f"{MODULE} int used(void) {{ dlopen(); dlsym(); arc4random(); }}",
+        stub(
+            "libc.so.6", {"dlopen": "GLIBC_2.34", "dlsym": "GLIBC_2.34", "arc4random": "GLIBC_2.36"}
+        ),
+    )
+    (finding,) = check(library, select=["elf"]).findings
+    assert "GLIBC_2.34 (dlopen, dlsym)" in finding.problem.message
+    assert "GLIBC_2.36 (arc4random)" in finding.problem.message
+    assert finding.problem.message.endswith("lacks; its newest is GLIBC_2.28")
+
+
 def test_each_architecture_has_versions_of_its_own(
     link: Link, rules: Callable[..., object], tmp_path: Path
 ) -> None:

@@ -260,7 +260,7 @@ class _Symbols:
 
     def version_needs(self) -> Iterator[VersionNeed]:
         for index, (library, version) in self._needs.items():
-            yield VersionNeed(library, version, tuple(self._users[index]))
+            yield VersionNeed(library, version, tuple(sorted(self._users[index])))
 
 
 def _count_of_symbols(memory: _Memory, tags: dict[str, list[int]]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kernels_core.check.native.facts import ElfImage, NativeModule
+from kernels_core.check.native.facts import ElfImage, NativeModule, VersionNeed
 from kernels_core.check.native.wording import some
 from kernels_core.check.rules import Problem, Scope, Severity, rule
 from kernels_core.check.tables import table
@@ -28,18 +28,23 @@ def elf_manylinux(module: NativeModule) -> Iterator[Problem]:
     image, policy = _image(module), table("manylinux")
     if image is None or image.cpu not in policy["versions"]:
         return
-    for need in image.version_needs:
+    missing: dict[tuple[str, str], list[VersionNeed]] = {}
+    for need in sorted(image.version_needs, key=lambda each: each.version):
         namespace = need.version.partition("_")[0]
-        if namespace not in policy["namespaces"] or need.version == _PACKED:
-            continue
-        if need.version not in policy["versions"][image.cpu]:
-            what = f" for {some(need.symbols)}" if need.symbols else ""
-            yield Problem(
-                f"needs {need.version} of {need.library}{what}; {policy['policy']} has "
-                f"{_newest(namespace, policy['versions'][image.cpu])}",
-                module.path,
-                symbol=need.symbols[0] if need.symbols else need.version,
-            )
+        if (
+            namespace in policy["namespaces"]
+            and need.version != _PACKED
+            and need.version not in policy["versions"][image.cpu]
+        ):
+            missing.setdefault((need.library, namespace), []).append(need)
+    for (library, namespace), needs in missing.items():
+        what = [f"{need.version} ({some(need.symbols, 3)})" for need in needs]
+        yield Problem(
+            f"needs {some(what)} of {library}, which {policy['policy']} lacks; its newest is "
+            f"{_newest(namespace, policy['versions'][image.cpu])}",
+            module.path,
+            symbol=next(iter(needs[0].symbols), needs[0].version),
+        )
 
 
 @rule(Scope.NATIVE, Severity.ERROR)

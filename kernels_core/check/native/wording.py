@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_MOST = 8
 
-
-def some(names: Sequence[str]) -> str:
+def some(names: Sequence[str], most: int = 8) -> str:
     """Names in a sentence, the first few of many.
 
     Args:
-        names: at least one.
+        names: the names.
+        most: how many of them to write.
 
     Example:
-        >>> some(["a", "b"]), some([str(number) for number in range(10)])
-        ('a, b', '0, 1, 2, 3, 4, 5, 6, 7 and 2 more')
+        >>> some(["a", "b", "c", "d"]), some(["a", "b", "c", "d"], 3), some([])
+        ('a, b, c, d', 'a, b, c and 1 more', 'nothing in particular')
     """
-    listed = ", ".join(names[:_MOST])
-    return listed if len(names) <= _MOST else f"{listed} and {len(names) - _MOST} more"
+    if not names:
+        return "nothing in particular"
+    listed = ", ".join(names[:most])
+    return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
