@@ -10,7 +10,8 @@ from pathlib import Path
 
 import attrs
 
-from kernels_core.check.python_files import read_python_file
+from kernels_core.check.operators import Operators, PythonPackage, operators_of
+from kernels_core.check.python_files import PythonFile, read_python_file
 from kernels_core.check.report import Finding, Report
 from kernels_core.check.rules import Problem, Rule, Scope, chosen_rules, judged
 from kernels_core.check.subject import Build, Repository, read_repository
@@ -95,10 +96,15 @@ def _check_repository(
     read: Counter[Scope] = Counter()
     count = sum(1 for build in repository.builds for _ in build.files())
     done = 0
+    operators: list[Operators] = []
     for build in repository.builds:
         findings += _judge(rules, Scope.BUILD, build, build)
-        findings += _judge_files(build, rules, read, _from(progress, done, count))
+        findings += _judge_files(build, rules, read, _from(progress, done, count), operators)
         done += sum(1 for _ in build.files())
+    findings += [
+        Finding(rule, problem, _variant_of(problem, repository))
+        for rule, problem in judged(rules, Scope.PACKAGES, tuple(operators))
+    ]
     not_judged: tuple[str, ...] = ()
     if any(rule.family == "completeness" for rule in rules):
         not_judged = outdated(repository, datetime.date.today())
@@ -125,6 +131,7 @@ def _judge_files(
     rules: tuple[Rule, ...],
     read: Counter[Scope],
     tell: Callable[[str, int], None],
+    operators: list[Operators],
 ) -> Iterator[Finding]:
     """Read the files of a build that some rule is about, each once, and judge them."""
     from kernels_core.check.native.facts import NativeBuild
@@ -132,15 +139,17 @@ def _judge_files(
 
     wanted = {rule.scope for rule in rules}
     wants_native = not wanted.isdisjoint({Scope.NATIVE, Scope.NATIVE_BUILD})
+    wants_python = not wanted.isdisjoint({Scope.PYTHON, Scope.PACKAGE, Scope.PACKAGES})
     device_code: set[str] = set()
+    python_files: list[PythonFile] = []
     for number, entry in enumerate(build.files()):
         tell(entry.path, number)
         file = build.directory / build.inner(entry)
         if entry.name.endswith(".py"):
-            if Scope.PYTHON in wanted:
+            if wants_python:
                 read[Scope.PYTHON] += 1
-                python_file = read_python_file(entry.path, file, build)
-                yield from _judge(rules, Scope.PYTHON, python_file, build)
+                python_files.append(read_python_file(entry.path, file, build))
+                yield from _judge(rules, Scope.PYTHON, python_files[-1], build)
         elif wants_native and is_native(file):
             read[Scope.NATIVE] += 1
             for module in read_native(entry.path, file, build):
@@ -148,6 +157,10 @@ def _judge_files(
                 device_code.update(module.image.device_code if module.image else ())
     native = NativeBuild(build, tuple(sorted(device_code)))
     yield from _judge(rules, Scope.NATIVE_BUILD, native, build)
+    package = PythonPackage(build, tuple(python_files))
+    yield from _judge(rules, Scope.PACKAGE, package, build)
+    if Scope.PACKAGES in wanted:
+        operators.append(operators_of(package))
 
 
 def _from(progress: Progress | None, done: int, count: int) -> Callable[[str, int], None]:

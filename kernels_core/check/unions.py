@@ -68,8 +68,9 @@ def evaluated_unions(tree: ast.Module) -> Iterator[Union]:
         if node in seen:
             continue
         union, where = _union(node, place, names)
+        if union is not None or place.annotation:
+            seen.update(ast.walk(node))  # an annotation is judged as a whole
         if union is not None:
-            seen.update(ast.walk(node))
             yield Union(union.lineno, _text(union), where)
 
 

@@ -1,0 +1,205 @@
+"""What strings in the code of a kernel are, as far as the code alone tells."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+
+import attrs
+
+UNKNOWN = "*"
+"""Stands in a text for a part that only running the code would tell."""
+
+_MAX_DEPTH = 20
+
+# Names and calls can be nested so that following them would never end, or fill the memory.
+_MAX_STEPS = 100_000
+_MAX_LENGTH = 500
+
+
+@attrs.frozen
+class Scope:
+    """Where an expression stands.
+
+    Attributes:
+        module: the module, as a path without suffix in the build's directory.
+        names: what the names of the functions around it stand for; texts.
+    """
+
+    module: str
+    names: Mapping[str, str] = attrs.field(factory=dict)
+
+
+class Constants:
+    """The constants of the modules of a build.
+
+    Args:
+        trees: the modules, by their paths without suffix in the build's directory; that of a
+            package ends in "/__init__", or is "__init__".
+    """
+
+    def __init__(self, trees: Mapping[str, ast.Module]) -> None:
+        self._modules = {name: _definitions(tree.body) for name, tree in trees.items()}
+        self._steps = _MAX_STEPS
+
+    def text(self, node: ast.expr, scope: Scope, depth: int = 0) -> str:
+        """What a string is, with `UNKNOWN` for each part that cannot be told.
+
+        Args:
+            node: the expression.
+            scope: where it stands.
+            depth: how many names and calls were followed on the way.
+
+        Example:
+            >>> tree = ast.parse("NAME = 'relu'")
+            >>> expression = ast.parse("f'_{NAME}_{commit()}::op'", mode="eval").body
+            >>> Constants({"_ops": tree}).text(expression, Scope("_ops"))
+            '_relu_*::op'
+        """
+        self._steps -= 1
+        if depth > _MAX_DEPTH or self._steps < 0:
+            return UNKNOWN
+        text = self._text(node, scope, depth)
+        return text if len(text) <= _MAX_LENGTH else UNKNOWN
+
+    def _text(self, node: ast.expr, scope: Scope, depth: int) -> str:
+        if isinstance(node, ast.Constant):
+            return node.value if isinstance(node.value, str) else UNKNOWN
+        if isinstance(node, ast.JoinedStr):
+            return "".join(self.text(each, scope, depth + 1) for each in node.values)
+        if isinstance(node, ast.FormattedValue):
+            plain = node.format_spec is None and node.conversion in (-1, ord("s"))
+            return self.text(node.value, scope, depth + 1) if plain else UNKNOWN
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            sides = (node.left, node.right)
+            return "".join(self.text(side, scope, depth + 1) for side in sides)
+        if isinstance(node, ast.Name):
+            if node.id in scope.names:
+                return scope.names[node.id]
+            return self._follow(scope.module, node.id, depth)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            module = self._module(scope.module, node.value.id)
+            return UNKNOWN if module is None else self._follow(module, node.attr, depth)
+        if isinstance(node, ast.Call):
+            return self._called(node, scope, depth)
+        return UNKNOWN
+
+    def locals_of(
+        self, function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, scope: Scope
+    ) -> Scope:
+        """The scope within a function.
+
+        Args:
+            function: the function.
+            scope: where it is defined.
+        """
+        names = dict(scope.names)
+        arguments = function.args
+        every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+        every += [each for each in (arguments.vararg, arguments.kwarg) if each]
+        names.update((each.arg, UNKNOWN) for each in every)
+        inner = Scope(scope.module, names)
+        if not isinstance(function, ast.Lambda):
+            for name, value in _definitions(function.body).items():
+                known = isinstance(value, ast.expr)
+                names[name] = self.text(value, inner, 1) if known else UNKNOWN  # type: ignore[arg-type]
+        return inner
+
+    def _follow(self, module: str, name: str, depth: int) -> str:
+        value = self._modules.get(module, {}).get(name)
+        if isinstance(value, ast.expr):
+            return self.text(value, Scope(module), depth + 1)
+        if isinstance(value, ast.ImportFrom):
+            source = _source(module, value)
+            original = next(a.name for a in value.names if (a.asname or a.name) == name)
+            for candidate in (source, f"{source}/__init__".lstrip("/")):
+                if candidate in self._modules and depth < _MAX_DEPTH:
+                    return self._follow(candidate, original, depth + 1)
+        return UNKNOWN
+
+    def _module(self, module: str, name: str) -> str | None:
+        """The module of the build that a name in another one stands for."""
+        value = self._modules.get(module, {}).get(name)
+        if not isinstance(value, ast.ImportFrom) or not value.level:
+            return None
+        original = next(a.name for a in value.names if (a.asname or a.name) == name)
+        found = f"{_source(module, value)}/{original}".lstrip("/")
+        return found if found in self._modules else None
+
+    def _called(self, node: ast.Call, scope: Scope, depth: int) -> str:
+        """What a function of the build returns that does nothing but put a text together."""
+        module, name = scope.module, node.func.id if isinstance(node.func, ast.Name) else ""
+        value = self._modules.get(module, {}).get(name)
+        if isinstance(value, ast.ImportFrom) and value.level:
+            module = _source(module, value)
+            name = next(a.name for a in value.names if (a.asname or a.name) == name)
+            value = self._modules.get(module, {}).get(name)
+        if not isinstance(value, ast.FunctionDef) or depth >= _MAX_DEPTH:
+            return UNKNOWN
+        returned = [each for each in _own_nodes(value) if isinstance(each, ast.Return)]
+        if len(returned) != 1 or returned[0].value is None or value.decorator_list:
+            return UNKNOWN
+        inner = self.locals_of(value, Scope(module))
+        given = {
+            parameter.arg: self.text(argument, scope, depth + 1)
+            for parameter, argument in zip(value.args.args, node.args, strict=False)
+        }
+        inner = Scope(module, {**inner.names, **given})
+        return self.text(returned[0].value, inner, depth + 1)
+
+
+def _source(module: str, node: ast.ImportFrom) -> str:
+    """The module that a relative import imports from, as a path."""
+    if not node.level:
+        return f"/{node.module}"  # of none in the build
+    directory = module.split("/")[: -node.level]
+    return "/".join([*directory, *filter(None, (node.module or "").split("."))])
+
+
+_Definition = ast.expr | ast.ImportFrom | ast.FunctionDef | None
+
+
+def _definitions(body: list[ast.stmt]) -> dict[str, _Definition]:
+    """What the names of a block are defined as; None for what is defined more than once."""
+    found: dict[str, _Definition] = {}
+    for name, value in _defined(body):
+        found[name] = None if name in found else value
+    return found
+
+
+def _defined(body: list[ast.stmt]) -> Iterator[tuple[str, _Definition]]:
+    direct = set(body)
+    targets = {
+        target
+        for each in body
+        if isinstance(each, (ast.Assign, ast.AnnAssign))
+        for target in (each.targets if isinstance(each, ast.Assign) else [each.target])
+    }
+    for node in _own_nodes(ast.Module(body=body, type_ignores=[])):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield alias.asname or alias.name, node
+        elif isinstance(node, ast.FunctionDef):
+            yield node.name, node
+        elif isinstance(node, ast.Assign) and len(node.targets) == 1 and node in direct:
+            if isinstance(node.targets[0], ast.Name):
+                yield node.targets[0].id, node.value
+        elif isinstance(node, ast.AnnAssign) and node in direct:
+            if isinstance(node.target, ast.Name) and node.value:
+                yield node.target.id, node.value
+        elif isinstance(node, ast.Name) and _is_set(node) and node not in targets:
+            yield node.id, None
+
+
+def _is_set(node: ast.Name) -> bool:
+    return not isinstance(node.ctx, ast.Load)
+
+
+def _own_nodes(root: ast.AST) -> Iterator[ast.AST]:
+    """The nodes below one, without those in functions and classes of their own."""
+    waiting = list(ast.iter_child_nodes(root))
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)):
+            waiting += ast.iter_child_nodes(node)
