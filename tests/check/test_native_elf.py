@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from kernels_core.check import check
+from kernels_core.check.native import python_abi
+from kernels_core.errors import CheckError
 
 FAMILIES = ("native", "elf", "abi3", "torch", "device")
 VARIANT = "torch213-cxx11-cpu-x86_64-linux"
@@ -221,12 +223,14 @@ def test_a_foreign_library(
         # Of a backend that is not known, only what is foreign everywhere.
         ("acme21", "libacme-runtime.so.2", True),
         ("acme21", "libz.so.1", False),
+        ("acme21", "/opt/acme/libacme-runtime.so", False),
     ],
 )
 def test_each_backend_has_libraries_of_its_own(
-    tag: str, soname: str, fine: bool, link: Link, stub: Link, rules: Callable[..., object]
+    tag: str, soname: str, fine: bool, link: Link, rules: Callable[..., object]
 ) -> None:
-    library = link(f"{MODULE} int used(void) {{ library(); }}", stub(soname, {"library": None}))
+    given = link("void library(void) {}", f"-Wl,-soname,{soname}", name="given.so")
+    library = link(f"{MODULE} int used(void) {{ library(); }}", given)
     found = rules(library.read_bytes(), f"torch213-cxx11-{tag}-x86_64-linux")
     assert found == ([] if fine else [("native-libraries", None)])
 
@@ -309,6 +313,17 @@ def test_what_is_no_library_is_not_judged(link: Link, make_build: MakeBuild) -> 
     }
     assert not link_object.exists()
     assert check(make_build(VARIANT, files), select=FAMILIES).native_modules == 0
+
+
+@pytest.mark.parametrize("missing", ["elftools.elf.elffile", "abi3info"])
+def test_without_what_reads_native_code(
+    missing: str, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "kernels_core.check.native.elf", raising=False)
+    monkeypatch.setitem(sys.modules, missing, None)
+    python_abi._stable_since.cache_clear()
+    with pytest.raises(CheckError, match=r"pip install 'kernels-core\[check\]'"):
+        check(link(f"{MODULE}{OWN}"), select=FAMILIES)
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.6, 0.9, 0.99])

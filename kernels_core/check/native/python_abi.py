@@ -6,6 +6,7 @@ import functools
 import re
 from collections.abc import Iterator
 
+from kernels_core.check.native.extra import extra
 from kernels_core.check.native.facts import NativeModule
 from kernels_core.check.native.wording import some
 from kernels_core.check.rules import Problem, Scope, Severity, rule
@@ -115,11 +116,10 @@ def _from_python(module: NativeModule) -> list[str]:
 @functools.cache
 def _stable_since() -> dict[str, tuple[int, int]]:
     """Each symbol of the stable ABI, and the version of Python since which it is in it."""
-    from abi3info import DATAS, FUNCTIONS
-
+    known = extra("abi3info")
     return {
         each.symbol.name: (each.added.major, each.added.minor)
-        for each in (*FUNCTIONS.values(), *DATAS.values())
+        for each in (*known.FUNCTIONS.values(), *known.DATAS.values())
     }
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from kernels_core.check.native.extra import extra
 from kernels_core.check.native.facts import Image, NativeModule
 from kernels_core.check.native.source import UnreadableError
 from kernels_core.check.subject import Build
 from kernels_core.check.tables import table
-from kernels_core.errors import CheckError
 from kernels_core.variants.names import NativeVariant
 
 # The first bytes of a file, and the module that reads it: `read(file: Path) -> tuple[Image, ...]`,
@@ -74,7 +73,9 @@ def read_native(path: str, file: Path, build: Build | None) -> Iterator[NativeMo
         yield NativeModule(path, file, build, None, reason)
         return
     try:
-        images: tuple[Image, ...] = _loaded(_reader(name, file).read(file), build)
+        images: tuple[Image, ...] = _loaded(
+            extra(f"kernels_core.check.native.{name}").read(file), build
+        )
     except UnreadableError as error:
         yield NativeModule(path, file, build, None, str(error))
         return
@@ -132,13 +133,3 @@ def _loaded(images: tuple[Image, ...], build: Build | None) -> tuple[Image, ...]
     if isinstance(variant, NativeVariant):
         return tuple(each for each in images if each.cpu == variant.cpu) or images
     return images
-
-
-def _reader(name: str, file: Path) -> Any:
-    try:
-        return importlib.import_module(f"kernels_core.check.native.{name}")
-    except ModuleNotFoundError as error:
-        raise CheckError(
-            f"To check native code, {error.name} is needed: pip install 'kernels-core[check]'",
-            path=file,
-        ) from error
