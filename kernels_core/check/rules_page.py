@@ -8,7 +8,6 @@ It is written from the rules themselves:
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
 
 from kernels_core.check.rules import Rule, Severity, all_rules
 
@@ -71,17 +70,14 @@ def _pages() -> str | None:
     return f"{named['Documentation'].rstrip('/')}/" if "Documentation" in named else None
 
 
-def page(rules: Iterable[Rule] | None = None) -> str:
+def page() -> str:
     """The whole page.
-
-    Args:
-        rules: what to describe; all rules by default.
 
     Example:
         >>> "### layout-package" in page()
         True
     """
-    every = tuple(all_rules() if rules is None else rules)
+    every = all_rules()
     families = dict.fromkeys(rule.family for rule in every)
     parts = [_TOP, _table(every)]
     for family in families:
