@@ -60,6 +60,8 @@ def checked(subject: str, *, select: Iterable[str], ignore: Iterable[str], **how
             return check(subject, select=select, ignore=ignore, progress=progress, **how)
     except CheckError as error:
         _end(f"Error: {printable(str(error))}")
+    except KeyboardInterrupt:
+        _end(f"Error: {subject} was not checked to the end.")
     except Exception:
         # Status 1, which Python would end with, says that it was checked.
         _end(f"{traceback.format_exc()}Error: {subject} could not be checked.")
