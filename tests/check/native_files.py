@@ -107,7 +107,7 @@ MACOS, IOS = 1, 2
 
 
 def command(number: int, *values: int, text: str | None = None) -> bytes:
-    """A load command of 32-bit numbers; the first is the place of the text, if there is one."""
+    """A load command of 32-bit numbers; with a text, its place comes before them."""
     content = struct.pack(f"<{len(values)}I", *values)
     if text is not None:
         content = struct.pack("<I", 12 + len(content)) + content + text.encode() + b"\0"
@@ -186,10 +186,12 @@ def pe(
     exports: Sequence[str] = ("PyInit_activation",),
     machine: int = 0x8664,
     characteristics: int = 0x2022,
+    with_lookups: bool = True,
 ) -> bytes:
     """A library for Windows: headers, and one section with the tables of imports and exports.
 
-    Functions are imported by name, or by number.
+    Functions are imported by name, or by number. Some linkers write no table of lookups for them,
+    only the table that the loader fills with addresses.
     """
     base, start = 0x1000, 0x200
     body = bytearray()
@@ -211,7 +213,10 @@ def pe(
     def name(text: str) -> int:
         return put(text.encode() + b"\0")
 
-    now = [(lookups(f), 0, 0, name(library), lookups(f)) for library, f in imports.items()]
+    now = [
+        (lookups(f) if with_lookups else 0, 0, 0, name(library), lookups(f))
+        for library, f in imports.items()
+    ]
     later = [
         (1, name(library), 0, lookups(f), lookups(f), 0, 0, 0)
         for library, f in (delayed or {}).items()

@@ -190,6 +190,11 @@ def endless_exports() -> bytes:
     return content[:at] + b"\xff" * 8 + content[at + 8 :]
 
 
+def compressed_imports() -> bytes:
+    table = struct.pack("<7I", 0, 28, 28, 28, 0, 1, 1)
+    return files.macho([], {files.CHAINED_FIXUPS: table})
+
+
 def program(*commands: bytes) -> bytes:
     return files.macho(commands)
 
@@ -198,69 +203,93 @@ def info_beyond_the_end() -> bytes:
     return program(files.command(files.DYLD_INFO_ONLY, *[2**32 - 1] * 10))
 
 
-HOSTILE: list[tuple[str, str, Callable[[], bytes]]] = [
+def symbols_beyond_the_end() -> bytes:
+    return program(files.command(files.SYMTAB, 0, 2**32 - 1, 0, 9))
+
+
+def empty_command() -> bytes:
+    return struct.pack("<II", files.RPATH, 0)
+
+
+def named_at(place: int) -> bytes:
+    return files.command(files.DYLIB, place, 0, 0, 0)
+
+
+def deep_indentation() -> bytes:
+    return b"".join(b" " * level + b"if x:\n" for level in range(2000))
+
+
+# What lies in which file, and what is said of it; "" where nothing needs to be found.
+HOSTILE: list[tuple[str, str, Callable[[], bytes], str]] = [
     # The first of these was found by a fuzzer.
-    ("elf.so", "segments where no file ends", lambda: elf_with(32, 2**64 - 4096)),
-    ("elf.so", "sections where no file ends", lambda: elf_with(40, 2**64 - 4096)),
-    ("elf.so", "symbols where no file ends", lambda: elf().replace(*symbols_at(2**64 - 8))),
-    ("macho.so", "a tree that is a ring", lambda: trie(b"\0\1a\0\0")),
-    ("macho.so", "a tree whose branches meet", lambda: trie(b"\0\2a\0\7b\0\7\1\0\0")),
-    ("macho.so", "names that grow", growing_names),
-    ("macho.so", "a number without an end", lambda: trie(b"\x80" * 64)),
-    ("macho.so", "names that share a megabyte", shared_names),
-    ("macho.so", "imports without an end", endless_imports),
-    ("macho.so", "tables beyond the end", info_beyond_the_end),
+    ("elf.so", "segments where no file ends", lambda: elf_with(32, 2**64 - 4096), "should lie at"),
+    ("elf.so", "sections where no file ends", lambda: elf_with(40, 2**64 - 4096), ""),
+    ("elf.so", "symbols where no file ends", lambda: elf().replace(*symbols_at(2**64 - 8)), "lie"),
+    ("macho.so", "a tree that is a ring", lambda: trie(b"\0\1a\0\0"), "no tree"),
+    ("macho.so", "branches that meet", lambda: trie(b"\0\2a\0\7b\0\7\1\0\0"), "no tree"),
+    ("macho.so", "names that grow", growing_names, "more than 1000000 symbols"),
+    ("macho.so", "a number without an end", lambda: trie(b"\x80" * 2**20), "has no end"),
+    ("macho.so", "names that share a megabyte", shared_names, "more than 1000000 symbols"),
+    ("macho.so", "imports without an end", endless_imports, "outside of the table"),
+    ("macho.so", "compressed imports", compressed_imports, "not known here"),
+    ("macho.so", "tables beyond the end", info_beyond_the_end, "beyond the end"),
+    ("macho.so", "symbols beyond the end", symbols_beyond_the_end, "beyond the end"),
+    ("macho.so", "an empty load command", lambda: program(empty_command()), "has 0 bytes"),
+    ("macho.so", "a name after its command", lambda: program(named_at(2**31)), "lies outside"),
+    ("macho.so", "a name before its command", lambda: program(named_at(4)), "lies outside"),
     (
         "macho.so",
-        "symbols beyond the end",
-        lambda: program(files.command(files.SYMTAB, 0, 2**32 - 1, 0, 9)),
+        "endless commands",
+        lambda: MACHO[:16] + b"\xff" * 4 + MACHO[20:],
+        "10000 are read",
     ),
-    ("macho.so", "an empty load command", lambda: program(struct.pack("<II", files.RPATH, 0))),
-    ("macho.so", "a name outside", lambda: program(files.command(files.DYLIB, 2**31, 0, 0, 0))),
-    ("macho.so", "endless load commands", lambda: MACHO[:16] + b"\xff" * 4 + MACHO[20:]),
-    ("macho.so", "many CPUs", lambda: files.universal(dict.fromkeys(range(17), b""))),
-    ("pe.pyd", "imports by number without an end", lambda: files.pe({"a.dll": [7] * 2**20})),
-    ("pe.pyd", "a name without an end", lambda: files.pe({"a" * 5000: ["f"]})),
-    ("pe.pyd", "80 MB of names", lambda: files.pe({}, exports=["x" * 4000] * 20_000)),
-    ("pe.pyd", "exports without an end", endless_exports),
-    ("metadata.json", "lists in lists", lambda: b"[" * 100_000 + b"]" * 100_000),
-    ("metadata.json", "objects in objects", lambda: b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
-    ("metadata.json", "an endless number", lambda: b'{"version": ' + b"9" * 2**20 + b"}"),
-    ("__init__.py", "parentheses", lambda: b"(" * 100_000 + b")" * 100_000),
-    ("__init__.py", "few parentheses", lambda: b"(" * 150 + b")" * 150),
-    ("__init__.py", "calls in calls", lambda: b"f(" * 100_000 + b")" * 100_000),
-    ("__init__.py", "minus minus", lambda: b"-" * 100_000 + b"1"),
-    ("__init__.py", "functions in functions", lambda: b"lambda:" * 100_000 + b"1"),
-    ("__init__.py", "a long sum", lambda: b"x=1" + b"+1" * 200_000),
-    ("__init__.py", "attributes of attributes", lambda: b"x" + b".x" * 200_000),
-    ("__init__.py", "an endless number", lambda: b"x = " + b"9" * 2**20),
-    ("__init__.py", "a zero byte", lambda: b"x = 1\0\n"),
-    ("__init__.py", "an unknown encoding", lambda: b"# coding: nonsense\n"),
-    ("__init__.py", "half of a character", lambda: b"x = '\xe2\x82'"),
     (
-        "__init__.py",
-        "deep indentation",
-        lambda: b"".join(b" " * level + b"if x:\n" for level in range(2000)),
+        "macho.so",
+        "many CPUs",
+        lambda: files.universal(dict.fromkeys(range(17), b"")),
+        "16 are read",
     ),
+    ("pe.pyd", "imports without an end", lambda: files.pe({"a.dll": [7] * 2**20}), "more than"),
+    ("pe.pyd", "a name without an end", lambda: files.pe({"a" * 5000: ["f"]}), "has no end"),
+    ("pe.pyd", "80 MB of names", lambda: files.pe({}, exports=["x" * 4000] * 20_000), "more than"),
+    ("pe.pyd", "exports without an end", endless_exports, "should lie at"),
+    ("pe.pyd", "no sections", lambda: PE[:70] + b"\0\0" + PE[72:], "0 of 0 sections"),
+    ("metadata.json", "lists in lists", lambda: b"[" * 100_000 + b"]" * 100_000, "nested"),
+    ("metadata.json", "objects in objects", lambda: b'{"a":' * 100_000 + b"}" * 100_000, ""),
+    ("metadata.json", "an endless number", lambda: b'{"version": ' + b"9" * 2**20 + b"}", ""),
+    ("__init__.py", "parentheses", lambda: b"(" * 100_000 + b")" * 100_000, ""),
+    ("__init__.py", "few parentheses", lambda: b"(" * 150 + b")" * 150, ""),
+    ("__init__.py", "calls in calls", lambda: b"f(" * 100_000 + b")" * 100_000, ""),
+    ("__init__.py", "minus minus", lambda: b"-" * 100_000 + b"1", ""),
+    ("__init__.py", "functions in functions", lambda: b"lambda:" * 100_000 + b"1", ""),
+    ("__init__.py", "a long sum", lambda: b"x=1" + b"+1" * 200_000, ""),
+    ("__init__.py", "attributes of attributes", lambda: b"x" + b".x" * 200_000, ""),
+    ("__init__.py", "an endless number", lambda: b"x = " + b"9" * 2**20, ""),
+    ("__init__.py", "a zero byte", lambda: b"x = 1\0\n", ""),
+    ("__init__.py", "an unknown encoding", lambda: b"# coding: nonsense\n", ""),
+    ("__init__.py", "half of a character", lambda: b"x = '\xe2\x82'", ""),
+    ("__init__.py", "deep indentation", deep_indentation, ""),
 ]
 
 
 @pytest.mark.parametrize(
-    ("name", "make"),
-    [(name, make) for name, _, make in HOSTILE],
-    ids=[f"{name}: {what}" for name, what, _ in HOSTILE],
+    ("name", "make", "expected"),
+    [(name, make, expected) for name, _, make, expected in HOSTILE],
+    ids=[f"{name}: {what}" for name, what, _, _ in HOSTILE],
 )
-def test_hostile_content(judge: Judge, name: str, make: Callable[[], bytes]) -> None:
+def test_hostile_content(judge: Judge, name: str, make: Callable[[], bytes], expected: str) -> None:
     content = make()
     begin = time.monotonic()
     tracemalloc.start()
     try:
-        judge(name, content)
+        report = judge(name, content)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert peak < 300 * 2**20
     assert time.monotonic() - begin < 60
+    if expected:
+        assert any(expected in each.problem.message for each in report.findings), report.findings
 
 
 @NATIVE

@@ -225,6 +225,17 @@ def test_universal_files(zig: Zig, judge: Judge, wide: bool) -> None:
     ]
 
 
+def test_a_universal_file_of_any_name(judge: Judge) -> None:
+    content = files.universal({files.ARM64: library(signed=False)})
+    assert [rule for rule, _ in judge(content, name="helper")] == ["macho-signature"]
+
+
+@pytest.mark.parametrize("number", [0xC, 0x80000018, 0x8000001F, 0x20, 0x80000023])
+def test_each_way_to_need_a_library(judge: Judge, number: int) -> None:
+    content = library(command(number, 0, 0, 0, text="@rpath/libfoo.dylib"))
+    assert [rule for rule, _ in judge(content)] == ["native-libraries"]
+
+
 def test_a_universal_file_for_other_cpus(judge: Judge) -> None:
     content = files.universal(
         {files.X86_64: library(cpu=files.X86_64), files.X86_64 + 1: library(cpu=0x01000012)}
@@ -284,8 +295,8 @@ def test_symbols_of_libraries_without_newer_tables(tmp_path: Path) -> None:
 
 def test_imports_of_programs_that_bind_symbols(tmp_path: Path) -> None:
     # Of each step: what it does, and the numbers of variable length that follow.
-    bindings = b"\x11\x20\x85\x01\x51\x40_PyModule_Create2\0\x72\x88\x01\x90\xc0\x02\x08"
-    bindings += b"\x41_PyFrame_GetBack\0\x60\x7f\xa0\x10\xd0\x03\xd1\xb1\x80\x90\x01\0"
+    bindings = b"\x11\x20\x85\x01\x51\x40_PyModule_Create2\0\x72\x88\x01\x90\xc0\x02\x42"
+    bindings += b"\x41_PyFrame_GetBack\0\x60\x7f\xa0\x10\xd0\x43\xd1\xb1\x80\x90\x01\0"
     later = b"\x40_puts\0\x90\0\x41_PyModule_Create2\0\x90\0"
     exports = files.exports_trie("_PyInit_activation")
     start = 32 + len(for_release(15)) + 48

@@ -75,6 +75,10 @@ def test_delayed_libraries_are_read_like_others(tmp_path: Path) -> None:
     assert found.exported == ("PyInit_activation",)
 
 
+def test_imports_without_a_table_of_lookups(tmp_path: Path) -> None:
+    assert image(pe({"a.dll": ["f", "g"]}, with_lookups=False), tmp_path).imported == ("f", "g")
+
+
 def test_python_beyond_the_stable_abi(zig: Zig, judge: Judge) -> None:
     source = (
         "extern void *PyFrame_GetBack(void *); EXPORT void *f(void) { return PyFrame_GetBack(0); }"
