@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -376,3 +378,18 @@ def test_a_hash_table_that_says_too_many_symbols(link: Link, rules: Callable[...
     path.write_bytes(_patched(content, table + 4, 2**31, size=4))
     (finding,) = check(path, select=FAMILIES).findings
     assert "at most 1000000 are read" in finding.problem.message
+
+
+def test_a_large_library_takes_little_memory(link: Link, form: Callable[[Path], bytes]) -> None:
+    library = link(MODULE + OWN)
+    library.write_bytes(form(library))
+    os.truncate(library, 500 * 2**20)  # A hole, which takes no room on disk.
+    program = (
+        "import re, sys\n"
+        "from kernels_core.check import check\n"
+        "assert check(sys.argv[1], select=['native', 'elf', 'abi3']).native_modules == 1\n"
+        "print(re.search(r'VmHWM:\\s*(\\d+) kB', open('/proc/self/status').read())[1])"
+    )
+    command = [sys.executable, "-c", program, str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) / 1024 < 100  # megabytes
