@@ -148,6 +148,16 @@ def test_a_new_function_without_a_version(
     assert rules(form(library)) == [("elf-new-symbols", "gettid")]
 
 
+@pytest.mark.parametrize("style", ["gnu", "sysv", "both"])
+def test_symbols_are_found_without_any_that_are_exported(
+    style: str, link: Link, form: Callable[[Path], bytes], rules: Callable[..., object]
+) -> None:
+    # No table of hashes need list imported symbols; relocations refer to them.
+    source = "static void __attribute__((constructor)) start(void) { getpid(); gettid(); }"
+    library = link(source, f"-Wl,--hash-style={style}")
+    assert rules(form(library)) == [("elf-new-symbols", "gettid")]
+
+
 @pytest.mark.parametrize("libc", [True, False])
 def test_packed_relocations(
     libc: bool, link: Link, form: Callable[[Path], bytes], rules: Callable[..., object]
