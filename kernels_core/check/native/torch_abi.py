@@ -25,6 +25,9 @@ _OBJECTS = re.compile(r"(?:_Z[0-9]+)?THP[A-Z]\w*")
 # std::string of the newer and of the older ABI of GCC's C++ library.
 _NEW_STRING = re.compile(r"NSt7__cxx11|B5cxx11")
 _OLD_STRING = "Ss"
+# In mangled names: what was before (S1_, T1_, Sa), values (L...E), and the lengths of names.
+_REPEATED = re.compile(r"[ST][0-9A-Z]*_|S[a-z]|L[a-z]n?[0-9]+E")
+_LENGTH = re.compile(r"[0-9]{1,5}")
 
 
 @rule(Scope.NATIVE, Severity.ERROR)
@@ -132,7 +135,6 @@ def _takes_old_string(name: str) -> bool:
     while position < len(name):
         if name.startswith(_OLD_STRING, position):
             return True
-        # Names have their length before them; S1_ and T1_ repeat what was before; L...E are values.
         if match := _REPEATED.match(name, position):
             position = match.end()
         elif match := _LENGTH.match(name, position):
@@ -140,10 +142,6 @@ def _takes_old_string(name: str) -> bool:
         else:
             position += 1
     return False
-
-
-_REPEATED = re.compile(r"[ST][0-9A-Z]*_|S[a-z]|L[a-z]n?[0-9]+E")
-_LENGTH = re.compile(r"[0-9]{1,5}")
 
 
 def _numbers(release: str) -> tuple[int, int]:
