@@ -57,9 +57,9 @@ def completeness_variants(repository: Repository) -> Iterator[Problem]:
         missing = [name for name, variant in required if not _served(variant, there)]
         if missing:
             yield Problem(
-                f"of the {len(required)} builds required for {platform.backend} on {platform.cpu} "
-                f"{platform.os} as of {table('required_variants')['date']}, {len(missing)} are "
-                f"missing: {', '.join(missing)}",
+                f"lacks {len(missing)} of the {len(required)} builds required for "
+                f"{platform.backend} on {platform.cpu} {platform.os} as of "
+                f"{table('required_variants')['date']}: {', '.join(missing)}",
                 "build",
             )
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -185,3 +188,44 @@ def test_the_hook_for_pre_commit_runs_this_command(broken: Path) -> None:
     assert (program, hook["pass_filenames"]) == ("kernels-core", False)
     result = CliRunner().invoke(main, [*arguments, str(broken), *FAMILIES])
     assert result.exit_code == 1
+
+
+# What docs/check.md shows
+
+PAGE = (ROOT / "docs" / "check.md").read_text("utf-8")
+
+
+def test_the_output_in_the_documentation_is_the_output(
+    make_build: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for torch, cuda in (("212", "126"), ("212", "130"), ("212", "132"), ("213", "126")):
+        variant = f"torch{torch}-cxx11-cu{cuda}-x86_64-linux"
+        identity = {"id": f"activation_{torch}_{cuda}"}
+        repository = make_build(variant, {"__init__.py": ""}, METADATA | identity)
+    (repository / "build" / variant / "layers.pyc").touch()
+    (repository / "build" / "NOTES").touch()
+    monkeypatch.chdir(repository.parent)
+    shown = PAGE.partition("    $ kernels-core check activation\n")[2].partition("\n\nWhat is")[0]
+    result = run("activation")
+    assert textwrap.dedent(shown) + "\n" == result.stdout
+
+
+def test_the_commands_in_the_documentation_are_understood() -> None:
+    commands = re.findall(r"(?:^    |run: )kernels-core check (.*)$", PAGE, re.MULTILINE)
+    assert len(commands) > 6
+    for command in commands:
+        arguments = shlex.split(command.partition(" > ")[0])
+        context = main.commands["check"].make_context("check", arguments)
+        assert context.params["subject"]
+
+
+def test_the_workflows_in_the_documentation_are_yaml() -> None:
+    import yaml
+
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    jobs = [yaml.safe_load(block) for block in blocks]
+    assert [sorted(map(str, job)) for job in jobs] == [
+        ["True", "jobs", "name"],  # to YAML, "on" is a truth value
+        ["True", "jobs", "name"],
+        ["repos"],
+    ]

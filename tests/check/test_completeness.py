@@ -66,17 +66,17 @@ def test_each_combination_is_told_with_all_that_it_lacks(
 ) -> None:
     date = table("required_variants")["date"]
     assert missing([*CUDA[1:], *METAL[:1], "torch26-cxx11-cpu-aarch64-linux"]) == [
-        f"of the 2 builds required for cpu on aarch64 linux as of {date}, 2 are missing: "
+        f"lacks 2 of the 2 builds required for cpu on aarch64 linux as of {date}: "
         f"torch212-cxx11-cpu-aarch64-linux, torch213-cxx11-cpu-aarch64-linux",
-        f"of the 6 builds required for cuda on x86_64 linux as of {date}, 1 are missing: {CUDA[0]}",
-        f"of the 2 builds required for metal on aarch64 darwin as of {date}, 1 are missing: "
-        f"{METAL[1]}",
+        f"lacks 1 of the 6 builds required for cuda on x86_64 linux as of {date}: {CUDA[0]}",
+        f"lacks 1 of the 2 builds required for metal on aarch64 darwin as of {date}: {METAL[1]}",
     ]
 
 
 def test_another_abi_does_not_serve(missing: Callable[..., list[str]]) -> None:
     (message,) = missing(["torch212-cxx98-cpu-x86_64-linux", "torch213-cxx11-cpu-x86_64-linux"])
-    assert message.endswith(" 1 are missing: torch212-cxx11-cpu-x86_64-linux")
+    assert message.startswith("lacks 1 of the 2 builds")
+    assert message.endswith(": torch212-cxx11-cpu-x86_64-linux")
 
 
 def test_a_build_for_the_stable_abi_serves_for_later_releases(
@@ -91,7 +91,7 @@ def test_a_build_for_the_stable_abi_serves_no_earlier_release_and_no_other_toolk
 ) -> None:
     (message,) = missing(["torch-stable-abi213-cu130-x86_64-linux"])
     lacking = sorted(set(CUDA) - {"torch213-cxx11-cu130-x86_64-linux"})
-    assert sorted(message.partition("missing: ")[2].split(", ")) == lacking
+    assert sorted(message.partition(": ")[2].split(", ")) == lacking
 
 
 def test_a_repository_ahead_of_the_list_may_have_dropped_the_oldest_release(

@@ -145,7 +145,7 @@ def test_only_the_builds_that_are_asked_for_are_downloaded(hub: Hub) -> None:
     assert not [r.path for r in hub.requests if r.kind == "download" and CUDA in r.path]
     # The others are there all the same.
     report = check("org/activation", variants=[CUDA], select=["completeness"])
-    assert "5 are missing" in report.findings[0].problem.message
+    assert "lacks 5 of the 6 builds" in report.findings[0].problem.message
     with pytest.raises(CheckError, match="No variant"):
         check("org/activation", variants=["nothing"])
 
