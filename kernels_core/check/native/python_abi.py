@@ -33,7 +33,7 @@ def abi3_stable(module: NativeModule) -> Iterator[Problem]:
     or computes right, only on the one that it was built for.
 
     Mend: define `Py_LIMITED_API` as `0x03090000` for all sources, and use none of what the headers
-    then lack. pybind11 cannot be used; nanobind can, with its stable ABI, for Python 3.12 only.
+    then lack. pybind11 cannot be used, nor nanobind, whose stable ABI begins with Python 3.12.
     """
     unstable = [name for name in _from_python(module) if name not in _stable_since()]
     if unstable:
