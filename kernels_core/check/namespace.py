@@ -129,11 +129,12 @@ def unique_part(namespace: str) -> str:
         >>> unique_part("_activation_605f22e"), unique_part("_activation_v2")
         ('605f22e', '')
     """
-    last = re.split(r"[_*]", namespace.removesuffix("_dirty"))[-1].lower()
-    if _HASH.fullmatch(last):
+    last = re.split(r"[_*]", namespace.removesuffix("_dirty"))[-1]
+    text = last.lower()
+    if _HASH.fullmatch(text):
         return last
-    random = _WITH_DIGITS.fullmatch(last) and not _WORD_WITH_NUMBER.fullmatch(last)
-    return last if random or _NO_WORD.fullmatch(last) else ""
+    random = _WITH_DIGITS.fullmatch(text) and not _WORD_WITH_NUMBER.fullmatch(text)
+    return last if random or _NO_WORD.fullmatch(text) else ""
 
 
 def _at(operators: Operators, namespace: str, message: str) -> Problem:

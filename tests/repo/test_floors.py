@@ -44,7 +44,7 @@ RESERVED = {
     "hypothesis": ("testing",),
     "macholib": ("check",),
     "pefile": ("check",),
-    "pytest": ("testing",),
+    "pytest": ("check", "testing"),
     "torch": ("check", "cli", "host", "layers", "testing"),
 }
 
