@@ -214,7 +214,9 @@ def pe(
         return put(text.encode() + b"\0")
 
     now = [
-        (lookups(f) if with_lookups else 0, 0, 0, name(library), lookups(f))
+        (lookups(f), 0, 0, name(library), lookups([5]))  # whose addresses are filled in already
+        if with_lookups
+        else (0, 0, 0, name(library), lookups(f))
         for library, f in imports.items()
     ]
     later = [
