@@ -228,7 +228,7 @@ HOSTILE: list[tuple[str, str, Callable[[], bytes], str]] = [
     ("macho.so", "a tree that is a ring", lambda: trie(b"\0\1a\0\0"), "no tree"),
     ("macho.so", "branches that meet", lambda: trie(b"\0\2a\0\7b\0\7\1\0\0"), "no tree"),
     ("macho.so", "names that grow", growing_names, "more than 1000000 symbols"),
-    ("macho.so", "a number without an end", lambda: trie(b"\xff" * 2**20), "has no end"),
+    ("macho.so", "a number without an end", lambda: trie(b"\xff" * 2**22), "has no end"),
     ("macho.so", "names that share a megabyte", shared_names, "more than 1000000 symbols"),
     ("macho.so", "imports without an end", endless_imports, "outside of the table"),
     ("macho.so", "compressed imports", compressed_imports, "not known here"),
