@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import struct
 import subprocess
@@ -122,7 +121,7 @@ def test_the_abi_of_strings(
 # The kernel of this repository's own tests.
 
 
-def test_the_native_test_kernel_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_native_test_kernel_passes(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the kernel is built for the torch that is installed")
     specification = importlib.util.spec_from_file_location(
         "build_native", ROOT / "tests" / "native" / "build.py"
@@ -131,14 +130,10 @@ def test_the_native_test_kernel_passes(tmp_path: Path, monkeypatch: pytest.Monke
     assert specification.loader
     build = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(build)
-    # The one thing that makes it need a newer glibc is in this header of glibc 2.32.
-    headers = tmp_path / "headers" / "sys"
-    headers.mkdir(parents=True)
-    (headers / "single_threaded.h").write_text("static const char __libc_single_threaded = 0;")
-    monkeypatch.setenv("CPATH", os.pathsep.join([str(headers.parent), os.environ.get("CPATH", "")]))
     for stable in (False, True):
         build.build(tmp_path / "kernel", stable=stable)
-    report = check(tmp_path / "kernel", select=("native", "elf", "abi3", "torch", "device"))
+    # It is built for the torch that is installed, and for no other.
+    report = check(tmp_path / "kernel", ignore=["completeness"])
     assert report.native_modules == 2
     assert [(each.rule.id, each.problem) for each in report.findings] == []
 

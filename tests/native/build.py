@@ -7,8 +7,7 @@ Usage:
 Needs torch, a C++ compiler (`CXX`, g++ otherwise) and, for CUDA, nvcc of the CUDA that torch was
 built with. Two builds come out, for the machine that this runs on: one for the torch that is
 installed, by torch's C++ interface, and one for that torch and all later ones, by its stable ABI.
-Both keep to Python's limited API. They are for tests on the same machine: nothing here cares for an
-old glibc.
+Both keep to Python's limited API, and to an old glibc as far as the compiler's own headers allow.
 """
 
 from __future__ import annotations
@@ -82,7 +81,8 @@ def compile_library(target: Path, namespace: str, device: str, stable: bool) -> 
     with tempfile.TemporaryDirectory() as scratch:
         objects = []
         binding = SOURCES / f"{'stable' if stable else 'torch'}_binding.cpp"
-        for source in (binding, SOURCES / f"scaled_silu_{device}.{'cu' if cuda else 'cpp'}"):
+        kernel = SOURCES / f"scaled_silu_{device}.{'cu' if cuda else 'cpp'}"
+        for source in (binding, kernel, SOURCES / "glibc.cpp"):
             objects.append(str(Path(scratch) / f"{source.stem}.o"))
             if source.suffix == ".cu":
                 major, minor = torch.cuda.get_device_capability()
