@@ -75,6 +75,11 @@ def test_delayed_libraries_are_read_like_others(tmp_path: Path) -> None:
     assert found.exported == ("PyInit_activation",)
 
 
+def test_the_long_names_of_templates(tmp_path: Path) -> None:
+    name = "?f@@" + "x" * 9000
+    assert image(pe({"a.dll": [name]}), tmp_path).imported == (name,)
+
+
 def test_imports_without_a_table_of_lookups(tmp_path: Path) -> None:
     assert image(pe({"a.dll": ["f", "g"]}, with_lookups=False), tmp_path).imported == ("f", "g")
 

@@ -21,7 +21,9 @@ from kernels_core.check.native.names import Budget, decoded
 from kernels_core.check.native.source import Source, UnreadableError, opened
 
 MAX_LIBRARIES = 10_000
-MAX_NAME = 4096  # of MSVC's linker
+
+# How much is read to find the end of a name: nearly all are short, but those of C++ may be long.
+_LENGTHS = (256, 2**14)
 
 _CPUS = {
     "IMAGE_FILE_MACHINE_AMD64": "x86_64",
@@ -146,12 +148,13 @@ class _Memory:
 
     def name(self, address: int, what: str) -> str:
         start = self.offset(address, what)
-        content = self._source.read(start, min(MAX_NAME, self._source.size - start), what)
-        end = content.find(b"\0")
-        if end < 0:
-            raise UnreadableError(f"{what} has no end")
-        self._budget.spend(end)
-        return decoded(content[:end])
+        for size in _LENGTHS:
+            content = self._source.read(start, min(size, self._source.size - start), what)
+            end = content.find(b"\0")
+            if end >= 0:
+                self._budget.spend(end)
+                return decoded(content[:end])
+        raise UnreadableError(f"{what} has no end")
 
     def imports(self, library: int, lookups: int) -> _Import:
         """What is taken from a library; the arguments are addresses of its name and of a table."""
