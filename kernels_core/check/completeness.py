@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from kernels_core.check.backends import backend_of, backend_text
+from kernels_core.check.layout import SYSTEMS_WITH_CXX_TAG
 from kernels_core.check.rules import Problem, Scope, Severity, rule
 from kernels_core.check.subject import Repository
 from kernels_core.check.tables import table
@@ -22,7 +23,6 @@ from kernels_core.variants.names import NativeVariant, Torch, TorchStableAbi, Tv
 # torch has a release about every three months, so by then another list holds.
 _GOOD_FOR_MONTHS = 9
 
-_SYSTEMS_WITH_CXX_TAG = ("linux",)
 _ABI_TAG = "-cxx11"
 
 
@@ -111,7 +111,7 @@ def _required(
         if f"{platform.cpu}-{platform.os}" not in entry["platforms"]:
             continue
         for release in sorted(current & _releases(entry.get("torch", content["torch"]))):
-            abi = _ABI_TAG if platform.os in _SYSTEMS_WITH_CXX_TAG else ""
+            abi = _ABI_TAG if platform.os in SYSTEMS_WITH_CXX_TAG else ""
             name = f"torch{release[0]}{release[1]}{abi}-{entry['tag']}-{platform.cpu}-{platform.os}"
             variant = parse(name, _no_plugin)
             if isinstance(variant, NativeVariant) and _platform(variant) == platform:

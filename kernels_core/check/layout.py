@@ -17,7 +17,10 @@ _BYTECODE_FOLDER = "__pycache__"
 # What a variant directory of the older layout has beside its package.
 _BESIDE_PACKAGE = frozenset({"metadata.json", "metadata.json.sigstore", _BYTECODE_FOLDER})
 
-_SYSTEMS_WITH_CXX_TAG = ("linux",)
+SYSTEMS_WITH_CXX_TAG = ("linux",)
+"""Where the names of builds for a release of torch say its C++ ABI."""
+
+_NEVER_RIGHT = (Kind.LINK, Kind.OTHER)
 
 # Windows keeps these names for devices, with any ending.
 _WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
@@ -84,7 +87,7 @@ def layout_cxx_tag(build: Build) -> Iterator[Problem]:
     if not isinstance(variant, NativeVariant) or not isinstance(variant.framework, Torch):
         return
     has_tag = variant.framework.cxx11_abi is not None
-    if has_tag != (variant.os in _SYSTEMS_WITH_CXX_TAG):
+    if has_tag != (variant.os in SYSTEMS_WITH_CXX_TAG):
         what = f"has a C++ ABI tag, on {variant.os}" if has_tag else "has no C++ ABI tag"
         yield Problem(f"{build.name} {what}", build.path)
 
@@ -174,8 +177,8 @@ def layout_beside_package(build: Build) -> Iterator[Problem]:
         return
     for entry in build.entries:
         inner = build.inner(entry)
-        if entry.kind is Kind.OTHER or entry.kind is Kind.LINK or is_bytecode(inner):
-            continue
+        if entry.kind in _NEVER_RIGHT or is_bytecode(inner):
+            continue  # wrong for a reason of its own
         if "/" not in inner and inner not in {*build.packages, *_BESIDE_PACKAGE}:
             yield Problem(f"lies beside the package {build.packages[0]!r}", entry.path)
 
@@ -190,7 +193,7 @@ def layout_regular_files(build: Build) -> Iterator[Problem]:
     Mend: copy what the link leads to, or remove it.
     """
     for entry in build.entries:
-        if entry.kind in (Kind.LINK, Kind.OTHER):
+        if entry.kind in _NEVER_RIGHT:
             yield Problem(_what_it_is(entry), entry.path)
 
 
