@@ -20,6 +20,8 @@ from typing import IO, Any
 
 import attrs
 
+from kernels_core.errors import CheckError
+
 Event = dict[str, Any]
 
 _KEPT_OUTPUT = 64 << 10
@@ -58,6 +60,9 @@ def work(step: str, request: Mapping[str, object], limit: float) -> Worked:
         step: the name of the step.
         request: what the step is given; goes through JSON.
         limit: seconds that it may take; after that it is ended, with what it has started.
+
+    Raises:
+        CheckError: the step itself failed, and not the kernel.
     """
     with tempfile.TemporaryDirectory(prefix="kernels-check-") as folder:
         asked, told = Path(folder, "request.json"), Path(folder, "events.jsonl")
@@ -76,6 +81,11 @@ def work(step: str, request: Mapping[str, object], limit: float) -> Worked:
         )
         ended, output = _watch(process, limit)
         events = _read(told)
+    for event in events:
+        if event.get("event") == "broken":
+            raise CheckError(
+                f"{request['build']} could not be tried:\n{event['text']}", path=request["build"]
+            )
     done = any(event.get("event") == "done" for event in events)
     return Worked(events, "" if done else ended, output)
 

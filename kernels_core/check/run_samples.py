@@ -1,4 +1,4 @@
-"""Samples of calls, recorded while the tests of a repository run, and what is proved with them.
+"""Samples of calls, recorded while the tests of a repository run.
 
 Nobody has to write samples for a check: what the tests call operators and layers with will do.
 """
@@ -8,15 +8,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
-
-Tell = Callable[..., None]
 
 _MOST_SAMPLES = 3
 _MOST_ELEMENTS = 1 << 24
@@ -80,120 +78,90 @@ class Samples:
     def _seen(self, call: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(call)
         def seen(operator: Any, /, *args: Any, **kwargs: Any) -> Any:
-            if not torch.compiler.is_compiling():
-                self.see(operator, args, kwargs)
-            return call(operator, *args, **kwargs)
+            own = None if torch.compiler.is_compiling() else self._own(operator)
+            if own is None:
+                return call(operator, *args, **kwargs)
+            with self._seeing(own, args, kwargs, None):
+                return call(operator, *args, **kwargs)
 
         return seen
 
     def _seen_layer(self, layer: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(forward)
         def seen(module: Any, /, *args: Any, **kwargs: Any) -> Any:
-            if not torch.compiler.is_compiling():
-                self._add(layer, args, kwargs, module)
-            return forward(module, *args, **kwargs)
+            if torch.compiler.is_compiling():
+                return forward(module, *args, **kwargs)
+            with self._seeing(layer, args, kwargs, module):
+                return forward(module, *args, **kwargs)
 
         return seen
 
-    def see(self, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Record a call of an operator, if it is one of the kernel's.
+    def watching(self) -> Any:
+        """A mode that records the operators that are called within, by whichever way."""
 
-        Args:
-            operator: an overload, or what stands for all overloads of a name.
-            args: by position.
-            kwargs: by keyword.
-        """
+        def dispatch(mode: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            own = self._own(func)
+            if own is None:
+                return func(*args, **(kwargs or {}))
+            with self._seeing(own, args, kwargs or {}, None):
+                return func(*args, **(kwargs or {}))
+
+        return type("Watching", (_Mode,), {"__torch_dispatch__": dispatch})()
+
+    def _own(self, operator: Any) -> Any:
+        """The overload that is called, if it is one of the kernel's; else None."""
         if isinstance(operator, _Packet):
-            overloads = operator.overloads()
             if operator._qualified_op_name.partition("::")[0] not in self._namespaces:
-                return
-            if len(overloads) != 1:
-                return
-            operator = getattr(operator, overloads[0])
-        if operator.namespace in self._namespaces:
-            self._add(operator, args, kwargs, None)
+                return None
+            overloads = operator.overloads()
+            return getattr(operator, overloads[0]) if len(overloads) == 1 else None
+        return operator if operator.namespace in self._namespaces else None
 
-    def _add(self, what: Any, args: tuple[Any, ...], kwargs: dict[str, Any], module: Any) -> None:
+    @contextlib.contextmanager
+    def _seeing(
+        self, what: Any, args: tuple[Any, ...], kwargs: dict[str, Any], module: Any
+    ) -> Iterator[None]:
+        """Keep a call as it is now, if it succeeds: tests also try what must be refused."""
         leaves = [*tree_leaves((args, kwargs)), *(module.parameters() if module else ())]
+        key = tuple(_kind(leaf) for leaf in leaves)
+        call = self._copied(what, key, leaves, (args, kwargs), module)
+        yield
+        if call is not None:
+            self._calls.setdefault(what, {})[key] = call
+
+    def _copied(
+        self, what: Any, key: Any, leaves: list[Any], arguments: Any, module: Any
+    ) -> Call | None:
+        """A copy of a call; None where there are enough that are like it, or smaller."""
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         elements = sum(tensor.numel() for tensor in tensors)
         if elements > _MOST_ELEMENTS or any(type(tensor) not in _PLAIN for tensor in tensors):
-            return
-        key = tuple(_kind(leaf) for leaf in leaves)
-        calls = self._calls.setdefault(what, {})
+            return None
+        calls = self._calls.get(what, {})
         if key in calls:
-            return
+            return None
         if len(calls) >= _MOST_SAMPLES:
             largest = max(calls, key=lambda each: calls[each].elements)
             if calls[largest].elements <= elements:
-                return
+                return None
             del calls[largest]
         with contextlib.suppress(Exception):  # a module that cannot be copied is no sample
             kept = copy.deepcopy(module) if module is not None else None
-            args, kwargs = _copied((args, kwargs))
-            calls[key] = Call(args, kwargs, kept, elements)
+            args, kwargs = _copied(arguments)
+            return Call(args, kwargs, kept, elements)
+        return None
 
-    def prove(self, layers: Mapping[str, Any], operators: Iterable[str], tell: Tell) -> None:
-        """Try what operators and layers claim, with the calls that were seen.
+    def of(self, what: Any) -> list[Call]:
+        """The calls of a layer or an overload that were seen, those with least data first.
 
         Args:
-            layers: the layers, by name.
-            operators: the names of the kernel's operators, "namespace::name".
-            tell: is told of `opcheck`, `compile` and `gradient` with what failed, and of
-                `unproved` with what there is no sample of.
+            what: the layer or overload.
         """
-        for layer in layers.values():
-            for call in self._of(layer):
-                with contextlib.suppress(Exception), _watching(self):
-                    _run(call, grad=True)
-        for name, layer in layers.items():
-            self._prove_layer(name, layer, tell)
-        tried = set()
-        for operator in [each for each in self._calls if isinstance(each, _Overload)]:
-            tried.add(operator.name().partition(".")[0])
-            for call in self._of(operator):
-                tell("begin", kind="opcheck", what=operator.name())
-                problem = _opcheck(operator, call)
-                if problem:
-                    tell("opcheck", name=operator.name(), text=problem)
-                    break
-        for name in sorted(set(operators) - tried):
-            tell("unproved", what=f"operator {name}", why="no test called it")
-
-    def _of(self, what: Any) -> list[Call]:
         return sorted(self._calls.get(what, {}).values(), key=lambda call: call.elements)
 
-    def _prove_layer(self, name: str, layer: Any, tell: Tell) -> None:
-        backward = getattr(layer, "has_backward", True)
-        compiles = getattr(layer, "can_torch_compile", False)
-        calls = self._of(layer)
-        if not calls and (backward or compiles):
-            tell("unproved", what=f"layer {name}", why="no test called it")
-        proofs: list[tuple[str, Callable[[Call], str]]] = []
-        if compiles:
-            proofs.append(("compile", functools.partial(_compile_problem, grad=backward)))
-        if backward:
-            proofs.append(("gradient", _gradient_problem))
-        for kind, proof in proofs:
-            for call in calls:
-                tell("begin", kind=kind, what=name)
-                try:
-                    problem = proof(call)
-                except Exception as error:
-                    problem = _first_line(error)
-                if problem:
-                    tell(kind, name=name, text=problem)
-                    break
-
-
-def _watching(samples: Samples) -> Any:
-    """A mode that records the operators that are called within, by whichever way."""
-
-    def dispatch(mode: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        samples.see(func, args, kwargs or {})
-        return func(*args, **(kwargs or {}))
-
-    return type("Watching", (_Mode,), {"__torch_dispatch__": dispatch})()
+    def overloads(self) -> list[Any]:
+        """The overloads of operators whose calls were seen."""
+        return [each for each in self._calls if isinstance(each, _Overload)]
 
 
 @contextlib.contextmanager
@@ -223,130 +191,3 @@ def _copied(values: Any) -> Any:
         return value.detach().clone().requires_grad_(value.requires_grad)
 
     return tree_map(copied, values)
-
-
-def _run(call: Call, *, grad: bool) -> Any:
-    call = call.fresh()
-    assert call.module is not None
-    with torch.set_grad_enabled(grad):
-        return call.module(*call.args, **call.kwargs)
-
-
-def _opcheck(operator: Any, call: Call) -> str:
-    results = torch.library.opcheck(operator, call.args, call.kwargs, raise_exception=False)
-    failed = [(test, result) for test, result in results.items() if result != "SUCCESS"]
-    if not failed:
-        return ""
-    test, result = failed[0]
-    return f"{test}: {_first_line(result)}"
-
-
-def _compile_problem(call: Call, *, grad: bool) -> str:
-    expected, again = _run(call, grad=grad), _run(call, grad=grad)
-    torch._dynamo.reset()
-    fresh = call.fresh()
-    # Inductor would need a compiler on this machine; whether its input can be traced, and keeps
-    # its meaning, shows without.
-    compiled = torch.compile(fresh.module, fullgraph=True, backend="aot_eager")
-    with torch.set_grad_enabled(grad):
-        result = compiled(*fresh.args, **fresh.kwargs)
-    try:
-        torch.testing.assert_close(again, expected, equal_nan=True)
-    except AssertionError:
-        return ""  # what is random cannot be compared
-    try:
-        torch.testing.assert_close(result, expected, equal_nan=True)
-    except AssertionError as error:
-        return f"compiled, it computes something else: {_first_line(error)}"
-    return ""
-
-
-def _gradient_problem(call: Call) -> str:
-    call = call.fresh()
-    leaves: list[Any] = [
-        leaf
-        for leaf in tree_leaves((call.args, call.kwargs))
-        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
-    ]
-    assert call.module is not None
-    parameters: list[Any] = [each for each in call.module.parameters() if each.is_floating_point()]
-    if not leaves and not parameters:
-        return ""
-    for leaf in (*leaves, *parameters):
-        leaf.requires_grad_(True)
-    with torch.enable_grad():
-        # Not the leaves themselves: some kernels write into what they are given.
-        args, kwargs = tree_map(
-            lambda value: value.clone() if isinstance(value, torch.Tensor) else value,
-            (call.args, call.kwargs),
-        )
-        results = [
-            each
-            for each in tree_leaves(call.module(*args, **kwargs))
-            if isinstance(each, torch.Tensor) and each.is_floating_point()
-        ]
-        if not results:
-            return ""
-        if not any(each.requires_grad for each in results):
-            return "the result has no gradient"
-        weights = [_direction(each) for each in results]
-        total = _weighted(results, weights)
-        gradients = torch.autograd.grad(total, leaves + parameters, allow_unused=True)
-    if all(each is None for each in gradients):
-        return "no argument gets a gradient"
-    return _wrong_gradient(call, leaves, gradients, weights)
-
-
-def _weighted(results: list[Any], weights: list[Any]) -> Any:
-    pairs = zip(results, weights, strict=True)
-    return sum((result.double() * weight).sum() for result, weight in pairs)
-
-
-def _direction(tensor: Any) -> Any:
-    generator = torch.Generator().manual_seed(tensor.numel())
-    return torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device)
-
-
-def _wrong_gradient(call: Call, leaves: list[Any], gradients: Any, weights: list[Any]) -> str:
-    """Compare with the difference of two results, where that is exact enough to tell."""
-    if any(leaf.dtype not in (torch.float32, torch.float64) for leaf in leaves):
-        return ""
-    directions = [_direction(leaf) for leaf in leaves]
-    told = sum(
-        (gradient.double() * direction).sum().item()
-        for gradient, direction in zip(gradients, directions, strict=False)
-        if gradient is not None
-    )
-
-    def slope(step: float) -> float:
-        sides = []
-        for sign in (step, -step):
-            moved = {
-                id(leaf): (leaf.detach().double() + sign * direction).to(leaf.dtype)
-                for leaf, direction in zip(leaves, directions, strict=True)
-            }
-            args, kwargs = tree_map(
-                lambda value, moved=moved: moved.get(id(value), value), (call.args, call.kwargs)
-            )
-            assert call.module is not None
-            with torch.no_grad():
-                results = tree_leaves(call.module(*args, **kwargs))
-            floats = [
-                each
-                for each in results
-                if isinstance(each, torch.Tensor) and each.is_floating_point()
-            ]
-            sides.append(float(_weighted(floats, weights)))
-        return (sides[0] - sides[1]) / (2 * step)
-
-    coarse, fine = slope(2e-3), slope(5e-4)
-    scale = max(abs(coarse), abs(fine), 1e-3)
-    if abs(coarse - fine) > 0.05 * scale or abs(told - fine) <= 0.2 * scale:
-        return ""
-    return f"the gradient is {told:.4g} in a direction in which the result changes by {fine:.4g}"
-
-
-def _first_line(error: object) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else ""
-    return (f"{type(error).__name__}: {text}" if isinstance(error, Exception) else text)[:500]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -37,7 +38,10 @@ def main(step: str, asked: str, told: str) -> None:
             stream.write(json.dumps({"event": event, **details}) + "\n")
             stream.flush()
 
-        _STEPS[step](request, tell)
+        try:
+            _STEPS[step](request, tell)
+        except Exception:  # what the kernel raises was told of before
+            tell("broken", text=traceback.format_exc())
         tell("done")
     sys.stdout.flush()
     sys.stderr.flush()
@@ -61,7 +65,7 @@ def _import(request: dict[str, Any], tell: Tell) -> None:
     module = _loaded(build, tell)
     if module is None:
         return
-    tell("operators", names=_of_kernel(_operators() - before, build))
+    tell("operators", names=_of_kernel(_operators() - before))
     for name, layer in _layers(module).items():
         tell("begin", kind="layer", what=name)
         tell("layer", name=name, error=_invalid(layer, name, build))
@@ -102,7 +106,7 @@ def _beside(request: dict[str, Any], tell: Tell) -> None:
 
 def _tests(request: dict[str, Any], tell: Tell) -> None:
     """Run the repository's own tests, and use what they call as samples."""
-    from kernels_core.check import run_samples, run_tests
+    from kernels_core.check import run_proofs, run_samples, run_tests
 
     before = _operators()
     build = _resolved(request["build"], request)
@@ -110,12 +114,12 @@ def _tests(request: dict[str, Any], tell: Tell) -> None:
     module = _loaded(build, tell)
     if module is None:
         return
-    operators = _of_kernel(_operators() - before, build)
+    operators = _of_kernel(_operators() - before)
     layers = _layers(module)
     samples = run_samples.Samples({name.partition("::")[0] for name in operators})
     with samples.recorded(layers):
         run_tests.run(Path(request["root"]), request["names"], module, tell)
-    samples.prove(layers, operators, tell)
+    run_proofs.prove(samples, layers, operators, tell)
 
 
 _STEPS = {"import": _import, "beside": _beside, "tests": _tests}
@@ -146,25 +150,35 @@ def _loaded(build: Build, tell: Tell) -> ModuleType | None:
 
 
 def _operators() -> set[str]:
-    """The names of all operators, "namespace::name"."""
+    """The names of all operators, "namespace::name.overload"."""
     import torch
 
-    return {name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names()}
+    return set(torch._C._dispatch_get_all_op_names())
 
 
-def _of_kernel(names: set[str], build: Build) -> list[str]:
-    """Those of new operators that are the kernel's, and not of a part of torch that it imports."""
+def _of_kernel(names: set[str]) -> list[str]:
+    """Those of new operators that are not of a part of torch that the kernel imports."""
+    return sorted({name.partition(".")[0] for name in names if not _is_of_torch(name)})
+
+
+# Through these the operators of others are registered, too.
+_REGISTRARS = ("torch/library.py", "torch/_library/custom_ops.py")
+
+
+def _is_of_torch(name: str) -> bool:
     import torch
+    from torch._library.custom_ops import OPDEFS
 
-    from kernels_core.check.tables import table
-
-    of_torch = table("torch")["namespaces"]
-    return sorted(
-        name
-        for name in names
-        if name.partition("::")[0] not in of_torch
-        or str(build.path) in torch._C._dispatch_dump(name)  # says where it was registered
-    )
+    registered = re.search(r"registered at (.*):\d+", torch._C._dispatch_dump(name))
+    path = Path(registered[1]) if registered else Path()
+    folder = Path(torch.__file__).parent
+    if folder not in path.parents:
+        return False
+    if path.relative_to(folder.parent).as_posix() not in _REGISTRARS:
+        return True
+    definition: Any = OPDEFS.get(name) or OPDEFS.get(name.removesuffix("."))
+    module = definition._init_fn.__module__ if definition else ""
+    return bool(module.startswith("torch.") and module != "torch._library.triton")
 
 
 def _layers(module: ModuleType) -> dict[str, Any]:

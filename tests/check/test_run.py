@@ -241,12 +241,26 @@ def test_tests_that_need_what_is_not_installed_are_not_judged(run: RunBuild) -> 
     assert any("no_such_module" in reason for reason in report.not_judged)
 
 
+def test_calls_that_must_be_refused_are_no_samples(run: RunBuild) -> None:
+    test = """
+import activation, pytest, torch
+def test_refused():
+    with pytest.raises(RuntimeError):
+        torch.ops.%s.relu(torch.ones(2), 1)
+    with pytest.raises(AttributeError):
+        activation.layers.ReLU()(torch.ones(2))
+"""
+    report = run(tests=test % ID)
+    assert not report.findings
+    assert report.not_judged == ("run: layer ReLU: no test calls it",)
+
+
 def test_what_no_test_calls_is_not_judged(run: RunBuild) -> None:
     report = run(tests="import activation\n\ndef test_nothing(): ...\n")
     assert not report.findings
     assert [reason.partition(":")[2].strip() for reason in report.not_judged] == [
-        "layer ReLU: no test called it",
-        f"operator {ID}::relu: no test called it",
+        "layer ReLU: no test calls it",
+        f"opcheck of {ID}::relu: no test calls it",
     ]
 
 
