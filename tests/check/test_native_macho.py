@@ -293,6 +293,14 @@ def test_symbols_of_libraries_without_newer_tables(tmp_path: Path) -> None:
     assert found.optional == {"PyModule_Create2"}
 
 
+def test_what_a_library_defines_itself_is_no_import(tmp_path: Path) -> None:
+    tables = {
+        files.CHAINED_FIXUPS: files.chained_fixups(["__ZN3c104sizeEv", "_puts"]),
+        files.EXPORTS_TRIE: files.exports_trie("__ZN3c104sizeEv"),
+    }
+    assert image(library(tables=tables), tmp_path).imported == ("puts",)
+
+
 def test_imports_of_programs_that_bind_symbols(tmp_path: Path) -> None:
     # Of each step: what it does, and the numbers of variable length that follow.
     bindings = b"\x11\x20\x85\x01\x51\x40_PyModule_Create2\0\x72\x88\x01\x90\xc0\x02\x42"

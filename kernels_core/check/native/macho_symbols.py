@@ -92,6 +92,10 @@ def read_symbols(read: Read, tables: dict[int, Any]) -> Symbols:
         symbols.exported += _exports(content, budget)
     if not fixups and not info and mach_o.LC_SYMTAB in tables:
         _add_from_table(symbols, budget, read, tables[mach_o.LC_SYMTAB])
+    # What several libraries may define, such as inline functions of C++, is looked up in all of
+    # them; whoever defines it takes it from nobody.
+    for name in symbols.exported:
+        symbols.imported.pop(name, None)
     return symbols
 
 
