@@ -6,7 +6,7 @@ Usage:
 
 Needs torch, a C++ compiler (`CXX`, g++ otherwise) and, for CUDA, nvcc of the CUDA that torch was
 built with. Two builds come out, for the machine that this runs on: one for the torch that is
-installed, by torch's C++ interface, and one for that torch and all later ones, by its stable ABI.
+installed, by torch's C++ interface, and one for torch 2.10 and all later ones, by its stable ABI.
 Both keep to Python's limited API, and to an old glibc as far as the compiler's own headers allow.
 """
 
@@ -31,6 +31,9 @@ HERE = Path(__file__).parent
 SOURCES = HERE / "csrc"
 PACKAGE = HERE / "package"
 
+# The release of torch whose stable ABI is enough.
+STABLE_ABI = (2, 10)
+
 
 def variant_name(device: str, stable: bool) -> str:
     """The name of a build variant for the torch that is installed and this machine."""
@@ -38,7 +41,8 @@ def variant_name(device: str, stable: bool) -> str:
     backend = "cpu"
     if device == "cuda":
         backend = f"cu{str(torch.version.cuda).replace('.', '')}"
-    framework = f"torch-stable-abi{major}{minor}" if stable else f"torch{major}{minor}-cxx11"
+    abi = "".join(map(str, STABLE_ABI))
+    framework = f"torch-stable-abi{abi}" if stable else f"torch{major}{minor}-cxx11"
     return f"{framework}-{backend}-{platform.machine()}-{platform.system().lower()}"
 
 
@@ -75,6 +79,9 @@ def compile_library(target: Path, namespace: str, device: str, stable: bool) -> 
     folders = [*cpp_extension.include_paths(device), sysconfig.get_path("include")]
     common = [f"-I{folder}" for folder in folders]
     common += [f"-DNAMESPACE={namespace}", "-O2", "-std=c++20", *(["-DWITH_CUDA"] if cuda else [])]
+    if stable:
+        major, minor = STABLE_ABI
+        common.append(f"-DTORCH_TARGET_VERSION={major << 56 | minor << 48:#x}")
     libraries = ["torch", "torch_cpu", "c10"]
     if cuda:
         libraries += ["torch_cuda", "c10_cuda", "cudart"]
