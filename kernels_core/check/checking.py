@@ -142,13 +142,15 @@ def _judge_files(
     wants_python = not wanted.isdisjoint({Scope.PYTHON, Scope.PACKAGE, Scope.PACKAGES})
     device_code: set[str] = set()
     python_files: list[PythonFile] = []
+    python_size = 0
     for number, entry in enumerate(build.files()):
         tell(entry.path, number)
         file = build.directory / build.inner(entry)
         if entry.name.endswith(".py"):
             if wants_python:
                 read[Scope.PYTHON] += 1
-                python_files.append(read_python_file(entry.path, file, build))
+                python_files.append(read_python_file(entry.path, file, build, python_size))
+                python_size += entry.size
                 yield from _judge(rules, Scope.PYTHON, python_files[-1], build)
         elif wants_native and is_native(file):
             read[Scope.NATIVE] += 1

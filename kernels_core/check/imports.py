@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ast
-import functools
 from collections.abc import Iterator
 
 import attrs
 
-from kernels_core.check.python_walk import Place, last_name, visited
+from kernels_core.check.python_walk import Place, kept, last_name, visited
 
 
 @attrs.frozen
@@ -43,7 +42,7 @@ class Import:
         return "." * self.level + self.module
 
 
-@functools.lru_cache(maxsize=64)
+@kept
 def imports_of(tree: ast.Module) -> tuple[Import, ...]:
     r"""The imports of a module that are ever run, in order.
 
@@ -83,6 +82,7 @@ def _beginning(name: ast.expr) -> str:
     return ""
 
 
+@kept
 def bindings(tree: ast.Module) -> dict[str, str]:
     r"""What the names that a module imports stand for, as dotted names; relative ones left out.
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import attrs
 
 from kernels_core.check.imports import Import, bindings, dotted, imports_of
-from kernels_core.check.python_walk import visited
+from kernels_core.check.python_walk import kept, visited
 from kernels_core.check.tables import table
 
 
@@ -27,6 +27,7 @@ class NewName:
     since: str
 
 
+@kept
 def newer_names(tree: ast.Module) -> tuple[NewName, ...]:
     r"""Find what a module uses of the standard library that Python 3.9 does not have.
 

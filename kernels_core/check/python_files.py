@@ -18,9 +18,13 @@ from kernels_core.check.syntax import NewSyntax, newer_syntax
 
 _MAX_SIZE = 4 << 20
 
-# Builds of one repository share most of their Python. Trees take much more memory than text.
+# Trees take up to a hundred times the memory of the source, and those of a build are kept while it
+# is judged.
+_MAX_BUILD_SIZE = 8 << 20
+
+# Builds of one repository share most of their Python.
 _CACHED = 128
-_MAX_CACHED_SIZE = 64 << 10
+_MAX_CACHED_SIZE = 32 << 10
 
 # How many operators may follow each other in one expression. Python 3.10 turns each into a level of
 # its own stack and ends the process when that is full; later versions count, and raise.
@@ -61,16 +65,21 @@ class _UnparsableError(Exception):
         self.line = line
 
 
-def read_python_file(path: str, file: Path, build: Build) -> PythonFile:
+def read_python_file(path: str, file: Path, build: Build, before: int = 0) -> PythonFile:
     """Read and parse a file of Python source.
 
     Args:
         path: what to call it: its path relative to the repository.
         file: where it lies.
         build: the build that it is in.
+        before: how many bytes of source were read of this build already.
     """
     try:
         content = _content(file)
+        if before + len(content) > _MAX_BUILD_SIZE:
+            raise _UnparsableError(
+                f"lies beyond the first {_MAX_BUILD_SIZE >> 20} MiB of Python in this build"
+            )
         parse = _parse_cached if len(content) <= _MAX_CACHED_SIZE else _parse
         text, tree, newer = parse(content)
     except _UnparsableError as error:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import enum
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import attrs
 
@@ -48,8 +49,31 @@ _READ_ANNOTATIONS = frozenset({"custom_op", "triton_op"})
 
 Node = tuple[ast.AST, Place]
 
+_T = TypeVar("_T")
 
-@functools.lru_cache(maxsize=64)
+
+def kept(function: Callable[[ast.Module], _T]) -> Callable[[ast.Module], _T]:
+    """Let a function find out once about each module what it finds out.
+
+    The result lives as long as the tree does. It must not refer to the module's own node.
+
+    Args:
+        function: takes a module.
+    """
+    name = f"{function.__module__}.{function.__qualname__}"
+
+    @functools.wraps(function)
+    def once(tree: ast.Module) -> _T:
+        results = tree.__dict__
+        if name not in results:
+            results[name] = function(tree)
+        found: _T = results[name]
+        return found
+
+    return once
+
+
+@kept
 def visited(tree: ast.Module) -> tuple[Node, ...]:
     r"""The nodes of a module that Python 3.9 runs or evaluates, in their order, with their places.
 
@@ -69,7 +93,7 @@ def visited(tree: ast.Module) -> tuple[Node, ...]:
 
 def _visit(tree: ast.Module) -> Iterator[Node]:
     postponed = _postpones_annotations(tree)
-    waiting: list[Node] = [(tree, Place())]
+    waiting: list[Node] = [(node, Place()) for node in reversed(tree.body)]
     while waiting:
         node, place = waiting.pop()
         yield node, place

@@ -200,7 +200,8 @@ class _Run:
             self._uncollected(event)
         for event in worked.of("tested"):
             if not event["passed"] and not event["failed"]:
-                self._skip(tests, f"none of the tests ran ({event['skipped']} were skipped)")
+                why = f"{event['skipped']} were skipped, pytest ended with code {event['code']}"
+                self._skip(tests, f"none of the tests ran ({why})")
         for event in worked.of("unproved"):
             self._skip(event["what"], event["why"])
         for kind in ("opcheck", "compile", "gradient"):

@@ -30,7 +30,7 @@ def run(root: Path, names: Sequence[str], module: ModuleType, tell: Tell) -> Non
     import pytest
 
     sys.meta_path.insert(0, _Alias(names, module))
-    configuration = next((root / n for n in _CONFIGURATIONS if (root / n).is_file()), None)
+    configuration = _configuration(root)
     os.chdir(root)
     with tempfile.TemporaryDirectory() as folder:
         if configuration is None:
@@ -38,10 +38,21 @@ def run(root: Path, names: Sequence[str], module: ModuleType, tell: Tell) -> Non
             configuration = Path(folder, "pytest.ini")
             configuration.write_text("[pytest]\n", "utf-8")
         arguments = ["-q", "-p", "no:cacheprovider", "-c", str(configuration)]
-        arguments += [f"--rootdir={root}", "--import-mode=importlib", str(root / "tests")]
+        arguments += [f"--rootdir={root}", str(root / "tests")]
         observer = _Observer(tell)
-        pytest.main(arguments, plugins=[observer])
-    tell("tested", **observer.counts)
+        code = pytest.main(arguments, plugins=[observer])
+    tell("tested", code=int(code), **observer.counts)
+
+
+def _configuration(root: Path) -> Path | None:
+    """The file in which a repository configures pytest."""
+    for name in _CONFIGURATIONS:
+        if (root / name).is_file():
+            return root / name
+    project = root / "pyproject.toml"
+    if project.is_file() and "[tool.pytest" in project.read_text("utf-8", "replace"):
+        return project
+    return None
 
 
 class _Observer:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import attrs
 
 from kernels_core.check.imports import bindings, dotted
-from kernels_core.check.python_walk import Place, last_name, visited
+from kernels_core.check.python_walk import Place, kept, last_name, visited
 
 _BUILTIN_TYPES = frozenset(
     {
@@ -49,7 +49,8 @@ class Union:
     where: str
 
 
-def evaluated_unions(tree: ast.Module) -> Iterator[Union]:
+@kept
+def evaluated_unions(tree: ast.Module) -> tuple[Union, ...]:
     """Find the unions in a module that fail on Python 3.9 when they are evaluated.
 
     In annotations every `|` is a union. Elsewhere it is one when a side is None or a well-known
@@ -59,9 +60,13 @@ def evaluated_unions(tree: ast.Module) -> Iterator[Union]:
         tree: the module.
 
     Example:
-        >>> list(evaluated_unions(ast.parse("def f(x: int | None): return 1 | 2")))
-        [Union(line=1, text='int | None', where='an annotation')]
+        >>> evaluated_unions(ast.parse("def f(x: int | None): return 1 | 2"))
+        (Union(line=1, text='int | None', where='an annotation'),)
     """
+    return tuple(_evaluated(tree))
+
+
+def _evaluated(tree: ast.Module) -> Iterator[Union]:
     names = bindings(tree)
     seen: set[ast.AST] = set()
     for node, place in visited(tree):

@@ -146,12 +146,12 @@ def test_the_line_of_the_kernel_that_raised_is_named(run: RunBuild) -> None:
 
 
 def test_a_kernel_that_hangs_is_ended(run: RunBuild, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_facts, "_LOADING_LIMIT", 15)
+    monkeypatch.setattr(run_facts, "_LOADING_LIMIT", 4)
     code = "import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', "
     code += "'import time; time.sleep(60)'])\ntime.sleep(60)\n"
     rule, message = only(run({"__init__.py": code}))
     assert rule == "run-import"
-    assert "not done after 15 seconds" in message
+    assert "not done after 4 seconds" in message
 
 
 def test_what_a_kernel_prints_disturbs_nothing(run: RunBuild) -> None:
@@ -211,6 +211,36 @@ def test_layers_that_loading_refuses_are_found(run: RunBuild) -> None:
     rule, message = only(run({"layers.py": impure}))
     assert rule == "run-layers"
     assert "'helper'" in message
+
+
+def test_tests_may_be_a_package_with_settings_of_its_own(make_build: MakeBuild) -> None:
+    repository = make_build("torch-cpu", FILES, ABOUT)
+    files = {
+        "pytest.ini": "[pytest]\nmarkers = kernels_ci: runs there\naddopts = --strict-markers\n",
+        "tests/__init__.py": "",
+        "tests/conftest.py": "import pytest\n@pytest.fixture\ndef scale(): return 2.0\n",
+        "tests/utils.py": TEST.partition("def test")[0],
+        "tests/test_it.py": "import pytest\nfrom .utils import ReLU, torch\n"
+        "@pytest.mark.kernels_ci\ndef test_relu(scale):\n    layer = ReLU()\n"
+        "    layer.scale = scale\n    layer(torch.ones(2))\n",
+    }
+    for name, content in files.items():
+        (repository / name).parent.mkdir(exist_ok=True)
+        (repository / name).write_text(content)
+    before = sorted(repository.rglob("*"))
+    report = check(repository, run=True, select=["run"])
+    assert not report.findings
+    assert not report.not_judged
+    assert sorted(repository.rglob("*")) == before
+
+
+def test_tests_that_pytest_cannot_start_are_not_judged(make_build: MakeBuild) -> None:
+    repository = make_build("torch-cpu", FILES, ABOUT)
+    (repository / "tests").mkdir()
+    (repository / "tests" / "conftest.py").write_text("import no_such_module")
+    report = check(repository, run=True, select=["run"])
+    assert not report.findings
+    assert "none of the tests ran" in report.not_judged[0]
 
 
 def test_tests_that_fail_are_found(run: RunBuild) -> None:
