@@ -195,7 +195,9 @@ class _Known:
         """Whether an absolute import means the kernel itself."""
         beside = file.inner.rpartition("/")[0]
         sibling = f"{beside}/{each.top}" if beside else each.top
-        return each.top not in self.allowed and (each.top in self.own or sibling in self.modules)
+        # A module that imports its own name means another's.
+        is_sibling = sibling in self.modules and f"{sibling}.py" != file.inner
+        return each.top not in self.allowed and (each.top in self.own or is_sibling)
 
 
 # Its files are judged one build after the other.

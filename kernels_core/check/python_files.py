@@ -74,16 +74,19 @@ def read_python_file(path: str, file: Path, build: Build, before: int = 0) -> Py
         build: the build that it is in.
         before: how many bytes of source were read of this build already.
     """
+    nothing = ast.Module(body=[], type_ignores=[])
+    if before > _MAX_BUILD_SIZE:
+        return PythonFile(path, build, "", nothing)  # the file before was found to be too much
     try:
         content = _content(file)
         if before + len(content) > _MAX_BUILD_SIZE:
             raise _UnparsableError(
-                f"lies beyond the first {_MAX_BUILD_SIZE >> 20} MiB of Python in this build"
+                f"lies, with all that follow, beyond the first {_MAX_BUILD_SIZE >> 20} MiB of "
+                f"Python in this build"
             )
         parse = _parse_cached if len(content) <= _MAX_CACHED_SIZE else _parse
         text, tree, newer = parse(content)
     except _UnparsableError as error:
-        nothing = ast.Module(body=[], type_ignores=[])
         return PythonFile(path, build, "", nothing, str(error), error.line)
     return PythonFile(path, build, text, tree, newer=newer)
 

@@ -205,6 +205,7 @@ IMPORTS = [
         "a",
     ),
     ("import numpy as np", "python-import-foreign", "numpy"),
+    ("import relu", "python-import-foreign", "relu"),
     ("def f():\n    from einops import rearrange", "python-import-foreign", "einops"),
     ("class A:\n    def f(self):\n        import einops.x", "python-import-foreign", "einops.x"),
     ("from importlib import import_module\nimport_module('einops')", "python-import-foreign", "e"),
@@ -368,7 +369,7 @@ def test_new_f_strings_are_found_though_they_can_be_parsed(judge: Judge, source:
 
 def test_the_python_of_a_build_is_read_up_to_a_limit(make_build: MakeBuild) -> None:
     comments = "#" * (3 << 20)
-    files = {"__init__.py": "", "a.py": comments, "b.py": comments, "c.py": comments}
+    files = {"__init__.py": "", **{f"{name}.py": comments for name in "abcd"}}
     (finding,) = check(make_build("torch-universal", files), select=[FAMILY]).findings
     assert finding.problem.path == "build/torch-universal/c.py"
     assert "8 MiB" in finding.problem.message
