@@ -10,7 +10,7 @@ from pathlib import Path
 
 import attrs
 
-from kernels_core.check.operators import Operators, PythonPackage, operators_of
+from kernels_core.check.operators import Operators, PythonPackage
 from kernels_core.check.python_files import PythonFile, read_python_file
 from kernels_core.check.report import Finding, Report
 from kernels_core.check.rules import Problem, Rule, Scope, chosen_rules, judged
@@ -162,7 +162,7 @@ def _judge_files(
     package = PythonPackage(build, tuple(python_files))
     yield from _judge(rules, Scope.PACKAGE, package, build)
     if Scope.PACKAGES in wanted:
-        operators.append(operators_of(package))
+        operators.append(package.operators)
 
 
 def _from(progress: Progress | None, done: int, count: int) -> Callable[[str, int], None]:

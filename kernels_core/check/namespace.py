@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from kernels_core.check.constants import UNKNOWN
-from kernels_core.check.operators import Operators, PythonPackage, operators_of
+from kernels_core.check.operators import Operators, PythonPackage
 from kernels_core.check.rules import Problem, Scope, Severity, rule
 from kernels_core.check.subject import Build
 from kernels_core.variants.names import (
@@ -46,7 +46,7 @@ def namespace_declared(package: PythonPackage) -> Iterator[Problem]:
         return
     dependencies = {_module_name(text) for text in metadata.python_depends}
     seen = set()
-    for use in operators_of(package).uses:
+    for use in package.operators.uses:
         namespace = use.namespace
         if use.is_for(metadata.id) or namespace in dependencies or namespace in seen:
             continue
@@ -67,7 +67,7 @@ def namespace_unique(package: PythonPackage) -> Iterator[Problem]:
     Mend: append the short hash of the source commit or something random, such as
     `_activation_605f22e`.
     """
-    operators = operators_of(package)
+    operators = package.operators
     for namespace in operators.namespaces:
         if not unique_part(namespace) and UNKNOWN not in namespace:
             message = f"torch.ops.{namespace} has no hash or random part at its end"
@@ -83,7 +83,7 @@ def namespace_version(package: PythonPackage) -> Iterator[Problem]:
 
     Mend: leave it out; the hash of the commit tells builds apart.
     """
-    operators = operators_of(package)
+    operators = package.operators
     metadata = package.build.metadata
     named = metadata.name if metadata else None
     usual = set(re.split(r"[-_]", named or package.build.directory.parent.parent.name))

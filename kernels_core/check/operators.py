@@ -35,7 +35,7 @@ _REGISTER = frozenset(
 )
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class PythonPackage:
     """All the Python of a build.
 
@@ -46,6 +46,11 @@ class PythonPackage:
 
     build: Build
     files: tuple[PythonFile, ...]
+
+    @functools.cached_property
+    def operators(self) -> Operators:
+        """The operators that the build has, as far as its Python tells."""
+        return _operators_of(self)
 
 
 @attrs.frozen
@@ -102,13 +107,7 @@ class Operators:
         return (declared,) if own else ()
 
 
-@functools.lru_cache(maxsize=2)
-def operators_of(package: PythonPackage) -> Operators:
-    """Find the namespaces that a build's Python names.
-
-    Args:
-        package: the Python of the build.
-    """
+def _operators_of(package: PythonPackage) -> Operators:
     files = {_module(file): file for file in package.files}
     constants = Constants({name: file.tree for name, file in files.items()})
     uses = [
