@@ -76,7 +76,9 @@ def observe(repository: Repository) -> Observation:
         return Observation(None, not_judged=(f"run: {error}",))
     run = _Run(repository, build, backend)
     run.load()
-    if not run.failures:
+    if any(each.kind == "import" for each in run.failures):
+        run.skip("all that comes after the import", "it failed")
+    else:
         run.beside()
         run.test()
     metadata = build.metadata
@@ -147,12 +149,12 @@ class _Run:
         metadata = self._build.metadata
         native = any(entry.name.endswith(_NATIVE_SUFFIXES) for entry in self._build.files())
         if native and not (metadata and metadata.id):
-            self._skip("two versions side by side", "native code without an 'id' in its metadata")
+            self.skip("two versions side by side", "native code without an 'id' in its metadata")
             return
         bare = [name for name in self.namespaces if not unique_part(name)]
         if bare:
             why = f"they would both be torch.ops.{bare[0]} (namespace-unique)"
-            self._skip("two versions side by side", why)
+            self.skip("two versions side by side", why)
             return
         with tempfile.TemporaryDirectory(prefix="kernels-check-") as folder:
             other = Path(folder, "other", "build", self._build.name)
@@ -165,7 +167,7 @@ class _Run:
             text = f"a second version gets modules of the first instead of its own: {files}"
             self._fail("beside", "importing two versions", text)
         if native and worked.of("refused"):
-            self._skip("two versions side by side", "one build cannot be made into two native ones")
+            self.skip("two versions side by side", "one build cannot be made into two native ones")
         self._note(worked, "beside")
 
     def _rename(self, directory: Path) -> None:
@@ -185,10 +187,10 @@ class _Run:
 
         tests = "the forward of layers, operators, torch.compile and gradients"
         if not (self._repository.root / "tests").is_dir():
-            self._skip(tests, "the repository brings no tests (a directory 'tests' beside 'build')")
+            self.skip(tests, "the repository brings no tests (a directory 'tests' beside 'build')")
             return
         if find_spec("pytest") is None:
-            self._skip(tests, "pytest, which runs the repository's tests, is not installed")
+            self.skip(tests, "pytest, which runs the repository's tests, is not installed")
             return
         names = sorted(_names(self._repository, self._build))
         request = {**self._request, "root": str(self._repository.root), "names": names}
@@ -201,9 +203,9 @@ class _Run:
         for event in worked.of("tested"):
             if not event["passed"] and not event["failed"]:
                 why = f"{event['skipped']} were skipped, pytest ended with code {event['code']}"
-                self._skip(tests, f"none of the tests ran ({why})")
+                self.skip(tests, f"none of the tests ran ({why})")
         for event in worked.of("unproved"):
-            self._skip(event["what"], event["why"])
+            self.skip(event["what"], event["why"])
         for kind in ("opcheck", "compile", "gradient"):
             for event in worked.of(kind):
                 self._fail(kind, event["name"], event["text"])
@@ -214,7 +216,7 @@ class _Run:
         missing = text.startswith(("ModuleNotFoundError", "ImportError"))
         own = any(name in text for name in _names(self._repository, self._build))
         if missing and not own:
-            self._skip(event["name"], text)
+            self.skip(event["name"], text)
         else:
             self._fail("test", event["name"], text, event["name"], event["line"])
 
@@ -232,13 +234,21 @@ class _Run:
             said = f", after saying {last[0][:200]!r}" if last else ""
             text = f"the process ended ({worked.ended}){said}"
             self._fail(doing["kind"], doing["what"], text)
+            if kind == "test":
+                self.skip(f"what comes after {doing['what']}", "the process ended there")
 
     def _fail(
         self, kind: str, what: str, text: str, path: str = "", line: int | None = None
     ) -> None:
         self.failures.append(Failure(kind, what, text, path or self._build.path, line))
 
-    def _skip(self, what: str, why: str) -> None:
+    def skip(self, what: str, why: str) -> None:
+        """Note what is not tried.
+
+        Args:
+            what: what it would be.
+            why: the reason.
+        """
         self.not_judged.append(f"run: {what}: {why}")
 
 

@@ -83,7 +83,7 @@ def _beside(request: dict[str, Any], tell: Tell) -> None:
     if one is None:
         return
     files = _files_below(first.path)
-    names = set(_layers(one))
+    valid = {name for name, layer in _layers(one).items() if not _invalid(layer, name, first)}
     tell("begin", kind="beside", what="importing another version beside it")
     try:
         from kernels_core.loading.loaded import load_build
@@ -100,7 +100,7 @@ def _beside(request: dict[str, Any], tell: Tell) -> None:
         tell("mixed", files=missing)
     for name, layer in _layers(other).items():
         text = _invalid(layer, name, second)
-        if text and name in names:
+        if text and name in valid:
             tell("layer", name=name, error=text)
 
 

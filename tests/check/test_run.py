@@ -137,6 +137,7 @@ def test_an_import_that_fails_is_a_finding(run: RunBuild, code: str, said: str) 
     rule, message = only(report)
     assert rule == "run-import"
     assert said in message
+    assert report.not_judged == ("run: all that comes after the import: it failed",)
 
 
 def test_the_line_of_the_kernel_that_raised_is_named(run: RunBuild) -> None:
@@ -208,9 +209,11 @@ def test_a_namespace_that_no_version_changes_is_left_to_its_own_rule(run: RunBui
 
 def test_layers_that_loading_refuses_are_found(run: RunBuild) -> None:
     impure = LAYERS + "\nsetattr(ReLU, 'helper', lambda self: 1)\n"
-    rule, message = only(run({"layers.py": impure}))
+    report = run({"layers.py": impure}, tests=TEST)
+    rule, message = only(report)
     assert rule == "run-layers"
     assert "'helper'" in message
+    assert not report.not_judged
 
 
 def test_tests_may_be_a_package_with_settings_of_its_own(make_build: MakeBuild) -> None:
@@ -255,10 +258,13 @@ def test_tests_that_fail_are_found(run: RunBuild) -> None:
 
 def test_a_test_that_ends_the_process_is_named(run: RunBuild) -> None:
     crashing = TEST + "\ndef test_crash():\n    import os\n    os.abort()\n"
-    rule, message = only(run(tests=crashing))
+    report = run(tests=crashing)
+    rule, message = only(report)
     assert rule == "run-tests"
     assert "test_crash" in message
     assert "SIGABRT" in message
+    (reason,) = report.not_judged
+    assert "test_crash: the process ended there" in reason
 
 
 def test_tests_that_cannot_be_collected_are_found(run: RunBuild) -> None:
