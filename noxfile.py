@@ -144,6 +144,14 @@ def bench_hub(session: nox.Session) -> None:
     _run_program(session, "benchmarks/hub.py")
 
 
+@nox.session(name="bench-check")
+def bench_check(session: nox.Session) -> None:
+    """Measure `kernels-core check` beside a peer; with `-- --json` one JSON object."""
+    session.install(TORCH)
+    session.install(".[check]", *_group("check-peer"))
+    _run_program(session, "benchmarks/check.py")
+
+
 @nox.session
 def soak(session: nox.Session) -> None:
     """Kill processes that download, 200 rounds; about five minutes, and no part of `tests`."""
