@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ _LOADING_LIMIT = 300
 _TESTS_LIMIT = 1800
 _NATIVE_SUFFIXES = (".so", ".pyd", ".dylib", ".dll")
 _FIRST_DEVICE = 0
+
+# Triton counts as torch, but not every build of torch brings it.
+_WITHOUT_TRITON = re.compile(r"ModuleNotFoundError: No module named 'triton[.']")
 
 
 @attrs.frozen
@@ -76,11 +80,11 @@ def observe(repository: Repository) -> Observation:
         return Observation(None, not_judged=(f"run: {error}",))
     run = _Run(repository, build, backend)
     run.load()
-    if any(each.kind == "import" for each in run.failures):
-        run.skip("all that comes after the import", "it failed")
-    else:
+    if run.imported:
         run.beside()
         run.test()
+    else:
+        run.skip("all that comes after the import", "it failed")
     metadata = build.metadata
     return Observation(
         build.name,
@@ -133,6 +137,7 @@ class _Run:
             "backend": backend,
             "package": _package(repository, build),
         }
+        self.imported = False
         self.namespaces: tuple[str, ...] = ()
         self.failures: list[Failure] = []
         self.not_judged: list[str] = []
@@ -143,6 +148,10 @@ class _Run:
         names = [name for event in worked.of("operators") for name in event["names"]]
         self.namespaces = tuple(dict.fromkeys(name.partition("::")[0] for name in names))
         self._note(worked, "import")
+        self.imported = not any(each.kind == "import" for each in self.failures)
+        if any(_WITHOUT_TRITON.match(each["text"]) for each in worked.of("error")):
+            self.failures = []
+            self.skip("the import", "it needs Triton, which torch here was installed without")
 
     def beside(self) -> None:
         """Import it together with another version of it."""

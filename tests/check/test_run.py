@@ -140,6 +140,15 @@ def test_an_import_that_fails_is_a_finding(run: RunBuild, code: str, said: str) 
     assert report.not_judged == ("run: all that comes after the import: it failed",)
 
 
+def test_a_torch_without_triton_is_no_fault_of_the_kernel(run: RunBuild) -> None:
+    # As Python says it; where the tests run, Triton may be installed.
+    report = run({"__init__.py": "raise ModuleNotFoundError(\"No module named 'triton'\")\n"})
+    assert not report.findings
+    assert report.not_judged[0] == (
+        "run: the import: it needs Triton, which torch here was installed without"
+    )
+
+
 def test_the_line_of_the_kernel_that_raised_is_named(run: RunBuild) -> None:
     (finding,) = run({"operator.py": "import torch\n\ntorch.no_such_name\n"}).findings
     assert finding.problem.path == "build/torch-cpu/operator.py"
