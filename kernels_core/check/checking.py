@@ -108,10 +108,11 @@ def _check_repository(
     not_judged: tuple[str, ...] = ()
     if any(rule.family == "completeness" for rule in rules):
         not_judged = outdated(repository, datetime.date.today())
-    if run:
+    to_run = {rule.id for rule in rules if rule.scope is Scope.RUN}
+    if run and to_run:
         from kernels_core.check.run_facts import observe
 
-        observation = observe(repository)
+        observation = observe(repository, to_run)
         findings += [
             Finding(r, p, observation.variant) for r, p in judged(rules, Scope.RUN, observation)
         ]

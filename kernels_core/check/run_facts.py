@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ _LOADING_LIMIT = 300
 _TESTS_LIMIT = 1800
 _NATIVE_SUFFIXES = (".so", ".pyd", ".dylib", ".dll")
 _FIRST_DEVICE = 0
+
+# The rules about what the tests of a repository show.
+_BY_TESTS = ("run-tests", "run-opcheck", "run-compile", "run-gradient")
 
 # Triton counts as torch, but not every build of torch brings it.
 _WITHOUT_TRITON = re.compile(r"ModuleNotFoundError: No module named 'triton[.']")
@@ -68,11 +71,12 @@ class Observation:
     not_judged: tuple[str, ...] = ()
 
 
-def observe(repository: Repository) -> Observation:
+def observe(repository: Repository, rules: Container[str]) -> Observation:
     """Run the build of a repository that fits this machine, in processes of its own.
 
     Args:
         repository: the repository.
+        rules: the ids of the rules that will judge what is seen; the rest is not tried.
     """
     try:
         build, backend = _fitting(repository)
@@ -81,8 +85,10 @@ def observe(repository: Repository) -> Observation:
     run = _Run(repository, build, backend)
     run.load()
     if run.imported:
-        run.beside()
-        run.test()
+        if "run-beside" in rules:
+            run.beside()
+        if any(rule in rules for rule in _BY_TESTS):
+            run.test()
     else:
         run.skip("all that comes after the import", "it failed")
     metadata = build.metadata

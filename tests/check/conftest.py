@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from check.native_files import Zig
+
+from kernels_core.check import check
 
 MakeBuild = Callable[..., Path]
 
@@ -46,7 +49,6 @@ def make_build(tmp_path: Path) -> MakeBuild:
 @pytest.fixture
 def findings() -> Callable[..., list[tuple[str, str]]]:
     """Check something, and return the rule and the path of each finding."""
-    from kernels_core.check import check
 
     def find(subject: object, **options: Any) -> list[tuple[str, str]]:
         report = check(subject, **options)  # type: ignore[arg-type]
@@ -143,7 +145,6 @@ def form(request: pytest.FixtureRequest) -> Callable[[Path], bytes]:
 @pytest.fixture
 def rules(make_build: MakeBuild) -> Callable[..., list[tuple[str, str | None]]]:
     """Put one file of native code into a build; the rules that it breaks, and for which symbols."""
-    from kernels_core.check import check
 
     def find(
         content: bytes,
@@ -157,3 +158,24 @@ def rules(make_build: MakeBuild) -> Callable[..., list[tuple[str, str | None]]]:
         return [(each.rule.id, each.problem.symbol) for each in report.findings]
 
     return find
+
+
+@pytest.fixture(scope="session")
+def zig(tmp_path_factory: pytest.TempPathFactory) -> Zig:
+    """A compiler for macOS and Windows."""
+    return Zig(tmp_path_factory.mktemp("zig"))
+
+
+@pytest.fixture
+def judge_library(make_build: MakeBuild) -> Callable[..., list[tuple[str, str]]]:
+    """The rules about native code that a library in a build breaks, with the messages."""
+
+    def judge(content: Path | bytes, variant: str, name: str) -> list[tuple[str, str]]:
+        content = content.read_bytes() if isinstance(content, Path) else content
+        repository = make_build(variant, {name: content})
+        families = ("native", "macho", "pe", "abi3")
+        found = check(repository, variants=[variant], select=families).findings
+        assert all(each.problem.path == f"build/{variant}/{name}" for each in found)
+        return [(each.rule.id, each.problem.message) for each in found]
+
+    return judge

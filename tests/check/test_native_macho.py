@@ -16,28 +16,18 @@ from kernels_core.check.native.reading import read_native
 
 CPU = "torch213-cpu-aarch64-darwin"
 METAL = "torch213-metal-aarch64-darwin"
-FAMILIES = ("native", "macho", "abi3")
 
 Judge = Callable[..., list[tuple[str, str]]]
 
 
-@pytest.fixture(scope="module")
-def zig(tmp_path_factory: pytest.TempPathFactory) -> Zig:
-    return Zig(tmp_path_factory.mktemp("macos"))
-
-
 @pytest.fixture
-def judge(make_build: Callable[..., Path]) -> Judge:
+def judge(judge_library: Judge) -> Judge:
     """The rules that a library breaks, with the messages, in a build of a variant."""
 
     def judge(
         content: Path | bytes, variant: str = CPU, name: str = "activation.abi3.so"
     ) -> list[tuple[str, str]]:
-        content = content.read_bytes() if isinstance(content, Path) else content
-        repository = make_build(variant, {name: content})
-        found = check(repository, variants=[variant], select=FAMILIES).findings
-        assert all(each.problem.path == f"build/{variant}/{name}" for each in found)
-        return [(each.rule.id, each.problem.message) for each in found]
+        return judge_library(content, variant, name)
 
     return judge
 

@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 from check.native_files import MODULE, Zig, pe
 
-from kernels_core.check import check
 from kernels_core.check.native.facts import PeImage
 from kernels_core.check.native.reading import read_native
 
 CPU = "torch213-cpu-x86_64-windows"
-FAMILIES = ("native", "pe", "abi3")
 
 # `f` takes the function `g` from elsewhere.
 TAKES_G = "extern int g(void); EXPORT int f(void) { return g(); }"
@@ -21,23 +19,14 @@ TAKES_G = "extern int g(void); EXPORT int f(void) { return g(); }"
 Judge = Callable[..., list[tuple[str, str]]]
 
 
-@pytest.fixture(scope="module")
-def zig(tmp_path_factory: pytest.TempPathFactory) -> Zig:
-    return Zig(tmp_path_factory.mktemp("windows"))
-
-
 @pytest.fixture
-def judge(make_build: Callable[..., Path]) -> Judge:
+def judge(judge_library: Judge) -> Judge:
     """The rules that a library breaks, with the messages, in a build of a variant."""
 
     def judge(
         content: Path | bytes, variant: str = CPU, name: str = "activation.pyd"
     ) -> list[tuple[str, str]]:
-        content = content.read_bytes() if isinstance(content, Path) else content
-        repository = make_build(variant, {name: content})
-        found = check(repository, variants=[variant], select=FAMILIES).findings
-        assert all(each.problem.path == f"build/{variant}/{name}" for each in found)
-        return [(each.rule.id, each.problem.message) for each in found]
+        return judge_library(content, variant, name)
 
     return judge
 

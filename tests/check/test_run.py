@@ -78,7 +78,7 @@ FILES = {"__init__.py": INIT, "layers.py": LAYERS, "operator.py": OPERATOR}
 
 @pytest.fixture
 def run(make_build: MakeBuild) -> RunBuild:
-    """Run a build, that of a good kernel unless files of it are given."""
+    """Run a build, that of a good kernel unless files of it are given; `beside` another, too."""
 
     def report(
         files: Mapping[str, str] = {},
@@ -87,12 +87,14 @@ def run(make_build: MakeBuild) -> RunBuild:
         tests: str | None = None,
         variant: str = "torch-cpu",
         whole: bool = True,
+        beside: bool = False,
     ) -> Report:
         repository = make_build(variant, {**(FILES if whole else {}), **files}, metadata)
         if tests is not None:
             (repository / "tests").mkdir()
             (repository / "tests" / "test_it.py").write_text(textwrap.dedent(tests))
-        return check(repository, run=True, select=["run"])
+        ignore = [] if beside else ["run-beside"]
+        return check(repository, run=True, select=["run"], ignore=ignore)
 
     return report
 
@@ -109,7 +111,7 @@ def only(report: Report) -> tuple[str, str]:
 
 
 def test_a_good_kernel_proves_all_that_it_claims(run: RunBuild) -> None:
-    report = run(tests=TEST)
+    report = run(tests=TEST, beside=True)
     assert not report.findings
     assert not report.not_judged
 
@@ -205,13 +207,13 @@ def test_operators_in_a_namespace_of_torch_are_found(run: RunBuild) -> None:
 def test_two_versions_that_get_in_each_others_way_are_found(
     run: RunBuild, code: str, said: str
 ) -> None:
-    rule, message = only(run({"__init__.py": code, "shared_helper.py": "x = 1"}))
+    rule, message = only(run({"__init__.py": code, "shared_helper.py": "x = 1"}, beside=True))
     assert rule == "run-beside"
     assert said in message
 
 
 def test_a_namespace_that_no_version_changes_is_left_to_its_own_rule(run: RunBuild) -> None:
-    report = run({"operator.py": OPERATOR.replace(ID, "relu")}, metadata=None)
+    report = run({"operator.py": OPERATOR.replace(ID, "relu")}, metadata=None, beside=True)
     assert not report.findings
     assert "namespace-unique" in report.not_judged[0]
 
@@ -394,6 +396,14 @@ def test_only_the_builds_that_are_asked_for_are_run(make_build: MakeBuild, run: 
 def test_builds_of_the_older_layout_are_run(run: RunBuild) -> None:
     older = {f"activation/{name}": content for name, content in FILES.items()}
     assert not run(older, whole=False, metadata=None, tests=TEST).findings
+
+
+def test_what_no_chosen_rule_is_about_is_not_tried(make_build: MakeBuild, run: RunBuild) -> None:
+    assert rules(run(tests="raise RuntimeError")) == ["run-tests"]
+    repository = make_build("torch-universal", {})
+    report = check(repository, variants=["torch-cpu"], run=True, select=["run-import"])
+    assert not report.findings
+    assert not report.not_judged
 
 
 def test_nothing_is_run_without_being_asked_for(make_build: MakeBuild, tmp_path: Path) -> None:
