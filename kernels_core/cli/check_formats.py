@@ -157,8 +157,9 @@ def _command(finding: Finding, report: Report) -> str:
     if problem.line is not None:
         properties["line"] = str(problem.line)
     listed = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
-    symbol = f"{problem.symbol}: " if problem.symbol else ""
-    message = f"{symbol}{problem.message}. Mend: {finding.rule.mend}"
+    named = problem.symbol is None or problem.symbol in problem.message
+    symbol = "" if named else f"{problem.symbol}: "
+    message = f"{symbol}{problem.message.rstrip('.')}. Mend: {finding.rule.mend}"
     return f"::{command} {listed}::{_data(printable(message))}"
 
 

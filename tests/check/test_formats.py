@@ -263,6 +263,12 @@ def test_github_gets_a_command_for_each_finding() -> None:
     assert as_github(Report("x", (finding(warning.id, "w", "a"),))).startswith("::warning file=a,")
 
 
+def test_what_github_shows_says_nothing_twice() -> None:
+    problem = Problem("uses PyFrame_GetBack.", "a.so", symbol="PyFrame_GetBack")
+    text = as_github(Report("x", (Finding(RULES["abi3-stable"], problem),)))
+    assert "::uses PyFrame_GetBack. Mend: " in text
+
+
 def test_github_gets_what_it_would_misread_escaped() -> None:
     text = as_github(Report("x", (finding("layout-bytecode", "50%\r\nb", "a,b:c%.pyc"),)))
     command = text.splitlines()[0]
