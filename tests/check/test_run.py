@@ -69,6 +69,7 @@ def test_relu():
     assert layers is activation.layers
     layer = ReLU()
     layer.scale = 2.0
+    torch.manual_seed(0)
     x = torch.randn(3, 5)
     torch.testing.assert_close(layer(x), 2 * torch.relu(x))
 """
@@ -367,6 +368,40 @@ def test_gradients_that_are_claimed_and_not_there_or_wrong_are_found(
     gradients = [each for each in report.findings if each.rule.id == "run-gradient"]
     assert said in gradients[0].problem.message
     assert set(rules(report)) <= {"run-gradient", "run-opcheck"}
+
+
+TURNING = """
+import torch
+from torch import nn
+
+class Turn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        first, second = x.chunk(2, -1)
+        return torch.cat((-second, first), -1)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return {sign} * Turn.apply(grad)
+
+class ReLU(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return Turn.apply(x)
+"""
+
+
+@pytest.mark.parametrize(("sign", "found"), [(-1, []), (1, ["run-gradient"])])
+def test_a_gradient_that_turns_the_wrong_way_is_found(
+    run: RunBuild, sign: int, found: list[str]
+) -> None:
+    tests = """
+        import torch
+        from activation.layers import ReLU
+
+        def test_turn():
+            assert ReLU()(torch.randn(3, 4)).shape == (3, 4)
+    """
+    assert rules(run({"layers.py": TURNING.format(sign=sign)}, tests=tests)) == found
 
 
 def test_a_layer_that_claims_no_gradient_needs_none(run: RunBuild) -> None:
