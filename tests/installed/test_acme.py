@@ -30,10 +30,19 @@ def run(acme, tmp_path):
     """Run a program after the PRELUDE; `folder` is an empty folder."""
 
     def run(code, prelude=PRELUDE, **variables):
-        return acme.run(f"folder = {str(tmp_path)!r}\n{prelude}\n{code}", **variables)
+        program = f"folder = {str(tmp_path)!r}\n{prelude}\n{code}\n{END}"
+        return acme.run(program, **variables)
 
     return run
 
+
+# The thread in which torch goes backward on a device may still let go of what Python gave it, and
+# aborts when Python is gone by then.
+END = """
+import os, sys
+sys.stdout.flush()
+os._exit(0)
+"""
 
 PRELUDE = '''
 from pathlib import Path
