@@ -13,6 +13,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kernels_core.api.kernelize import Plan as Plan
+    from kernels_core.api.kernelize import kernelize as kernelize
+    from kernels_core.api.kernelize import kernelized as kernelized
+    from kernels_core.api.kernelize import plan as plan
+    from kernels_core.api.kernelize import unkernelize as unkernelize
+    from kernels_core.api.kernels import get_kernel as get_kernel
+    from kernels_core.api.kernels import get_kernel_variants as get_kernel_variants
+    from kernels_core.api.kernels import get_local_kernel as get_local_kernel
+    from kernels_core.api.kernels import get_locked_kernel as get_locked_kernel
+    from kernels_core.api.kernels import has_kernel as has_kernel
+    from kernels_core.api.kernels import install_kernel as install_kernel
+    from kernels_core.api.kernels import load_kernel as load_kernel
     from kernels_core.device import Architectures as Architectures
     from kernels_core.device import CapabilityRange as CapabilityRange
     from kernels_core.device import CUDAProperties as CUDAProperties
@@ -33,11 +45,6 @@ if TYPE_CHECKING:
     )
     from kernels_core.layers.extensible import use_kernelized_func as use_kernelized_func
     from kernels_core.layers.fallback import KernelizeFallback as KernelizeFallback
-    from kernels_core.layers.kernelize import Plan as Plan
-    from kernels_core.layers.kernelize import kernelize as kernelize
-    from kernels_core.layers.kernelize import kernelized as kernelized
-    from kernels_core.layers.kernelize import plan as plan
-    from kernels_core.layers.kernelize import unkernelize as unkernelize
     from kernels_core.layers.mapping import register_kernel_mapping as register_kernel_mapping
     from kernels_core.layers.mapping import use_kernel_mapping as use_kernel_mapping
     from kernels_core.layers.report import KernelizeReport as KernelizeReport
@@ -48,19 +55,22 @@ if TYPE_CHECKING:
     )
     from kernels_core.layers.repositories import LocalLayerRepository as LocalLayerRepository
     from kernels_core.layers.repositories import LockedLayerRepository as LockedLayerRepository
-    from kernels_core.loading import LoadedKernel as LoadedKernel
-    from kernels_core.loading import get_kernel as get_kernel
-    from kernels_core.loading import get_kernel_dep as get_kernel_dep
-    from kernels_core.loading import get_kernel_variants as get_kernel_variants
-    from kernels_core.loading import get_loaded_kernels as get_loaded_kernels
-    from kernels_core.loading import get_local_kernel as get_local_kernel
-    from kernels_core.loading import get_locked_kernel as get_locked_kernel
-    from kernels_core.loading import has_kernel as has_kernel
-    from kernels_core.loading import install_kernel as install_kernel
-    from kernels_core.loading import load_kernel as load_kernel
+    from kernels_core.loading.loaded import LoadedKernel as LoadedKernel
+    from kernels_core.loading.loaded import get_kernel_dep as get_kernel_dep
+    from kernels_core.loading.loaded import get_loaded_kernels as get_loaded_kernels
     from kernels_core.mode import Mode as Mode
 
 _MODULES = {
+    "api.kernelize": ("Plan", "kernelize", "kernelized", "plan", "unkernelize"),
+    "api.kernels": (
+        "get_kernel",
+        "get_kernel_variants",
+        "get_local_kernel",
+        "get_locked_kernel",
+        "has_kernel",
+        "install_kernel",
+        "load_kernel",
+    ),
     "device": (
         "Architectures",
         "CUDAProperties",
@@ -81,7 +91,6 @@ _MODULES = {
         "use_kernelized_func",
     ),
     "layers.fallback": ("KernelizeFallback",),
-    "layers.kernelize": ("Plan", "kernelize", "kernelized", "plan", "unkernelize"),
     "layers.mapping": ("register_kernel_mapping", "use_kernel_mapping"),
     "layers.report": ("KernelizeReport", "report"),
     "layers.repositories": (
@@ -90,18 +99,7 @@ _MODULES = {
         "LocalLayerRepository",
         "LockedLayerRepository",
     ),
-    "loading": (
-        "LoadedKernel",
-        "get_kernel",
-        "get_kernel_dep",
-        "get_kernel_variants",
-        "get_loaded_kernels",
-        "get_local_kernel",
-        "get_locked_kernel",
-        "has_kernel",
-        "install_kernel",
-        "load_kernel",
-    ),
+    "loading.loaded": ("LoadedKernel", "get_kernel_dep", "get_loaded_kernels"),
     "mode": ("Mode",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

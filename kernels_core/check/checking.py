@@ -10,11 +10,11 @@ from pathlib import Path
 
 import attrs
 
-from kernels_core.check.operators import Operators, PythonPackage
-from kernels_core.check.python_files import PythonFile, read_python_file
+from kernels_core.check.facts.operators import Operators, PythonPackage
+from kernels_core.check.facts.python_files import PythonFile, read_python_file
+from kernels_core.check.facts.subject import Build, Repository, read_repository
 from kernels_core.check.report import Finding, Report
-from kernels_core.check.rules import Problem, Rule, Scope, chosen_rules, judged
-from kernels_core.check.subject import Build, Repository, read_repository
+from kernels_core.check.rule import Problem, Rule, Scope, chosen_rules, judged
 from kernels_core.errors import CheckError
 
 Progress = Callable[[str, int, int], None]
@@ -78,7 +78,7 @@ def check(
         return attrs.evolve(report, root=str(repository.root))
     if path.exists():
         return _check_file(path, rules)
-    from kernels_core.check.hub import fetched
+    from kernels_core.check.facts.hub import fetched
 
     with fetched(str(subject), revision, patterns, progress) as repository:
         return _check_repository(repository, rules, run=run, progress=progress)
@@ -87,7 +87,7 @@ def check(
 def _check_repository(
     repository: Repository, rules: tuple[Rule, ...], *, run: bool, progress: Progress | None
 ) -> Report:
-    from kernels_core.check.completeness import outdated
+    from kernels_core.check.rules.completeness import outdated
 
     findings = [
         Finding(rule, problem, _variant_of(problem, repository))
@@ -110,7 +110,7 @@ def _check_repository(
         not_judged = outdated(repository, datetime.date.today())
     to_run = {rule.id for rule in rules if rule.scope is Scope.RUN}
     if run and to_run:
-        from kernels_core.check.run_facts import observe
+        from kernels_core.check.run.facts import observe
 
         observation = observe(repository, to_run)
         findings += [

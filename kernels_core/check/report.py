@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from kernels_core.check.rules import Problem, Rule, Severity
+from kernels_core.check.rule import Problem, Rule, Severity
 
 
 @attrs.frozen

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 
-from kernels_core.check.rules import Rule, Severity, all_rules
+from kernels_core.check.rule import Rule, Severity, all_rules
 
 PAGE = "docs/check-rules.md"
 

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import attrs
 
+from kernels_core.bundles.archives import is_archive
+from kernels_core.bundles.bundle import unpack_bundle, verify_bundle, write_bundle
+from kernels_core.bundles.gather import Order, Selection, gather, merged
+from kernels_core.bundles.manifest import BundledKernel
 from kernels_core.cli.download import (
     FailedRow,
     KernelRow,
@@ -17,10 +21,6 @@ from kernels_core.cli.download import (
     rows,
 )
 from kernels_core.cli.tables import as_table, size_text
-from kernels_core.repository.archives import is_archive
-from kernels_core.repository.bundle import unpack_bundle, verify_bundle, write_bundle
-from kernels_core.repository.gather import Order, Selection, gather, merged
-from kernels_core.repository.manifest import BundledKernel
 
 
 @attrs.frozen

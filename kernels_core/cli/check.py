@@ -16,7 +16,7 @@ import click
 
 from kernels_core.check.checking import check
 from kernels_core.check.report import Report
-from kernels_core.check.rules import Rule, all_rules, chosen_rules
+from kernels_core.check.rule import Rule, all_rules, chosen_rules
 from kernels_core.cli.check_formats import as_github, as_json, as_sarif, rule_as_json
 from kernels_core.cli.check_text import as_text, printable
 from kernels_core.cli.tables import as_table

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote_from_bytes
 
 from kernels_core.check.report import Finding, Report
-from kernels_core.check.rules import Rule, Severity
+from kernels_core.check.rule import Rule, Severity
 from kernels_core.check.rules_page import address, link
 from kernels_core.cli.check_text import broken_rules, printable
 

@@ -14,7 +14,7 @@ import attrs
 import click
 
 from kernels_core.check.report import Finding, Report
-from kernels_core.check.rules import Rule, Severity
+from kernels_core.check.rule import Rule, Severity
 from kernels_core.check.rules_page import link
 
 # Of one rule, in the whole report; `--format json` has them all.

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import attrs
 
+from kernels_core.bundles.gather import Gathered, Order, Outcome, Selection, gather, merged
 from kernels_core.cli.tables import as_table, size_text
-from kernels_core.repository.gather import Gathered, Order, Outcome, Selection, gather, merged
-from kernels_core.repository.lock_files import read_lock
-from kernels_core.repository.locks import LOCK_NAME
+from kernels_core.locks.files import read_lock
+from kernels_core.locks.lock import LOCK_NAME
 
 _SHOWN_COMMIT = 12
 _SHOWN_BUILDS = 3

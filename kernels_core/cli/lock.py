@@ -9,9 +9,9 @@ import attrs
 
 from kernels_core.cli.tables import as_table
 from kernels_core.errors import LockFileError, LockFileNotFoundError, ProjectError
-from kernels_core.repository.lock_files import read_lock, write_lock
-from kernels_core.repository.locks import LOCK_NAME, Lock, LockedKernel
-from kernels_core.repository.project import Wanted, read_project
+from kernels_core.locks.files import read_lock, write_lock
+from kernels_core.locks.lock import LOCK_NAME, Lock, LockedKernel
+from kernels_core.locks.project import Wanted, read_project
 
 _SHOWN_COMMIT = 12
 
@@ -64,7 +64,7 @@ def lock(project: Path) -> LockReport:
         ProjectError: its `pyproject.toml` asks for nothing, or is malformed.
         LoadError: a kernel cannot be found; see `lock_project`.
     """
-    from kernels_core.repository.locking import lock_project
+    from kernels_core.locks.locking import lock_project
 
     path = project / LOCK_NAME
     found = lock_project(_wanted(project))
@@ -82,7 +82,7 @@ def check(project: Path) -> LockReport:
     Raises:
         ProjectError: its `pyproject.toml` is malformed.
     """
-    from kernels_core.repository.locks import check_lock
+    from kernels_core.locks.lock import check_lock
 
     path = project / LOCK_NAME
     wanted = read_project(project)

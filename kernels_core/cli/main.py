@@ -15,7 +15,7 @@ import click
 from kernels_core.errors import KernelsError, ProjectError
 
 if TYPE_CHECKING:
-    from kernels_core.repository.gather import Selection
+    from kernels_core.bundles.gather import Selection
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -133,8 +133,8 @@ def _selection(command: Callable[..., None]) -> Callable[..., None]:
 def _selected(
     all_variants: bool, variants: tuple[str, ...], backend: str | None, trust: tuple[str, ...]
 ) -> Selection:
-    from kernels_core.repository.gather import Selection
-    from kernels_core.repository.trust import TrustList
+    from kernels_core.bundles.gather import Selection
+    from kernels_core.hub.trust import TrustList
 
     if all_variants + bool(variants) + bool(backend) > 1:
         raise click.UsageError("Give one of --all-variants, --variant and --backend.")
@@ -201,11 +201,11 @@ def bundle(
 
     The exit status is 1, and nothing is written, when a kernel could not be had.
     """
+    from kernels_core.bundles.gather import Order
     from kernels_core.cli import bundle as command
-    from kernels_core.repository.gather import Order
-    from kernels_core.repository.lock_files import read_lock
-    from kernels_core.repository.locks import LOCK_NAME
-    from kernels_core.repository.project import parse_wanted
+    from kernels_core.locks.files import read_lock
+    from kernels_core.locks.lock import LOCK_NAME
+    from kernels_core.locks.project import parse_wanted
 
     selection = _selected(all_variants, variants, backend, trust)
     if not kernels and project is None:

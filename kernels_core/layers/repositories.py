@@ -18,9 +18,9 @@ from kernels_core.errors import InvalidLayerError
 if TYPE_CHECKING:
     from torch import nn
 
+    from kernels_core.locks.installed import Caller
     from kernels_core.plugins import Backend
     from kernels_core.repository.builds import Build
-    from kernels_core.repository.installed_locks import Caller
 
 
 @runtime_checkable
@@ -55,7 +55,7 @@ def layer_of(build: Build, layer_name: str) -> type[nn.Module]:
     Raises:
         InvalidLayerError: the kernel exports no `layers`, or not this one.
     """
-    from kernels_core.loading import load_build
+    from kernels_core.loading.loaded import load_build
 
     layers = getattr(load_build(build), "layers", None)
     if layers is None:
@@ -138,7 +138,7 @@ class LocalLayerRepository:
             RepositoryNotFoundError: there is no repository at this path.
             NoFittingBuildError: none of its builds fits; lists each with its reason.
         """
-        from kernels_core.loading import resolve_local
+        from kernels_core.loading.local import resolve_local
 
         return resolve_local(
             self.repo_path,
@@ -167,7 +167,7 @@ class LocalLayerRepository:
 
 
 def _trusted(value: object) -> bool | tuple[str, ...]:
-    from kernels_core.repository.trust import trusted_names
+    from kernels_core.hub.trust import trusted_names
 
     return value if isinstance(value, bool) else trusted_names(value)
 
@@ -178,7 +178,7 @@ def _agent(value: str | Mapping[str, str] | None) -> str | tuple[tuple[str, str]
 
 def _check_version(_: object, __: object, value: int | str | None) -> None:
     if value is not None:
-        from kernels_core.repository.versions import check_version
+        from kernels_core.hub.versions import check_version
 
         check_version(value)
 
@@ -234,7 +234,7 @@ class LayerRepository:
             LoadError: there is no such kernel, none that fits, none that is trusted, or it cannot
                 be fetched; the subclass says which.
         """
-        from kernels_core.repository.resolver import Resolver
+        from kernels_core.loading.resolver import Resolver
 
         resolver = Resolver(backend, device_index, self.trust_remote_code, self.user_agent)
         return resolver.resolve(self.repo_id, self.revision, self.version)
@@ -262,7 +262,7 @@ class LayerRepository:
 def _find_same_lock(one: Caller | None, other: Caller | None) -> bool:
     if one is None or other is None or one == other:
         return one == other
-    from kernels_core.repository.installed_locks import find_same_lock
+    from kernels_core.locks.installed import find_same_lock
 
     return find_same_lock(one, other)
 
@@ -306,7 +306,7 @@ class LockedLayerRepository:
     def _calling_code(self) -> Caller | None:
         if self.lockfile is not None:
             return None
-        from kernels_core.repository.installed_locks import calling_code
+        from kernels_core.locks.installed import calling_code
 
         return calling_code()
 
@@ -323,8 +323,8 @@ class LockedLayerRepository:
             NotLockedError: it does not name the repository.
             LoadError: as for `LayerRepository.resolve`.
         """
-        from kernels_core.repository.installed_locks import find_lock
-        from kernels_core.repository.resolver import Resolver
+        from kernels_core.loading.resolver import Resolver
+        from kernels_core.locks.installed import find_lock
 
         lock = find_lock(self.lockfile, self._caller)
         resolver = Resolver(

@@ -44,7 +44,7 @@ def resolve_ahead(wanted: Iterable[tuple[Any, Target]]) -> Resolve:
     }
     if len(on_hub) < 2:  # nothing to gain, and no thread for what is not on the Hub
         return resolve_now
-    from kernels_core.repository.resolver import warm_up
+    from kernels_core.loading.resolver import warm_up
 
     warm_up()
     with ThreadPoolExecutor(min(len(on_hub), _PARALLEL), "kernels-resolve") as pool:

@@ -4,54 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import ModuleType
 
-from kernels_core.loading.loaded import load_build
 from kernels_core.plugins import Backend, registry
 from kernels_core.repository.builds import Build
 from kernels_core.repository.local import LocalRepository
 
 # `get_kernel` and its family have no module whose device they could ask for.
 FIRST_DEVICE = 0
-
-
-def get_local_kernel(
-    repo_path: str | os.PathLike[str], *, backend: str | None = None
-) -> ModuleType:
-    """Load a kernel from a kernel repository on disk.
-
-    A second call with the same repository gives the same module. Files that changed in between
-    have no effect until the next process.
-
-    Args:
-        repo_path: the directory that holds `build`.
-        backend: which backend to choose a build for, for example "cpu"; by default the one that
-            `KERNELS_BACKEND` names, else the most capable one of this machine.
-
-    Returns:
-        The kernel's module.
-
-    Raises:
-        TypeError: an argument has the wrong type.
-        RepositoryNotFoundError: there is no kernel repository at the path.
-        NoFittingBuildError: none of its builds fits; it has the reason for each.
-        MetadataError: the chosen build's metadata is malformed.
-        DependencyError: something that the chosen build needs is not installed.
-        KernelsError: the backend is not there, see `Registry.backend_for`.
-        Exception: whatever the kernel's own code raises while it is imported, unchanged.
-
-    Example:
-        >>> import tempfile
-        >>> build = Path(tempfile.mkdtemp(), "build", "torch-universal")
-        >>> build.mkdir(parents=True)
-        >>> _ = (build / "__init__.py").write_text("answer = 42")
-        >>> get_local_kernel(build.parents[1]).answer
-        42
-    """
-    if not isinstance(repo_path, (str, os.PathLike)):
-        raise TypeError(f"repo_path must be a str or a Path, got {repo_path!r}.")
-    chosen = chosen_backend(backend)
-    return load_build(resolve_local(repo_path, backend=chosen, device_index=FIRST_DEVICE))
 
 
 def resolve_local(
@@ -89,7 +48,7 @@ def resolve_local(
     build = LocalRepository(Path(repo_path), package_name).choose(backend, device_index)
     if build.metadata is None or not build.metadata.kernel_depends:
         return build
-    from kernels_core.repository.resolver import Resolver
+    from kernels_core.loading.resolver import Resolver
 
     return Resolver(backend, device_index).with_dependencies(build)
 

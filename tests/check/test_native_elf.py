@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kernels_core.check import check
-from kernels_core.check.native import python_abi
+from kernels_core.check.rules.native import python_abi
 from kernels_core.errors import CheckError
 
 FAMILIES = ("native", "elf", "abi3", "torch", "device")

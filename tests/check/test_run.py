@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from kernels_core.check import Report, check, run_facts
+from kernels_core.check import Report, check
+from kernels_core.check.run import facts as run_facts
 
 pytest.importorskip("torch")
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from kernels_core.errors import LockFileError, LockFileNotFoundError, NotLockedError
-from kernels_core.repository.installed_locks import Caller, find_lock, locked_commit
+from kernels_core.locks.installed import Caller, find_lock, locked_commit
 
 A, B = "a" * 40, "b" * 40
 PROGRAM = """
 from kernels_core import LockedLayerRepository
-from kernels_core.repository.installed_locks import locked_commit
+from kernels_core.locks.installed import locked_commit
 
 commit = None
 

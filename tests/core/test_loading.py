@@ -16,7 +16,8 @@ from kernels_core.errors import (
     UnknownDeviceError,
 )
 from kernels_core.host import HostInfo, TorchInfo
-from kernels_core.loading import load_build, resolve_local
+from kernels_core.loading.loaded import load_build
+from kernels_core.loading.local import resolve_local
 from kernels_core.plugins import Backend
 
 MakeRepository = Callable[..., Path]

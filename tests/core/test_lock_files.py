@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels_core.errors import LoadError, LockFileError, LockFileNotFoundError, NotLockedError
-from kernels_core.repository.lock_files import (
+from kernels_core.locks.files import (
     digests_path,
     digests_text,
     lock_text,
     parse_lock,
     read_lock,
 )
-from kernels_core.repository.locks import Lock, LockedKernel
+from kernels_core.locks.lock import Lock, LockedKernel
 from kernels_core.repository.metadata import KernelDependency
 
 A, B, C = "a" * 40, "b" * 40, "c" * 40

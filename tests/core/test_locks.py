@@ -5,9 +5,9 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from kernels_core.repository.locks import Lock, LockedKernel, check_lock
+from kernels_core.locks.lock import Lock, LockedKernel, check_lock
+from kernels_core.locks.project import Wanted
 from kernels_core.repository.metadata import KernelDependency
-from kernels_core.repository.project import Wanted
 
 BASE = KernelDependency("org/base", version=1)
 DEEP = KernelDependency("org/deep", version=1)

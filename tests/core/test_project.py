@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from kernels_core.errors import ProjectError
-from kernels_core.repository.locks import LockedKernel
+from kernels_core.locks.lock import LockedKernel
+from kernels_core.locks.project import Wanted, read_project
 from kernels_core.repository.metadata import KernelDependency
-from kernels_core.repository.project import Wanted, read_project
 
 
 def project(tmp_path: Path, table: str) -> Path:

@@ -24,7 +24,7 @@ from kernels_core.errors import (
     TrustUnknownError,
     UntrustedError,
 )
-from kernels_core.repository.trust import (
+from kernels_core.hub.trust import (
     TrustList,
     check_trust,
     publisher_of,

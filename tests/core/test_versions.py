@@ -12,7 +12,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from kernels_core.errors import LoadError, VersionNotFoundError
-from kernels_core.repository.versions import Pinned, Refs, choose_ref, newer_versions
+from kernels_core.hub.versions import Pinned, Refs, choose_ref, newer_versions
 
 
 def commit(name: str) -> str:

@@ -46,7 +46,7 @@ def _reread() -> None:
     from huggingface_hub import constants
     from huggingface_hub.utils import close_session
 
-    from kernels_core.repository import resolver
+    from kernels_core.loading import resolver
 
     importlib.reload(constants)  # the client reads the environment there, and only there
     close_session()

@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 from hub_server import Forks, Hub, client_environment, kernel_files
 
+from kernels_core.bundles.bundle import unpack_bundle, verify_bundle
 from kernels_core.cli.main import main
 from kernels_core.errors import BundleError
-from kernels_core.repository.bundle import unpack_bundle, verify_bundle
 
 CPU, GPU = "torch-cpu", "torch213-cxx11-cu130-x86_64-linux"
 MANIFEST = "kernels-bundle.json"

@@ -13,8 +13,8 @@ import pytest
 from hub_server import Forks, Hub, client_environment, kernel_files
 
 from kernels_core import errors, get_kernel, install_kernel
+from kernels_core.loading.resolver import forget
 from kernels_core.repository import hashes, integrity
-from kernels_core.repository.resolver import forget
 
 REPOSITORY = "org/activation"
 WEIGHTS = bytes(range(256)) * 4096

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from hub_server import Hub, kernel_files
 
 from kernels_core.cli.main import main
-from kernels_core.repository.resolver import forget
+from kernels_core.loading.resolver import forget
 
 CPU, GPU = "torch-cpu", "torch213-cxx11-cu130-x86_64-linux"
 

@@ -20,8 +20,8 @@ from kernels_core import (
     install_kernel,
 )
 from kernels_core.hookspecs import Match
+from kernels_core.loading.resolver import forget
 from kernels_core.plugins import Backend
-from kernels_core.repository.resolver import forget
 
 REPOSITORY = "org/activation"
 # Seconds. What a busy machine delays must not look like one request after another.

@@ -24,7 +24,7 @@ from kernels_core import (  # noqa: E402
     use_kernel_forward_from_hub,
 )
 from kernels_core.layers import choose  # noqa: E402
-from kernels_core.repository.resolver import forget  # noqa: E402
+from kernels_core.loading.resolver import forget  # noqa: E402
 
 COUNT = 8
 # Seconds. What a busy machine delays must not look like one request after another.

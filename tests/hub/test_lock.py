@@ -12,9 +12,9 @@ from hub_server import Forks, Hub, client_environment, kernel_files
 
 from kernels_core import errors, get_locked_kernel, load_kernel
 from kernels_core.cli.main import main
-from kernels_core.repository.lock_files import read_lock
+from kernels_core.loading.resolver import forget
+from kernels_core.locks.files import read_lock
 from kernels_core.repository.metadata import KernelDependency
-from kernels_core.repository.resolver import forget
 
 
 @pytest.fixture

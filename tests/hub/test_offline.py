@@ -15,7 +15,7 @@ from kernels_core import (
     has_kernel,
     install_kernel,
 )
-from kernels_core.repository.resolver import forget
+from kernels_core.loading.resolver import forget
 
 REPOSITORY = "org/activation"
 BASE = "org/base"

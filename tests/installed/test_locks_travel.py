@@ -9,7 +9,7 @@ import pytest
 
 A, B = "a" * 40, "b" * 40
 MODULE = """
-from kernels_core.repository.installed_locks import find_lock
+from kernels_core.locks.installed import find_lock
 
 
 def kernel():

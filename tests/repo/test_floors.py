@@ -24,12 +24,16 @@ FLOORS = {
     "plugins": 3,
     "variants": 4,
     "repository": 5,
-    "loading": 6,
-    "layers": 7,
-    "check": 8,
-    "testing": 8,
-    "cli": 9,
-    "__main__": 10,
+    "hub": 6,
+    "locks": 7,
+    "loading": 8,
+    "bundles": 9,
+    "layers": 10,
+    "api": 11,
+    "check": 12,
+    "testing": 12,
+    "cli": 13,
+    "__main__": 14,
 }
 
 # The public API puts `Device.create_repo` on the class, so this one import reaches up.
@@ -40,12 +44,12 @@ RESERVED = {
     "abi3info": ("check",),
     "click": ("cli",),
     "elftools": ("check",),
-    "huggingface_hub": ("repository",),
+    "huggingface_hub": ("hub", "loading"),
     "hypothesis": ("testing",),
     "macholib": ("check",),
     "pefile": ("check",),
     "pytest": ("check", "testing"),
-    "torch": ("check", "cli", "host", "layers", "testing"),
+    "torch": ("api", "check", "cli", "host", "layers", "testing"),
 }
 
 DEVICE_FAMILY = re.compile(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import attrs
 
-from kernels_core.check.subject import Build
+from kernels_core.check.facts.subject import Build
 
 
 @attrs.frozen(kw_only=True)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from kernels_core.check.facts.subject import Build
 from kernels_core.check.native.extra import extra
 from kernels_core.check.native.facts import Image, NativeModule
 from kernels_core.check.native.source import UnreadableError
-from kernels_core.check.subject import Build
 from kernels_core.check.tables import table
 from kernels_core.variants.names import NativeVariant
 

@@ -1,0 +1,1 @@
+"""The public entries, which compose the packages below."""

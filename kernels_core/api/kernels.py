@@ -1,0 +1,364 @@
+"""Loading kernels from the Hub.
+
+Nothing of the Hub client is imported before a repository of the Hub is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import attrs
+
+from kernels_core.errors import (
+    HubNotFoundError,
+    NoFittingBuildError,
+    RepositoryNotFoundError,
+    VersionNotFoundError,
+)
+from kernels_core.loading.loaded import load_build
+from kernels_core.loading.local import FIRST_DEVICE, chosen_backend, resolve_local
+from kernels_core.plugins import Backend
+from kernels_core.repository.local import LocalRepository
+from kernels_core.variants.fit import BuildDecision
+
+if TYPE_CHECKING:
+    from kernels_core.loading.resolver import Resolver
+    from kernels_core.locks.lock import Lock
+
+Trust = bool | Iterable[str]
+UserAgent = str | Mapping[str, str] | None
+
+
+def get_kernel(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    version: int | str | None = None,
+    backend: str | None = None,
+    trust_remote_code: Trust = False,
+    user_agent: UserAgent = None,
+) -> ModuleType:
+    """Load a kernel from the Hub.
+
+    Args:
+        repo_id: the repository, "org/name".
+        revision: branch, tag or commit; "main" by default.
+        version: instead of a revision, a PEP 440 specifier such as ">=0.0.3,<0.1" over the
+            version tags, or an int, the branch of that major version.
+        backend: which backend to choose a build for, for example "cpu"; by default the one that
+            `KERNELS_BACKEND` names, else the most capable one of this machine.
+        trust_remote_code: True to run whatever the repository holds, or a list of what to trust.
+            Without it, the Hub or the trust list of this machine must vouch for the publisher.
+        user_agent: what the application wants the Hub to know of it.
+
+    Returns:
+        The kernel's module. A second call gives the same one, and asks the Hub nothing.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: `repo_id` or `version` is malformed, or both version and revision are given.
+        LoadError: there is no such kernel, none that fits, none that is trusted, or it cannot be
+            fetched; the subclass says which.
+        KernelsError: the backend is not there, see `Registry.backend_for`.
+        Exception: whatever the kernel's own code raises while it is imported, unchanged.
+
+    Example:
+        >>> kernel = get_kernel("kernels-community/activation", version=1)  # doctest: +SKIP
+    """
+    resolver = _resolver(
+        repo_id,
+        chosen_backend(backend),
+        revision,
+        version,
+        trust_remote_code=trust_remote_code,
+        user_agent=user_agent,
+    )
+    return load_build(resolver.resolve(repo_id, revision, version))
+
+
+def has_kernel(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    version: int | str | None = None,
+    backend: str | None = None,
+    trust_remote_code: Trust = False,
+    check_arch: bool = True,
+) -> bool:
+    """Whether a kernel of the Hub has a build for this machine. Loads no code.
+
+    Args:
+        repo_id: the repository, "org/name".
+        revision: branch, tag or commit; "main" by default.
+        version: as for `get_kernel`.
+        backend: as for `get_kernel`.
+        trust_remote_code: accepted for symmetry; looking at a repository runs nothing of it.
+        check_arch: whether the build must cover the device, where it says which it covers.
+
+    Returns:
+        False also when there is no such repository or version, and when a kernel that it needs
+        has no build.
+
+    Raises:
+        HubError: the Hub cannot be asked, which says nothing about what it has.
+        TypeError, ValueError, KernelsError: as for `get_kernel`.
+
+    Example:
+        >>> has_kernel("kernels-community/activation", version=1)  # doctest: +SKIP
+        True
+    """
+    resolver = _resolver(
+        repo_id, chosen_backend(backend), revision, version, trust_remote_code=trust_remote_code
+    )
+    if not check_arch:
+        resolver = attrs.evolve(resolver, device_index=None)
+    try:
+        return resolver.has(repo_id, revision, version)
+    except (HubNotFoundError, NoFittingBuildError, RepositoryNotFoundError, VersionNotFoundError):
+        return False
+
+
+def install_kernel(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    version: int | str | None = None,
+    backend: str | None = None,
+    trust_remote_code: Trust = False,
+    local_files_only: bool = False,
+    user_agent: UserAgent = None,
+) -> Path:
+    """Get a kernel and those that it needs onto this machine, verified. Imports nothing.
+
+    Args:
+        repo_id: the repository, "org/name".
+        revision: branch, tag or commit; "main" by default.
+        version: as for `get_kernel`.
+        backend: as for `get_kernel`.
+        trust_remote_code: as for `get_kernel`.
+        local_files_only: whether to make do with what is on this machine.
+        user_agent: what the application wants the Hub to know of it.
+
+    Returns:
+        The directory of the build.
+
+    Raises:
+        LoadError, TypeError, ValueError, KernelsError: as for `get_kernel`.
+
+    Example:
+        >>> path = install_kernel("kernels-community/activation", version=1)  # doctest: +SKIP
+    """
+    resolver = _resolver(
+        repo_id,
+        chosen_backend(backend),
+        revision,
+        version,
+        trust_remote_code=trust_remote_code,
+        user_agent=user_agent,
+        local_files_only=local_files_only,
+    )
+    return resolver.resolve(repo_id, revision, version).path
+
+
+def get_local_kernel(
+    repo_path: str | os.PathLike[str], *, backend: str | None = None
+) -> ModuleType:
+    """Load a kernel from a kernel repository on disk.
+
+    A second call with the same repository gives the same module. Files that changed in between
+    have no effect until the next process.
+
+    Args:
+        repo_path: the directory that holds `build`.
+        backend: which backend to choose a build for, for example "cpu"; by default the one that
+            `KERNELS_BACKEND` names, else the most capable one of this machine.
+
+    Returns:
+        The kernel's module.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        RepositoryNotFoundError: there is no kernel repository at the path.
+        NoFittingBuildError: none of its builds fits; it has the reason for each.
+        MetadataError: the chosen build's metadata is malformed.
+        DependencyError: something that the chosen build needs is not installed.
+        KernelsError: the backend is not there, see `Registry.backend_for`.
+        Exception: whatever the kernel's own code raises while it is imported, unchanged.
+
+    Example:
+        >>> import tempfile
+        >>> build = Path(tempfile.mkdtemp(), "build", "torch-universal")
+        >>> build.mkdir(parents=True)
+        >>> _ = (build / "__init__.py").write_text("answer = 42")
+        >>> get_local_kernel(build.parents[1]).answer
+        42
+    """
+    if not isinstance(repo_path, (str, os.PathLike)):
+        raise TypeError(f"repo_path must be a str or a Path, got {repo_path!r}.")
+    chosen = chosen_backend(backend)
+    return load_build(resolve_local(repo_path, backend=chosen, device_index=FIRST_DEVICE))
+
+
+def get_locked_kernel(
+    repo_id: str,
+    *,
+    lockfile: str | os.PathLike[str] | None = None,
+    backend: str | None = None,
+    trust_remote_code: Trust = False,
+    user_agent: UserAgent = None,
+) -> ModuleType:
+    """Load a kernel from the Hub, at the commit that a lock file names.
+
+    Args:
+        repo_id: the repository, "org/name".
+        lockfile: the lock file; by default the one in the metadata of the calling package.
+        backend: as for `get_kernel`.
+        trust_remote_code: as for `get_kernel`.
+        user_agent: what the application wants the Hub to know of it.
+
+    Returns:
+        The kernel's module.
+
+    Raises:
+        LockFileNotFoundError: there is no lock file.
+        LockFileError: the lock file is malformed.
+        NotLockedError: it does not name the repository.
+        LoadError, TypeError, ValueError, KernelsError: as for `get_kernel`.
+
+    Example:
+        >>> kernel = get_locked_kernel("kernels-community/activation")  # doctest: +SKIP
+    """
+    resolver = _resolver(
+        repo_id,
+        chosen_backend(backend),
+        trust_remote_code=trust_remote_code,
+        user_agent=user_agent,
+        lock=_lock(lockfile),
+    )
+    return load_build(resolver.resolve(repo_id))
+
+
+def load_kernel(
+    repo_id: str,
+    *,
+    lockfile: str | os.PathLike[str] | None = None,
+    backend: str | None = None,
+    trust_remote_code: Trust = False,
+) -> ModuleType:
+    """Load a locked kernel that is on this machine already. Asks the Hub nothing.
+
+    Args:
+        repo_id: the repository, "org/name".
+        lockfile: the lock file; by default the one in the metadata of the calling package.
+        backend: as for `get_kernel`.
+        trust_remote_code: as for `get_kernel`.
+
+    Returns:
+        The kernel's module.
+
+    Raises:
+        HubOfflineError: the kernel, or something that it needs, is not on this machine.
+        LockFileNotFoundError, LockFileError, NotLockedError: as for `get_locked_kernel`.
+        LoadError, TypeError, ValueError, KernelsError: as for `get_kernel`.
+
+    Example:
+        >>> kernel = load_kernel("kernels-community/activation")  # doctest: +SKIP
+    """
+    resolver = _resolver(
+        repo_id,
+        chosen_backend(backend),
+        trust_remote_code=trust_remote_code,
+        local_files_only=True,
+        lock=_lock(lockfile),
+    )
+    return load_build(resolver.resolve(repo_id))
+
+
+def get_kernel_variants(
+    repo: str | Path,
+    *,
+    revision: str | None = None,
+    version: int | str | None = None,
+    backend: str | None = None,
+) -> list[BuildDecision]:
+    """Decide over every build in a kernel repository. Loads no code.
+
+    Args:
+        repo: a repository of the Hub, "org/name", or a directory that holds `build`, as a Path.
+        revision: branch, tag or commit of a repository of the Hub; "main" by default.
+        version: its version, as for `get_kernel`.
+        backend: which backend to decide for; the default is that of `get_kernel`.
+
+    Returns:
+        The builds that fit, best first, then the others, each with the reason against it.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: a repository of the Hub that is not named "org/name".
+        RepositoryNotFoundError: there is no kernel repository at the path.
+        VersionNotFoundError: there is no such version, branch or tag.
+        HubError: the Hub cannot be asked, or says no.
+        KernelsError: the backend is not there, see `Registry.backend_for`.
+
+    Example:
+        >>> import tempfile
+        >>> repository = Path(tempfile.mkdtemp())
+        >>> (repository / "build" / "torch-abacus").mkdir(parents=True)
+        >>> for decision in get_kernel_variants(repository):
+        ...     print(decision.name, decision.reason or "fits")
+        torch-abacus made for backend 'abacus'; ...
+    """
+    if not isinstance(repo, (str, os.PathLike)):
+        raise TypeError(f"repo must be a str or a pathlib.Path, got {repo!r}.")
+    chosen = chosen_backend(backend)
+    directory = _override(repo) if isinstance(repo, str) else Path(repo)
+    if directory is not None:
+        return list(LocalRepository(directory).decisions(chosen, FIRST_DEVICE))
+    repository = _resolver(str(repo), chosen, revision, version).repository(str(repo))
+    commit = repository.pin(revision, version).commit
+    return list(repository.decisions(commit, chosen, FIRST_DEVICE))
+
+
+def _override(repo_id: str) -> Path | None:
+    from kernels_core.loading.overrides import local_override
+
+    return local_override(repo_id)
+
+
+def _lock(lockfile: str | os.PathLike[str] | None) -> Lock:
+    from kernels_core.locks.installed import find_lock
+
+    if lockfile is not None and not isinstance(lockfile, (str, os.PathLike)):
+        raise TypeError(f"lockfile must be a path, got {lockfile!r}.")
+    return find_lock(None if lockfile is None else Path(lockfile))
+
+
+def _resolver(
+    repo_id: str,
+    backend: Backend,
+    revision: str | None = None,
+    version: int | str | None = None,
+    *,
+    trust_remote_code: Trust = False,
+    user_agent: UserAgent = None,
+    local_files_only: bool = False,
+    lock: Lock | None = None,
+) -> Resolver:
+    """Check the arguments before anything is asked."""
+    from kernels_core.hub.trust import publisher_of
+    from kernels_core.hub.versions import check_version
+    from kernels_core.loading.resolver import Resolver
+
+    if not isinstance(repo_id, str):
+        raise TypeError(f"repo_id must be a str such as 'org/name', got {repo_id!r}.")
+    publisher_of(repo_id)
+    check_version(version)
+    if revision is not None and not isinstance(revision, str):
+        raise TypeError(f"revision must be a branch, tag or commit, got {revision!r}.")
+    if revision is not None and version is not None:
+        raise ValueError("Give revision or version, not both: each of them names a commit.")
+    return Resolver(backend, FIRST_DEVICE, trust_remote_code, user_agent, local_files_only, lock)

@@ -1,0 +1,1 @@
+"""Getting kernels ahead of use: gathering, bundles and their archives."""

@@ -1,0 +1,1 @@
+"""What rules judge: facts about a repository, read without running any of it."""

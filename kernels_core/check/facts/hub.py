@@ -1,0 +1,150 @@
+"""A repository on the Hub, downloaded to be looked at.
+
+Its files are written where nothing loads them from, and removed after the check. Nobody needs to
+vouch for the publisher: nothing of it is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from kernels_core.check.facts.subject import HubFacts, Repository, read_repository
+from kernels_core.errors import CheckError, KernelsError
+from kernels_core.hub.answers import TreeFile
+from kernels_core.hub.client import HubClient, client
+from kernels_core.hub.install import download_file, in_parallel
+from kernels_core.hub.versions import Pinned, Refs, choose_ref, is_commit, newest_version
+from kernels_core.repository.metadata import read_repo_id
+from kernels_core.repository.schema import InvalidError
+
+_SHOWN_COMMIT = 12
+# Not the path's fault.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EMFILE, errno.EIO)
+
+
+@contextlib.contextmanager
+def fetched(
+    repo_id: str,
+    revision: str | None,
+    variants: tuple[str, ...],
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Iterator[Repository]:
+    """Download the builds of a repository, for as long as the context lasts.
+
+    Args:
+        repo_id: the repository, "org/name".
+        revision: a branch, tag or commit; by default the branch of the newest version, or "main".
+        variants: shell patterns of the builds to download; empty for all.
+        progress: told of each file when it is there, and how many of how many are.
+
+    Raises:
+        CheckError: the name is no repository's, the Hub cannot be asked or says no, there is no
+            such revision, what it sends is not what it lists, or the disk is full.
+    """
+    _check_name(repo_id)
+    with contextlib.ExitStack() as stack:
+        try:
+            hub = client()
+            pinned = _pin(hub, repo_id, revision)
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kernels-")))
+            unwritable = _download(hub, repo_id, pinned.commit, folder, variants, progress)
+            kind = hub.repository_type(repo_id) or "kernel"
+        except (KernelsError, OSError) as error:
+            raise CheckError(f"{repo_id} cannot be checked. {error}", path=repo_id) from error
+        yield read_repository(
+            folder,
+            variants=variants,
+            subject=_subject(repo_id, pinned),
+            hub=HubFacts(repo_id, pinned.ref, pinned.commit, kind),
+            unwritable=unwritable,
+        )
+
+
+def _check_name(repo_id: str) -> None:
+    try:
+        read_repo_id(repo_id, "")
+    except InvalidError:
+        raise CheckError(
+            f"There is no file or directory of this name, and a repository on the Hub is named "
+            f"like org/name, not {repo_id!r}.",
+            path=repo_id,
+        ) from None
+
+
+def _pin(hub: HubClient, repo_id: str, revision: str | None) -> Pinned:
+    if revision is not None and is_commit(revision):
+        return choose_ref(Refs({}, {}), repo_id=repo_id, revision=revision)
+    refs = hub.refs(repo_id)
+    newest = newest_version(refs) if revision is None else None
+    return choose_ref(refs, repo_id=repo_id, revision=revision, version=newest)
+
+
+def _download(
+    hub: HubClient,
+    repo_id: str,
+    commit: str,
+    folder: Path,
+    variants: tuple[str, ...],
+    progress: Callable[[str, int, int], None] | None,
+) -> tuple[tuple[str, str], ...]:
+    """Write the files of a commit into a folder. Returns those that cannot be written, and why."""
+    listing = hub.listing(repo_id, commit)
+    unwritable = [(path, "the path is not safe to write") for path in listing.unsafe]
+    (folder / "build").mkdir()
+    places: list[TreeFile] = []
+    for file in listing.files:
+        variant, _, inside = file.path.removeprefix("build/").partition("/")
+        wanted = not variants or any(fnmatchcase(variant, pattern) for pattern in variants)
+        if inside and not wanted:
+            (folder / "build" / variant).mkdir(exist_ok=True)
+        elif reason := _make_place(folder / file.path):
+            unwritable.append((file.path, reason))
+        else:
+            places.append(file)
+    _download_all(hub, repo_id, commit, folder, places, progress)
+    return tuple(unwritable)
+
+
+def _make_place(path: Path) -> str:
+    """Make an empty file. Returns why that cannot be, for a path that this system does not have."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("xb").close()
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        return f"another file is in its place: {error.strerror}"
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in _DISK_ERRORS:
+            raise
+        return f"this system has no such path: {error}"
+    return ""
+
+
+def _download_all(
+    hub: HubClient,
+    repo_id: str,
+    commit: str,
+    folder: Path,
+    files: Iterable[TreeFile],
+    progress: Callable[[str, int, int], None] | None,
+) -> None:
+    files = list(files)
+    done: list[str] = []
+
+    def download(file: TreeFile) -> None:
+        download_file(hub, repo_id, commit, file, folder / file.path)
+        done.append(file.path)
+        if progress:
+            progress(f"download of {file.path}", len(done), len(files))
+
+    if files:
+        in_parallel(download, files)
+
+
+def _subject(repo_id: str, pinned: Pinned) -> str:
+    commit = pinned.commit[:_SHOWN_COMMIT]
+    return f"{repo_id} at {commit if is_commit(pinned.ref) else f'{pinned.ref} ({commit})'}"

@@ -1,0 +1,242 @@
+"""The layers of a build, as far as its source tells what they are."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+
+import attrs
+
+from kernels_core.check.facts.imports import bindings, dotted
+from kernels_core.check.facts.operators import PythonPackage
+from kernels_core.check.facts.python_files import PythonFile
+
+_MODULE_CLASSES = frozenset({"torch.nn.Module", "torch.nn.modules.Module"})
+_MOST_BASES = 50
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@attrs.frozen
+class Definition:
+    """A class in the source.
+
+    Attributes:
+        file: the file that it is in.
+        node: the class.
+    """
+
+    file: PythonFile = attrs.field(repr=False)
+    node: ast.ClassDef = attrs.field(repr=False)
+
+
+@attrs.frozen
+class LayerClass:
+    """A layer: a class that derives from `torch.nn.Module`.
+
+    Attributes:
+        name: its name in the module of layers.
+        classes: the class and those that it inherits from before `torch.nn.Module`, as far as they
+            are in the build.
+        foreign: the other classes that it inherits from, with the class that names them.
+    """
+
+    name: str
+    classes: tuple[Definition, ...]
+    foreign: tuple[tuple[str, Definition], ...]
+
+    @property
+    def first(self) -> Definition:
+        """The class itself."""
+        return self.classes[0]
+
+    def forward(self) -> tuple[Definition, ast.stmt] | None:
+        """The `forward` that its instances have, and the class that it is in; None without one."""
+        for each in self.classes:
+            for name, node in members(each.node.body):
+                if name == "forward":
+                    return each, node
+        return None
+
+    @property
+    def annotated(self) -> frozenset[str]:
+        """The names that its body, or that of a class that it inherits from, annotates."""
+        return frozenset(
+            node.target.id
+            for each in self.classes
+            for node in each.node.body
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        )
+
+
+def layers_module(package: PythonPackage) -> PythonFile | None:
+    """The module `layers` of a build; None when it has none.
+
+    Args:
+        package: the Python of the build.
+    """
+    files = {file.inner: file for file in package.files}
+    for root in roots(package):
+        for name in ("layers.py", "layers/__init__.py"):
+            if root + name in files:
+                return files[root + name]
+    return None
+
+
+def roots(package: PythonPackage) -> tuple[str, ...]:
+    """The directories of the packages that loaders import, with `/`; "" for the build's own.
+
+    Args:
+        package: the Python of the build.
+    """
+    packages = package.build.packages
+    return ("",) if "" in packages else tuple(f"{name}/" for name in packages)
+
+
+def layers_of(package: PythonPackage) -> tuple[LayerClass, ...]:
+    """The public classes in the module of layers that derive from `torch.nn.Module`.
+
+    Args:
+        package: the Python of the build.
+    """
+    module = layers_module(package)
+    if module is None:
+        return ()
+    source = _Source({file.inner: file for file in package.files})
+    listed = exported(module.tree)
+    found = []
+    for name in source.classes_in(module):
+        if name.startswith("_") or (listed is not None and name not in listed):
+            continue
+        definition = source.find(module, name)
+        layer = definition and source.layer(name, definition)
+        if layer:
+            found.append(layer)
+    return tuple(found)
+
+
+def exported(tree: ast.Module) -> frozenset[str] | None:
+    """What a module has in `__all__`; None when it has none, or what is in it cannot be told.
+
+    Args:
+        tree: the module.
+
+    Example:
+        >>> sorted(exported(ast.parse("__all__ = ['layers']; __all__ += ['relu']")))
+        ['layers', 'relu']
+    """
+    found: set[str] | None = None
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if not any(isinstance(each, ast.Name) and each.id == "__all__" for each in targets):
+            continue
+        value = getattr(node, "value", None)
+        if not isinstance(value, (ast.List, ast.Tuple)):
+            return None
+        names = [e.value for e in value.elts if isinstance(e, ast.Constant)]
+        if len(names) < len(value.elts):
+            return None
+        added = {name for name in names if isinstance(name, str)}
+        found = added | (found or set() if isinstance(node, ast.AugAssign) else set())
+    touched = any(
+        isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "__all__"
+        for node in ast.walk(tree)
+    )
+    return None if found is None or touched else frozenset(found)
+
+
+def members(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
+    """The names that the body of a class gives a value, each with the statement that does it.
+
+    Args:
+        body: the statements.
+    """
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield node.name, node
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            for alias in node.names:
+                yield (alias.asname or alias.name).partition(".")[0], node
+        elif isinstance(node, ast.Assign):
+            for target in node.targets:
+                for each in ast.walk(target):
+                    if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store):
+                        yield each.id, node
+        elif isinstance(node, ast.AnnAssign):
+            if isinstance(node.target, ast.Name) and node.value is not None:
+                yield node.target.id, node
+        else:
+            for block in ("body", "orelse", "finalbody"):
+                yield from members(getattr(node, block, []))
+
+
+class _Source:
+    """The classes of a build, found through the imports of its modules."""
+
+    def __init__(self, files: Mapping[str, PythonFile]) -> None:
+        self._files = files
+
+    def classes_in(self, file: PythonFile) -> tuple[str, ...]:
+        """The names in a module that may be classes: those defined and those imported."""
+        names = [node.name for node in file.tree.body if isinstance(node, ast.ClassDef)]
+        for node in file.tree.body:
+            if isinstance(node, ast.ImportFrom) and node.level:
+                names += [alias.asname or alias.name for alias in node.names]
+        return tuple(dict.fromkeys(names))
+
+    def find(self, file: PythonFile, name: str, depth: int = 0) -> Definition | None:
+        """The class that a name at the top of a module stands for, if the build defines it."""
+        for node in file.tree.body:
+            if isinstance(node, ast.ClassDef) and node.name == name:
+                return Definition(file, node)
+            if isinstance(node, ast.ImportFrom) and node.level and depth < _MOST_BASES:
+                for alias in node.names:
+                    if (alias.asname or alias.name) == name:
+                        source = self._source(file, node)
+                        return self.find(source, alias.name, depth + 1) if source else None
+        return None
+
+    def _source(self, file: PythonFile, node: ast.ImportFrom) -> PythonFile | None:
+        directory = file.inner.split("/")[: -node.level]
+        path = "/".join([*directory, *filter(None, (node.module or "").split("."))])
+        for candidate in (f"{path}.py", f"{path}/__init__.py".lstrip("/")):
+            if candidate in self._files:
+                return self._files[candidate]
+        return None
+
+    def layer(self, name: str, definition: Definition) -> LayerClass | None:
+        """What is known of a class; None when it does not derive from `torch.nn.Module`."""
+        classes: list[Definition] = []
+        foreign: list[tuple[str, Definition]] = []
+        derives = self._collect(definition, classes, foreign)
+        return LayerClass(name, tuple(classes), tuple(foreign)) if derives else None
+
+    def _collect(
+        self,
+        definition: Definition,
+        classes: list[Definition],
+        foreign: list[tuple[str, Definition]],
+    ) -> bool:
+        """Collect what a class inherits from before `torch.nn.Module`; whether it is there."""
+        if definition in classes or len(classes) > _MOST_BASES:
+            return False
+        classes.append(definition)
+        names = bindings(definition.file.tree)
+        derives = False
+        for base in definition.node.bases:
+            inner = self._base(definition.file, base)
+            if inner is not None:
+                derives = self._collect(inner, classes, foreign) or derives
+                continue
+            known = dotted(base, names)
+            if known in _MODULE_CLASSES:
+                return True  # what comes later is looked at after torch.nn.Module
+            if known not in ("object", ""):
+                foreign.append((known, definition))
+                derives = derives or known.startswith("torch.nn.")
+        return derives
+
+    def _base(self, file: PythonFile, base: ast.expr) -> Definition | None:
+        return self.find(file, base.id) if isinstance(base, ast.Name) else None

@@ -1,0 +1,180 @@
+"""Which namespaces of `torch.ops` the Python of a build registers operators in, and uses."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import functools
+from collections.abc import Iterator
+
+import attrs
+
+from kernels_core.check.facts.constants import UNKNOWN, Constants, Scope
+from kernels_core.check.facts.imports import bindings, dotted
+from kernels_core.check.facts.python_files import PythonFile
+from kernels_core.check.facts.subject import Build
+from kernels_core.check.tables import table
+
+_NATIVE_SUFFIXES = (".so", ".pyd", ".dylib", ".dll")
+
+# In torch.library; those whose first argument is the name of an operator, "namespace::name".
+_REGISTER = frozenset(
+    {
+        "custom_op",
+        "define",
+        "impl",
+        "impl_abstract",
+        "register_autocast",
+        "register_autograd",
+        "register_fake",
+        "register_kernel",
+        "register_torch_dispatch",
+        "register_vmap",
+        "triton_op",
+    }
+)
+
+
+@attrs.frozen(slots=False)
+class PythonPackage:
+    """All the Python of a build.
+
+    Attributes:
+        build: the build.
+        files: its files of Python source.
+    """
+
+    build: Build
+    files: tuple[PythonFile, ...]
+
+    @functools.cached_property
+    def operators(self) -> Operators:
+        """The operators that the build has, as far as its Python tells."""
+        return _operators_of(self)
+
+
+@attrs.frozen
+class NamespaceUse:
+    """A place in the code that names a namespace of `torch.ops`.
+
+    Attributes:
+        namespace: the namespace; `UNKNOWN` stands for each part that only running it would tell.
+        path: the file.
+        line: the line.
+        registers: whether operators are registered in it there.
+    """
+
+    namespace: str
+    path: str
+    line: int
+    registers: bool
+
+    @property
+    def of_torch(self) -> bool:
+        """Whether it is one of torch's own."""
+        return self.namespace in table("torch")["namespaces"]
+
+    def is_for(self, namespace: str) -> bool:
+        """Whether this may be a given namespace, as far as the code tells."""
+        return fnmatch.fnmatchcase(namespace, self.namespace.replace("[", "[[]"))
+
+
+@attrs.frozen
+class Operators:
+    """The operators of a build.
+
+    Attributes:
+        build: the build.
+        uses: the places in its Python that name a namespace; without torch's own, unless
+            operators are registered there.
+        native: whether it holds native code, which registers operators on its own.
+    """
+
+    build: Build
+    uses: tuple[NamespaceUse, ...]
+    native: bool
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """The namespaces that the build has operators of its own in.
+
+        That is its `id`, where it says one; otherwise those in its code.
+        """
+        declared = self.build.metadata.id if self.build.metadata else None
+        if declared is None:
+            return tuple(dict.fromkeys(use.namespace for use in self.uses if not use.of_torch))
+        own = self.native or any(use.is_for(declared) for use in self.uses)
+        return (declared,) if own else ()
+
+
+def _operators_of(package: PythonPackage) -> Operators:
+    files = {_module(file): file for file in package.files}
+    constants = Constants({name: file.tree for name, file in files.items()})
+    uses = [
+        NamespaceUse(namespace, file.path, line, registers)
+        for name, file in files.items()
+        for namespace, line, registers in _named(file.tree, Scope(name), constants)
+        if namespace != UNKNOWN
+    ]
+    native = any(entry.name.endswith(_NATIVE_SUFFIXES) for entry in package.build.files())
+    kept = tuple(use for use in uses if use.registers or not use.of_torch)
+    return Operators(package.build, kept, native)
+
+
+def _module(file: PythonFile) -> str:
+    return file.inner[: -len(".py")]
+
+
+Named = tuple[str, int, bool]
+
+
+def _named(tree: ast.Module, scope: Scope, constants: Constants) -> Iterator[Named]:
+    names = bindings(tree)
+    waiting: list[tuple[ast.AST, Scope]] = [(tree, scope)]
+    while waiting:
+        node, scope = waiting.pop()
+        yield from _of_node(node, scope, names, constants)
+        inner = scope
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            inner = constants.locals_of(node, scope)
+        outside = getattr(node, "decorator_list", [])
+        waiting += (
+            (child, scope if child in outside else inner) for child in ast.iter_child_nodes(node)
+        )
+
+
+def _of_node(
+    node: ast.AST, scope: Scope, names: dict[str, str], constants: Constants
+) -> Iterator[Named]:
+    if isinstance(node, ast.Attribute):
+        if dotted(node.value, names) == "torch.ops" and _is_namespace(node.attr):
+            yield node.attr, node.lineno, False
+    elif isinstance(node, ast.ImportFrom) and node.module == "torch.ops" and not node.level:
+        for alias in node.names:
+            yield alias.name, node.lineno, False
+    elif isinstance(node, ast.Call):
+        module, _, function = dotted(node.func, names).rpartition(".")
+        if module == "torch.library" and function == "Library":
+            argument = _argument(node, 0, "ns")
+            if argument:
+                yield constants.text(argument, scope), node.lineno, True
+        elif module == "torch.library" and function in _REGISTER:
+            argument = _argument(node, 0, "op" if function.startswith("register") else "name")
+            name = constants.text(argument, scope) if argument else ""
+            namespace, colons, _ = name.partition("::")
+            if colons:
+                yield namespace, node.lineno, True
+        elif function == "getattr" and node.args and dotted(node.args[0], names) == "torch.ops":
+            argument = _argument(node, 1, "name")
+            if argument:
+                yield constants.text(argument, scope), node.lineno, False
+
+
+def _argument(call: ast.Call, position: int, keyword: str) -> ast.expr | None:
+    if len(call.args) > position:
+        return call.args[position]
+    return next((each.value for each in call.keywords if each.arg == keyword), None)
+
+
+def _is_namespace(name: str) -> bool:
+    return name not in table("torch")["not_namespaces"] and not name.startswith("__")

@@ -1,0 +1,156 @@
+"""Rules: a repository has every build that its users need, of a list that moves with torch.
+
+The list is `data/required_variants.json`. What a repository claims is told by the names of its
+builds: one native build for torch claims its backend, CPU and system, wherever torch runs there.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import attrs
+
+from kernels_core.check.facts.backends import backend_of, backend_text
+from kernels_core.check.facts.subject import Repository
+from kernels_core.check.rule import Problem, Scope, Severity, rule
+from kernels_core.check.rules.layout import SYSTEMS_WITH_CXX_TAG
+from kernels_core.check.tables import table
+from kernels_core.errors import VariantNameError
+from kernels_core.variants.names import NativeVariant, Torch, TorchStableAbi, TvmFfi, Variant, parse
+
+# torch has a release about every three months, so by then another list holds.
+_GOOD_FOR_MONTHS = 9
+
+_ABI_TAG = "-cxx11"
+
+
+@attrs.frozen
+class _Platform:
+    """A backend on a CPU and a system, which a repository claims to work on or not."""
+
+    backend: str
+    cpu: str
+    os: str
+
+
+@rule(Scope.REPOSITORY, Severity.ERROR)
+def completeness_variants(repository: Repository) -> Iterator[Problem]:
+    """Where some native builds are for a backend, CPU and system, all that are required are there.
+
+    Why: a native build fits one release of torch and a range of its toolkit. With another one the
+    kernel does not load, though the repository has builds for just that device.
+
+    Mend: build the missing variants, or builds for torch's stable ABI in place of those for single
+    releases. A kernel without native code needs none of them, but one or more such as
+    `torch-universal`.
+    """
+    there = list(_native(repository.all_variants))
+    claimed = {
+        _platform(variant)
+        for variant in _native(build.name for build in repository.builds)
+        if backend_of(variant) is not None
+    }
+    for platform in sorted(claimed, key=attrs.astuple):
+        required = list(_required(platform, there))
+        missing = [name for name, variant in required if not _served(variant, there)]
+        if missing:
+            yield Problem(
+                f"lacks {len(missing)} of the {len(required)} builds required for "
+                f"{platform.backend} on {platform.cpu} {platform.os} as of "
+                f"{table('required_variants')['date']}: {', '.join(missing)}",
+                "build",
+            )
+
+
+def outdated(repository: Repository, today: datetime.date) -> tuple[str, ...]:
+    """What cannot be told of a repository with native builds, once the list is too old.
+
+    Args:
+        repository: the repository.
+        today: the day of the check.
+    """
+    date = table("required_variants")["date"]
+    year, month = map(int, date.split("-"))
+    months = (today.year - year) * 12 + today.month - month
+    if months <= _GOOD_FOR_MONTHS or not list(_native(repository.all_variants)):
+        return ()
+    return (
+        f"completeness: the list of required builds is of {date}, before releases of torch that "
+        f"are current now; a newer kernels-core has a newer one",
+    )
+
+
+def _native(names: Iterable[str]) -> Iterator[NativeVariant]:
+    for name in names:
+        try:
+            variant: Variant = parse(name, _no_plugin)
+        except VariantNameError:
+            continue
+        # Builds for another framework than torch have lists of their own.
+        if isinstance(variant, NativeVariant) and not isinstance(variant.framework, TvmFfi):
+            yield variant
+
+
+def _no_plugin(_: str) -> None:
+    return None
+
+
+def _platform(variant: NativeVariant) -> _Platform:
+    return _Platform(backend_of(variant) or "", variant.cpu, variant.os)
+
+
+def _required(
+    platform: _Platform, there: list[NativeVariant]
+) -> Iterator[tuple[str, NativeVariant]]:
+    """The required builds of a platform, by name."""
+    content = table("required_variants")
+    current = _current(content["torch"], there)
+    for entry in content["builds"]:
+        if f"{platform.cpu}-{platform.os}" not in entry["platforms"]:
+            continue
+        for release in sorted(current & _releases(entry.get("torch", content["torch"]))):
+            abi = _ABI_TAG if platform.os in SYSTEMS_WITH_CXX_TAG else ""
+            name = f"torch{release[0]}{release[1]}{abi}-{entry['tag']}-{platform.cpu}-{platform.os}"
+            variant = parse(name, _no_plugin)
+            if isinstance(variant, NativeVariant) and _platform(variant) == platform:
+                yield name, variant
+
+
+def _current(listed: Iterable[str], there: list[NativeVariant]) -> set[tuple[int, int]]:
+    """The releases to demand builds for.
+
+    A repository that is ahead of the list has dropped as many old releases as it has newer ones.
+    """
+    known = sorted(_releases(listed))
+    newer = {
+        variant.framework.release
+        for variant in there
+        if isinstance(variant.framework, Torch) and variant.framework.release > known[-1]
+    }
+    return set(known[len(newer) :])
+
+
+def _releases(texts: Iterable[Any]) -> set[tuple[int, int]]:
+    split = (str(text).split(".") for text in texts)
+    return {(int(major), int(minor)) for major, minor in split}
+
+
+def _served(required: NativeVariant, there: list[NativeVariant]) -> bool:
+    """Whether some build fits wherever the required one would."""
+    return any(
+        backend_text(required) == backend_text(variant)
+        and (required.cpu, required.os) == (variant.cpu, variant.os)
+        and _fits_release(variant, required)
+        for variant in there
+    )
+
+
+def _fits_release(variant: NativeVariant, required: NativeVariant) -> bool:
+    framework = variant.framework
+    if isinstance(framework, TorchStableAbi):
+        return framework.release <= required.framework.release
+    assert isinstance(framework, Torch)
+    # A build without the tag fits either ABI.
+    return framework.release == required.framework.release and framework.cxx11_abi is not False

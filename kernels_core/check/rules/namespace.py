@@ -1,0 +1,181 @@
+"""Rules: the namespaces in `torch.ops`, of which there are no two alike in a process."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from kernels_core.check.facts.constants import UNKNOWN
+from kernels_core.check.facts.operators import Operators, PythonPackage
+from kernels_core.check.facts.subject import Build
+from kernels_core.check.rule import Problem, Scope, Severity, rule
+from kernels_core.variants.names import (
+    UNIVERSAL,
+    NativeVariant,
+    NoarchVariant,
+    Torch,
+    TorchStableAbi,
+    TvmFfi,
+)
+
+# What a process may use beside any one other backend.
+_BESIDE_OTHERS = ("cpu", UNIVERSAL)
+
+_HASH = re.compile(r"[0-9a-f]{6,64}")
+_WITH_DIGITS = re.compile(r"(?=.*[a-z])(?=.*[0-9])[a-z0-9]{6,64}")
+# Such as float16, torch213, sm90a, v20250101.
+_WORD_WITH_NUMBER = re.compile(r"[a-z]{1,9}[0-9]{1,4}[a-z]?|v[0-9]+|[0-9]+[a-z]{1,4}")
+# No letters but those of random texts follow each other so.
+_NO_WORD = re.compile(r"(?=.{10})[a-z]*([bcdfghjklmnpqrstvwxz]{4}|q[^u]|[jvwxz]{2})[a-z]*")
+_VERSION = re.compile(r"v[0-9]+|[0-9]{1,3}")
+
+
+@rule(Scope.PACKAGE, Severity.ERROR)
+def namespace_declared(package: PythonPackage) -> Iterator[Problem]:
+    """Operators are registered and used in the namespace that `metadata.json` declares as `id`.
+
+    Why: loaders look at the `id` to tell whether a build's operators are registered already; torch
+    ends the process when native code registers one twice. Operators of others may be absent, and
+    registering in a namespace of torch changes it for everybody.
+
+    Mend: build the kernel again, so that the `id` and the code get the same name; do without the
+    operators of others.
+    """
+    metadata = package.build.metadata
+    if metadata is None or metadata.id is None:
+        return
+    dependencies = {_module_name(text) for text in metadata.python_depends}
+    seen = set()
+    for use in package.operators.uses:
+        namespace = use.namespace
+        if use.is_for(metadata.id) or namespace in dependencies or namespace in seen:
+            continue
+        seen.add(namespace)
+        what = "operators are registered in" if use.registers else "uses"
+        message = f"{what} torch.ops.{_shown(namespace)}, but 'id' is {metadata.id!r}"
+        yield Problem(message, use.path, use.line, _shown(namespace))
+
+
+@rule(Scope.PACKAGE, Severity.ERROR)
+def namespace_unique(package: PythonPackage) -> Iterator[Problem]:
+    """The namespace of a build's operators has a part that no other build shares.
+
+    Why: several versions of a kernel are loaded into one process. With the same namespace the
+    second fails, silently takes the operators of the first, or ends the process. A version or a tag
+    does not do: versions are not bumped with every commit, and tags can move.
+
+    Mend: append the short hash of the source commit or something random, such as
+    `_activation_605f22e`.
+    """
+    operators = package.operators
+    for namespace in operators.namespaces:
+        if not unique_part(namespace) and UNKNOWN not in namespace:
+            message = f"torch.ops.{namespace} has no hash or random part at its end"
+            yield _at(operators, namespace, message)
+
+
+@rule(Scope.PACKAGE, Severity.WARNING)
+def namespace_version(package: PythonPackage) -> Iterator[Problem]:
+    """The namespace of a build's operators holds no version and no tag.
+
+    Why: versions are not bumped with every commit, and tags can move, so that the name would say
+    what is not true.
+
+    Mend: leave it out; the hash of the commit tells builds apart.
+    """
+    operators = package.operators
+    metadata = package.build.metadata
+    named = metadata.name if metadata else None
+    usual = set(re.split(r"[-_]", named or package.build.directory.parent.parent.name))
+    for namespace in operators.namespaces:
+        unique = unique_part(namespace)
+        for part in namespace.split("_") if unique else ():
+            if _VERSION.fullmatch(part) and part != unique and part not in usual:
+                message = (
+                    f"torch.ops.{_shown(namespace)} holds {part!r}, which looks like a version"
+                )
+                yield _at(operators, namespace, message)
+
+
+@rule(Scope.PACKAGES, Severity.WARNING)
+def namespace_shared(builds: tuple[Operators, ...]) -> Iterator[Problem]:
+    """Builds that one program may load together have different namespaces.
+
+    Why: a model may be partly on the CPU and partly on another device. Then the builds for both
+    backends are loaded into one process, where each operator can be registered once.
+
+    Mend: put the backend's name into the namespace, such as `_activation_cpu_605f22e`.
+    """
+    told: set[frozenset[str]] = set()
+    for one in builds:
+        for other in builds if _backend(one.build) in _BESIDE_OTHERS else ():
+            shared = set(one.namespaces) & set(other.namespaces)
+            pair = frozenset({one.build.name, other.build.name})
+            if shared and pair not in told and _meet(one.build, other.build):
+                told.add(pair)
+                namespace = min(shared)
+                message = f"torch.ops.{_shown(namespace)} is that of build {other.build.name}, too"
+                yield _at(one, namespace, message)
+                break
+
+
+def unique_part(namespace: str) -> str:
+    """The part of a namespace that tells builds apart; "" when there is none.
+
+    Args:
+        namespace: the namespace.
+
+    Example:
+        >>> unique_part("_activation_605f22e"), unique_part("_activation_v2")
+        ('605f22e', '')
+    """
+    last = re.split(r"[_*]", namespace.removesuffix("_dirty"))[-1]
+    text = last.lower()
+    if _HASH.fullmatch(text):
+        return last
+    random = _WITH_DIGITS.fullmatch(text) and not _WORD_WITH_NUMBER.fullmatch(text)
+    return last if random or _NO_WORD.fullmatch(text) else ""
+
+
+def _at(operators: Operators, namespace: str, message: str) -> Problem:
+    """Where a namespace is declared, or else used first."""
+    build = operators.build
+    if build.metadata and build.metadata.id == namespace:
+        return Problem(message, f"{build.path}/metadata.json", symbol="id")
+    use = next(use for use in operators.uses if use.namespace == namespace)
+    return Problem(message, use.path, use.line, _shown(namespace))
+
+
+def _shown(namespace: str) -> str:
+    return namespace.replace(UNKNOWN, "...")
+
+
+def _module_name(requirement: str) -> str:
+    from packaging.requirements import Requirement
+
+    return Requirement(requirement).name.replace("-", "_").lower()
+
+
+def _backend(build: Build) -> str:
+    if isinstance(build.variant, NativeVariant):
+        return str(build.variant.tag)
+    return build.variant.backend if isinstance(build.variant, NoarchVariant) else ""
+
+
+def _meet(one: Build, other: Build) -> bool:
+    """Whether one machine may load two builds into one process, for one backend each."""
+    if other.variant is None or _backend(one) == _backend(other):
+        return False
+    if not isinstance(one.variant, NativeVariant) or not isinstance(other.variant, NativeVariant):
+        return True
+    if (one.variant.cpu, one.variant.os) != (other.variant.cpu, other.variant.os):
+        return False
+    first, second = one.variant.framework, other.variant.framework
+    if isinstance(first, TvmFfi) or isinstance(second, TvmFfi):
+        return type(first) is type(second)
+    if isinstance(first, Torch) and isinstance(second, Torch):
+        return first.release == second.release
+    if isinstance(first, TorchStableAbi) and isinstance(second, Torch):
+        first, second = second, first
+    # A stable ABI is that of a release and of all later ones.
+    return isinstance(first, TorchStableAbi) or first.release >= second.release

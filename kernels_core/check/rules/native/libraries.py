@@ -1,0 +1,66 @@
+"""Rule: the dynamic libraries that native code needs are those that every user has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from typing import Any
+
+from kernels_core.check.native.facts import Image, NativeModule
+from kernels_core.check.rule import Problem, Scope, Severity, rule
+from kernels_core.check.rules.native.python_abi import is_libpython
+from kernels_core.check.tables import table
+from kernels_core.variants.names import NativeVariant, TvmFfi, Variant
+
+# Which of Python's libraries a module may need is a matter of the rules for Python's ABI.
+_PYTHON_DLL = re.compile(r"python[0-9]*t?(_d)?\.dll")
+
+
+@rule(Scope.NATIVE, Severity.ERROR)
+def native_libraries(module: NativeModule) -> Iterator[Problem]:
+    """Native code needs no libraries but torch's own, those that torch needs, and C's and C++'s.
+
+    Why: torch has loaded these by the time that a kernel is. Any other library is missing on some
+    machine, or there in another version.
+
+    Mend: link the library statically, or do without it. `readelf -d`, `otool -L` and
+    `dumpbin /dependents` show what is needed.
+    """
+    image = module.image
+    if image is None or image.os not in table("libraries"):
+        return
+    variant = module.build.variant if module.build else None
+    allowed, known = _allowed(image, variant)
+    section = table("libraries")[image.os]
+    for library in dict.fromkeys(image.libraries):
+        name = library.lower() if image.os == "windows" else library
+        if is_libpython(name) or _PYTHON_DLL.fullmatch(name) or _matches(name, allowed):
+            continue
+        if _matches(name, section.get("debug", ())):
+            continue  # A rule of its own says how to do without it.
+        if known or _matches(name, section["foreign"]):
+            yield Problem(f"needs {library}, {_expected(module)}", module.path)
+
+
+def _allowed(image: Image, variant: Variant | None) -> tuple[list[str], bool]:
+    """Patterns of what may be needed, and whether those are all, since the backend is known."""
+    section: dict[str, Any] = table("libraries")[image.os]
+    backends, frameworks = section["backends"], list(section["frameworks"].values())
+    if isinstance(variant, NativeVariant):
+        backends = [each for each in backends if re.fullmatch(each["tag"], str(variant.tag))]
+        if not isinstance(variant.framework, TvmFfi):
+            frameworks = []
+    patterns = [*section["common"], *(name for each in frameworks for name in each)]
+    patterns += [name for each in backends for name in each["libraries"]]
+    return patterns, bool(backends)
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _expected(module: NativeModule) -> str:
+    variant = module.build.variant if module.build else None
+    what = f"of {variant.tag} " if isinstance(variant, NativeVariant) else ""
+    return f"which is no library {what}that comes with torch, nor the runtime of C or C++"

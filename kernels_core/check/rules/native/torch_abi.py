@@ -1,0 +1,149 @@
+"""Rules: what native code takes from torch is there in the torch that the variant names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from kernels_core.check.native.facts import NativeModule
+from kernels_core.check.rule import Problem, Scope, Severity, rule
+from kernels_core.check.rules.native.wording import some
+from kernels_core.check.tables import table
+from kernels_core.variants.names import Framework, NativeVariant, Torch, TorchStableAbi
+
+_NAMESPACES = ("at", "c10", "caffe2", "torch")
+
+# C++ names as GCC and clang write them: what it is, qualifiers, then the outermost namespace with
+# its length before it.
+_ITANIUM = re.compile(
+    r"_Z(?:T[A-Z]|G[A-Z])?N[rVK]*[RO]?"
+    rf"(?:{'|'.join(f'{len(name)}{name}' for name in _NAMESPACES)})"
+)
+# The classes and functions by which torch's Python objects are reached.
+_OBJECTS = re.compile(r"(?:_Z[0-9]+)?THP[A-Z]\w*")
+
+# std::string of the newer and of the older ABI of GCC's C++ library.
+_NEW_STRING = re.compile(r"NSt7__cxx11|B5cxx11")
+_OLD_STRING = "Ss"
+# In mangled names: what was before (S1_, T1_, Sa), values (L...E), and the lengths of names.
+_REPEATED = re.compile(r"[ST][0-9A-Z]*_|S[a-z]|L[a-z]n?[0-9]+E")
+_LENGTH = re.compile(r"[0-9]{1,5}")
+
+
+@rule(Scope.NATIVE, Severity.ERROR)
+def torch_stable_abi(module: NativeModule) -> Iterator[Problem]:
+    """In a `torch-stable-abi` variant, native code uses nothing of torch but its stable ABI.
+
+    Why: torch's C++ classes and functions change with every release, and such a variant is loaded
+    by all later ones: the symbols are missing there, or mean something else.
+
+    Mend: include nothing but `torch/csrc/stable/` and `torch/headeronly/`, with `TORCH_STABLE_ONLY`
+    defined; or name the variant for one release, such as `torch213-cxx11-...`.
+    """
+    if isinstance(_framework(module), TorchStableAbi):
+        found = [name for name in _required(module) if _is_unstable(name)]
+        if found:
+            yield Problem(
+                f"uses {some(found)} of torch's C++ interface; expected its stable ABI only",
+                module.path,
+                symbol=found[0],
+            )
+
+
+@rule(Scope.NATIVE, Severity.ERROR)
+def torch_stable_release(module: NativeModule) -> Iterator[Problem]:
+    """In a `torch-stable-abi` variant, native code uses no function newer than the named release.
+
+    Why: the variant is offered to that release of torch, where loading it fails.
+
+    Mend: define `TORCH_TARGET_VERSION` as that release for all sources, or name the variant for the
+    release that has all the functions.
+    """
+    framework = _framework(module)
+    if not isinstance(framework, TorchStableAbi):
+        return
+    required = set(_required(module))
+    for release, functions in table("torch_stable_abi")["functions"].items():
+        found = [name for name in functions if name in required]
+        if found and _numbers(release) > framework.release:
+            yield Problem(
+                f"uses {some(found)}, which torch has since {release}; expected what torch "
+                f"{'.'.join(map(str, framework.release))} has",
+                module.path,
+                symbol=found[0],
+            )
+
+
+@rule(Scope.NATIVE, Severity.ERROR)
+def torch_cxx_abi(module: NativeModule) -> Iterator[Problem]:
+    """Native code uses the C++ ABI that the variant's name says, `cxx11` or `cxx98`.
+
+    Why: a torch with the other one has none of the functions that take a `std::string`.
+
+    Mend: compile with `-D_GLIBCXX_USE_CXX11_ABI=1` for `cxx11`, and `=0` for `cxx98`, as
+    `torch.compiled_with_cxx11_abi()` says of the torch in use.
+    """
+    framework = _framework(module)
+    if not isinstance(framework, Torch) or framework.cxx11_abi is None:
+        return
+    is_other = _takes_old_string if framework.cxx11_abi else _takes_new_string
+    found = [name for name in _required(module) if _is_unstable(name) and is_other(name)]
+    if found:
+        other, expected = ("cxx98", "cxx11") if framework.cxx11_abi else ("cxx11", "cxx98")
+        yield Problem(
+            f"uses {some(found)} in the ABI {other}; expected {expected}",
+            module.path,
+            symbol=found[0],
+        )
+
+
+def _framework(module: NativeModule) -> Framework | None:
+    variant = module.build.variant if module.build else None
+    return variant.framework if isinstance(variant, NativeVariant) else None
+
+
+def _required(module: NativeModule) -> tuple[str, ...]:
+    return module.image.required if module.image else ()
+
+
+def _is_unstable(name: str) -> bool:
+    """Whether a symbol is of torch's C++ interface.
+
+    Example:
+        >>> _is_unstable("_ZN5torch7LibraryC1Ev"), _is_unstable("??0Library@torch@@QEAA@XZ")
+        (True, True)
+        >>> _is_unstable("torch_call_dispatcher"), _is_unstable("_ZN8my_torch3runEv")
+        (False, False)
+    """
+    if name.startswith("?"):  # as Microsoft's compiler writes it: the outermost namespace is last
+        return name.partition("@@")[0].rpartition("@")[2] in _NAMESPACES
+    return bool(_ITANIUM.match(name) or _OBJECTS.fullmatch(name))
+
+
+def _takes_new_string(name: str) -> bool:
+    return _NEW_STRING.search(name) is not None
+
+
+def _takes_old_string(name: str) -> bool:
+    """Whether the older std::string is among the types in a mangled name.
+
+    Example:
+        >>> _takes_old_string("_ZN3c105ErrorC1ESs"), _takes_old_string("_ZN3c107ClassSsC1Ev")
+        (True, False)
+    """
+    position = 0
+    while position < len(name):
+        if name.startswith(_OLD_STRING, position):
+            return True
+        if match := _REPEATED.match(name, position):
+            position = match.end()
+        elif match := _LENGTH.match(name, position):
+            position = match.end() + int(match[0])
+        else:
+            position += 1
+    return False
+
+
+def _numbers(release: str) -> tuple[int, int]:
+    major, minor = release.split(".")
+    return int(major), int(minor)

@@ -1,0 +1,125 @@
+"""Rules: what running the build that fits this machine shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kernels_core.check.rule import Problem, Scope, Severity, rule
+from kernels_core.check.run.facts import Observation
+
+
+@rule(Scope.RUN, Severity.ERROR)
+def run_import(observation: Observation) -> Iterator[Problem]:
+    """The build for this machine can be imported under a module name of its own.
+
+    Why: otherwise it cannot be used here, although its variant says so.
+
+    Mend: see what is raised, and where; a crash is one of native code.
+    """
+    yield from _failures(observation, "import")
+
+
+@rule(Scope.RUN, Severity.ERROR)
+def run_beside(observation: Observation) -> Iterator[Problem]:
+    """Two versions of the kernel can be imported into one process.
+
+    Why: models that are used together may ask for different versions. To try it, the build is
+    copied to another path, and its namespace of operators changed as that of another commit would
+    be.
+
+    Mend: register nothing under a fixed name: no modules in `sys.modules` or on `sys.path`, no
+    operators outside of the build's namespace.
+    """
+    yield from _failures(observation, "beside")
+
+
+@rule(Scope.RUN, Severity.ERROR)
+def run_namespace(observation: Observation) -> Iterator[Problem]:
+    """Importing the build registers operators in no namespace but its own.
+
+    Why: those of other namespaces clash with other kernels, and loaders cannot foresee it.
+
+    Mend: register all operators in the namespace that `metadata.json` declares as `id`.
+    """
+    from packaging.requirements import Requirement
+
+    known = {Requirement(each).name.replace("-", "_") for each in observation.dependencies}
+    known.add(str(observation.declared))
+    for namespace in observation.namespaces if observation.declared else ():
+        if namespace not in known:
+            message = (
+                f"the import registers operators in torch.ops.{namespace}, "
+                f"but 'id' is {observation.declared!r}"
+            )
+            yield Problem(message, observation.path, symbol=namespace)
+
+
+@rule(Scope.RUN, Severity.ERROR)
+def run_layers(observation: Observation) -> Iterator[Problem]:
+    """The layers of the build pass the checks that loading them makes.
+
+    Why: a layer that does not is never used.
+
+    Mend: derive it from `torch.nn.Module`, with nothing in it but `forward`, `has_backward`,
+    `can_torch_compile` and annotations.
+    """
+    yield from _failures(observation, "layer")
+
+
+@rule(Scope.RUN, Severity.ERROR)
+def run_tests(observation: Observation) -> Iterator[Problem]:
+    """The tests that the repository brings pass on this machine.
+
+    Why: they say what the kernel computes; mostly by comparing it with a reference.
+
+    Mend: mend the kernel, or the test. Tests stand in `tests` beside `build`, are run by pytest,
+    and import the kernel by its name.
+    """
+    yield from _failures(observation, "test")
+
+
+@rule(Scope.RUN, Severity.ERROR)
+def run_opcheck(observation: Observation) -> Iterator[Problem]:
+    """The operators of the build pass `torch.library.opcheck`.
+
+    Why: an operator whose schema, fake implementation or gradient is not true to fact computes
+    wrongly under torch.compile and autograd. It is tried with what the repository's tests call it
+    with.
+
+    Mend: see the documentation of `torch.library`; often `register_fake` or `mutates_args` is
+    missing.
+    """
+    yield from _failures(observation, "opcheck")
+
+
+@rule(Scope.RUN, Severity.ERROR)
+def run_compile(observation: Observation) -> Iterator[Problem]:
+    """A layer with `can_torch_compile` goes through `torch.compile(fullgraph=True)`.
+
+    Why: loaders use it in models that are compiled; a graph break raises there. It is tried with
+    what the repository's tests call it with.
+
+    Mend: register what cannot be traced as an operator with a fake implementation, or remove
+    `can_torch_compile`.
+    """
+    yield from _failures(observation, "compile")
+
+
+@rule(Scope.RUN, Severity.ERROR)
+def run_gradient(observation: Observation) -> Iterator[Problem]:
+    """A layer whose `has_backward` is not False has gradients, and they are right.
+
+    Why: loaders use it in training, where a missing gradient raises or silently trains nothing. A
+    layer that does not say `has_backward` claims to have one. It is tried with what the
+    repository's tests call it with.
+
+    Mend: write `has_backward = False`, or implement the gradient with
+    `torch.library.register_autograd` or `torch.autograd.Function`.
+    """
+    yield from _failures(observation, "gradient")
+
+
+def _failures(observation: Observation, kind: str) -> Iterator[Problem]:
+    for each in observation.failures:
+        if each.kind == kind:
+            yield Problem(f"{each.what}: {each.text}", each.path, each.line, each.what)

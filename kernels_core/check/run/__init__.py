@@ -1,0 +1,1 @@
+"""Running a build in a process of its own, to see what it does."""

@@ -1,0 +1,1 @@
+"""Asking the Hub: transport, answers, cache, versions, trust, and installing a build."""

@@ -1,0 +1,228 @@
+"""Reading the Hub's answers. They are strangers' data: what is not as it must be is refused."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+import attrs
+
+from kernels_core.errors import HubAnswerError
+from kernels_core.hub.transport import TransientError, read_all
+from kernels_core.hub.versions import Refs, is_commit
+from kernels_core.repository import paths, schema
+from kernels_core.repository.hashes import FileHash
+
+if TYPE_CHECKING:
+    from httpx2 import Response
+
+T = TypeVar("T")
+
+BUILD_FOLDER = "build"
+
+# What trickles in never exceeds the time-out of a single read.
+_WINDOW = 60.0
+_LEAST_IN_WINDOW = 64 * 1024
+
+_SHA1 = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@attrs.frozen
+class TreeFile:
+    """A file of a commit.
+
+    Attributes:
+        path: its path in the repository, such as "build/torch-cpu/__init__.py".
+        size: in bytes.
+        oid: the SHA-1 that Git knows it by; of a file in large file storage, that of its pointer.
+        lfs_sha256: the SHA-256 of a file in large file storage, else None.
+    """
+
+    path: str
+    size: int
+    oid: str
+    lfs_sha256: str | None = None
+
+    @property
+    def content_hash(self) -> FileHash:
+        """The hash of its content, the strongest that the Hub tells."""
+        if self.lfs_sha256 is not None:
+            return FileHash("sha256", self.lfs_sha256)
+        return FileHash("git-sha1", self.oid)
+
+
+@attrs.frozen
+class TreePage:
+    """A page of the files of a commit.
+
+    Attributes:
+        files: those below `build`.
+        unsafe: files with paths that must not be written anywhere; they are not among the others.
+        following: the query that asks for the next page; None on the last one.
+    """
+
+    files: tuple[TreeFile, ...]
+    unsafe: tuple[str, ...]
+    following: dict[str, str] | None
+
+
+def read_refs(response: Response) -> Refs:
+    """Read the branches and tags of a repository.
+
+    Raises:
+        TransientError: the answer is not what the Hub sends.
+    """
+    return _parsed(response, refs_from_json)
+
+
+def refs_from_json(value: Any, key: str) -> Refs:
+    """Read branches and tags as the Hub writes them; a reader of `schema`."""
+    mapping = schema.read_object(value, key)
+    read_named = schema.list_of(_ref)
+    return Refs(
+        branches=dict(schema.required(mapping, "branches", read_named, key)),
+        tags=dict(schema.required(mapping, "tags", read_named, key)),
+    )
+
+
+def read_publisher(response: Response) -> bool:
+    """Read whether an organization is trusted to publish kernels.
+
+    Raises:
+        TransientError: the answer is not what the Hub sends.
+    """
+
+    def read(value: Any, key: str) -> bool:
+        # The Hub leaves the key out for most organizations.
+        return schema.read_object(value, key).get("trustedKernelPublisher") is True
+
+    return _parsed(response, read)
+
+
+def read_tree_page(response: Response, commit: str) -> TreePage:
+    """Read a page of the files of a commit.
+
+    Args:
+        response: the answer.
+        commit: the commit that it was asked for.
+
+    Raises:
+        TransientError: the answer is not what the Hub sends, or is of another commit.
+    """
+    _check_commit(response, commit)
+    entries = _parsed(response, schema.list_of(_tree_entry))
+    files = tuple(entry for entry in entries if entry is not None)
+    unsafe = tuple(file.path for file in files if not paths.is_safe(file.path))
+    link = response.links.get("next", {}).get("url")
+    # Only the query is taken: a mirror's link may lead back to the Hub that it stands for, and
+    # nobody's link may lead the token elsewhere.
+    following = dict(parse_qsl(urlsplit(link).query)) if link else None
+    inside = (file for file in files if file.path.startswith(f"{BUILD_FOLDER}/"))
+    return TreePage(tuple(f for f in inside if f.path not in unsafe), unsafe, following)
+
+
+def read_file(
+    response: Response, commit: str, size: int, target: BinaryIO, progress: Callable[[int], object]
+) -> None:
+    """Write a file, or the rest of it, as it arrives.
+
+    Args:
+        response: the answer, of the whole file or of what is missing in `target`.
+        commit: the commit that the file was asked for.
+        size: how large it must be.
+        target: where to write it.
+        progress: told the number of bytes as they arrive, a negative one when they are lost.
+
+    Raises:
+        TransientError: it is of another commit or size.
+    """
+    _check_commit(response, commit)
+    if response.status_code != 206:
+        progress(-target.tell())
+        target.seek(0)
+        target.truncate()
+    window, arrived = time.monotonic(), 0
+    # In pieces as they come: larger ones would be lost when the connection breaks within them.
+    for chunk in response.iter_bytes():
+        arrived += len(chunk)
+        if time.monotonic() - window > _WINDOW:
+            if arrived < _LEAST_IN_WINDOW:
+                raise TransientError(f"only {arrived} bytes came in {_WINDOW:.0f} s")
+            window, arrived = time.monotonic(), 0
+        if target.tell() + len(chunk) > size:
+            raise TransientError(f"the file has more than {size} bytes", lasting=HubAnswerError)
+        target.write(chunk)
+        progress(len(chunk))
+    if target.tell() != size:
+        raise TransientError(f"the answer ended after {target.tell()} of {size} bytes")
+
+
+def _check_commit(response: Response, commit: str) -> None:
+    for answer in (*response.history, response):
+        said = answer.headers.get("X-Repo-Commit", commit)
+        if said != commit:
+            raise TransientError(f"the answer is of commit {said}", lasting=HubAnswerError)
+
+
+def _parsed(response: Response, read: schema.Reader[T]) -> T:
+    try:
+        body = read_all(response, schema.MAX_BYTES)
+        return schema.read_content(body, lambda value: read(value, ""))
+    except schema.InvalidError as error:
+        # A proxy's page, or an answer that was cut off, may not come again.
+        raise TransientError(
+            f"the answer is not what the Hub sends: {error}", lasting=HubAnswerError
+        ) from error
+
+
+def _ref(value: Any, key: str) -> tuple[str, str]:
+    mapping = schema.read_object(value, key)
+    name = schema.required(mapping, "name", schema.read_text, key)
+    return name, schema.required(mapping, "targetCommit", _commit, key)
+
+
+def _commit(value: Any, key: str) -> str:
+    if not isinstance(value, str) or not is_commit(value):
+        schema.fail(key, value, "a commit, 40 hexadecimal digits")
+    return value.lower()
+
+
+def _tree_entry(value: Any, key: str) -> TreeFile | None:
+    mapping = schema.read_object(value, key)
+    is_file = schema.required(mapping, "type", schema.read_text, key) == "file"
+    return tree_file_from_json(mapping, key) if is_file else None
+
+
+def tree_file_from_json(value: Any, key: str) -> TreeFile:
+    """Read a file of a commit as the Hub writes it; a reader of `schema`."""
+    mapping = schema.read_object(value, key)
+    return TreeFile(
+        path=schema.required(mapping, "path", schema.read_text, key),
+        size=schema.required(mapping, "size", _size, key),
+        oid=schema.required(mapping, "oid", _matching(_SHA1, "a Git object id"), key),
+        lfs_sha256=schema.optional(mapping, "lfs", _lfs_sha256, key, nullable=True),
+    )
+
+
+def _lfs_sha256(value: Any, key: str) -> str:
+    mapping = schema.read_object(value, key)
+    return schema.required(mapping, "oid", _matching(_SHA256, "a SHA-256"), key)
+
+
+def _size(value: Any, key: str) -> int:
+    if type(value) is not int or value < 0:
+        schema.fail(key, value, "a number of bytes")
+    return value
+
+
+def _matching(pattern: re.Pattern[str], expected: str) -> schema.Reader[str]:
+    def read(value: Any, key: str) -> str:
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            schema.fail(key, value, expected)
+        return value
+
+    return read

@@ -1,0 +1,285 @@
+"""Where the files of Hub repositories lie on this machine, and what is remembered of them.
+
+Files lie where the Hub client keeps its own, so that programs share them: `blobs/` has each content
+once, under its hash, and `snapshots/<commit>/` the files as links. What only this package needs
+lies beside them in `kernels-core/`: small JSON records. A record that cannot be read is no record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from kernels_core.errors import CacheError, KernelsError
+from kernels_core.hub.answers import TreeFile
+from kernels_core.repository import schema
+
+logger = logging.getLogger("kernels_core")
+
+CACHE_VARIABLE = "KERNELS_CACHE"
+
+_RECORDS = "kernels-core"
+_FORMAT = 1
+# A process that holds a lock for longer than this hangs, or downloads over a line that is no use.
+_LOCK_TIMEOUT = 900.0
+_STALE = 3600.0
+
+
+def cache_root() -> Path:
+    """The directory that holds the repositories: `KERNELS_CACHE`, else the Hub client's cache.
+
+    Example:
+        >>> import os
+        >>> os.environ["KERNELS_CACHE"] = "/var/cache/kernels"
+        >>> cache_root().name
+        'kernels'
+    """
+    named = os.environ.get(CACHE_VARIABLE)
+    if named:
+        return Path(named).expanduser().absolute()
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+@attrs.frozen
+class RepositoryCache:
+    """What lies on this machine of one repository. Making one touches nothing.
+
+    Attributes:
+        repo_id: the repository, "org/name".
+        repository_type: "kernel" or "model".
+        root: the directory of all repositories.
+        endpoint: the Hub that records are about. What another Hub said does not count.
+    """
+
+    repo_id: str
+    repository_type: str
+    root: Path
+    endpoint: str
+
+    @property
+    def path(self) -> Path:
+        """The repository's folder, named as the Hub client names it."""
+        return self.root / "--".join([f"{self.repository_type}s", *self.repo_id.split("/")])
+
+    def snapshot(self, commit: str) -> Path:
+        """The directory with the files of a commit."""
+        return self.path / "snapshots" / commit
+
+    def blob(self, file: TreeFile) -> Path:
+        """The content of a file."""
+        return self.path / "blobs" / (file.lfs_sha256 or file.oid)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this package has used the repository before."""
+        return (self.path / _RECORDS).is_dir()
+
+    # Files
+
+    def new_file(self, file: TreeFile) -> Path:
+        """A path for content that is on its way to being the blob of a file.
+
+        Nobody else has the same one, since locks do nothing on some network file systems.
+        """
+        blob = self.blob(file)
+        self._make(blob.parent)
+        _remove_stale(blob)
+        return blob.with_name(f"{blob.name}.{uuid.uuid4().hex[:8]}.incomplete")
+
+    def adopt(self, new: Path, file: TreeFile) -> None:
+        """Make what lies at a new path the blob of a file.
+
+        Raises:
+            CacheError: the cache cannot be written.
+        """
+        with self.writing():
+            os.replace(new, self.blob(file))
+
+    def link(self, file: TreeFile, commit: str) -> None:
+        """Let a commit's snapshot show the blob of a file.
+
+        Raises:
+            CacheError: the cache cannot be written.
+        """
+        shown = self.snapshot(commit) / file.path
+        self._make(shown.parent)
+        blob = self.blob(file)
+        with self.writing():
+            new = shown.with_name(f".{uuid.uuid4().hex[:8]}.link")
+            try:
+                _link(blob, new)
+                os.replace(new, shown)
+            finally:
+                new.unlink(missing_ok=True)
+
+    def remove(self, path: Path, file: TreeFile | None = None) -> None:
+        """Remove something from a snapshot.
+
+        Args:
+            path: what to remove, a whole directory too.
+            file: the file that it should be, whose blob goes as well; None for what should not be
+                there.
+
+        Raises:
+            CacheError: the cache cannot be written.
+        """
+        with self.writing():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+            if file is not None:
+                self.blob(file).unlink(missing_ok=True)
+
+    # Records
+
+    def recall(self, name: str) -> dict[str, Any] | None:
+        """A record; None when there is none that can be read.
+
+        Args:
+            name: what it is about, for example "refs".
+        """
+        path = self._record(name)
+        try:
+            record = schema.read_file(path, lambda value: schema.read_object(value, ""))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except schema.InvalidError as error:
+            logger.info("Ignoring the record %s: it %s", path, error)
+            return None
+        about = (record.get("format"), record.get("endpoint"))
+        return record if about == (_FORMAT, self.endpoint) else None
+
+    def remember(self, name: str, record: dict[str, Any]) -> None:
+        """Keep a record, whole or not at all. A cache that cannot be written remembers nothing."""
+        path = self._record(name)
+        new = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            # Tools of the Hub client take a repository without snapshots for a broken one.
+            (self.path / "snapshots").mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                record = {"format": _FORMAT, "endpoint": self.endpoint, **record}
+                new.write_text(json.dumps(record), encoding="utf-8")
+                os.replace(new, path)
+            finally:
+                new.unlink(missing_ok=True)
+        except OSError as error:
+            logger.info("Not remembering %s: %s", path, error)
+
+    def forget(self, name: str) -> None:
+        """Drop a record."""
+        with contextlib.suppress(OSError):
+            self._record(name).unlink()
+
+    def _record(self, name: str) -> Path:
+        return self.path / _RECORDS / f"{name}.json"
+
+    def keep_ref(self, ref: str, commit: str) -> None:
+        """Note what a branch or tag stood for, as the Hub client does.
+
+        Its tools remove snapshots that no such note names.
+        """
+        if not re.fullmatch(r"[\w.-]+", ref):
+            return
+        path = self.path / "refs" / ref
+        try:
+            if not path.is_file() or path.read_text(encoding="utf-8") != commit:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(commit, encoding="utf-8")
+        except OSError as error:
+            logger.info("Not writing %s: %s", path, error)
+
+    # Between processes
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold a lock that other processes and threads respect. A killed process lets go of it.
+
+        Args:
+            name: what is locked; any text.
+
+        Raises:
+            CacheError: the cache cannot be written, or somebody holds the lock for too long.
+        """
+        from filelock import Timeout
+        from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
+
+        short = hashlib.sha256(name.encode()).hexdigest()[:16]
+        path = self.root / ".locks" / self.path.name / f"kernels-core-{short}.lock"
+        self._make(path.parent)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(WeakFileLock(path, timeout=_LOCK_TIMEOUT))
+            except Timeout as error:
+                raise CacheError(
+                    f"Another process has held {path} for {_LOCK_TIMEOUT:.0f} s. If it hangs, end "
+                    f"it.",
+                    repository=self.repo_id,
+                ) from error
+            except OSError as error:
+                raise self._unwritable(error) from error
+            yield
+
+    def _make(self, directory: Path) -> None:
+        with self.writing():
+            directory.mkdir(parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Name the cache in errors of writing to it.
+
+        Raises:
+            CacheError: an OSError was raised inside.
+        """
+        try:
+            yield
+        except KernelsError:  # some are an OSError too
+            raise
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> CacheError:
+        advice = "Free some space" if error.errno == errno.ENOSPC else "Make it writable"
+        return CacheError(
+            f"{self.repo_id} cannot be kept in the cache {self.root}: {error}. {advice}, or set "
+            f"{CACHE_VARIABLE} to another directory.",
+            repository=self.repo_id,
+        )
+
+
+def _link(blob: Path, shown: Path) -> None:
+    """Show a blob at another path too; by a symbolic link where those are possible and wanted."""
+    from huggingface_hub import constants
+
+    if not constants.HF_HUB_DISABLE_SYMLINKS:
+        with contextlib.suppress(OSError):
+            shown.symlink_to(os.path.relpath(blob, shown.parent))
+            return
+    try:
+        os.link(blob, shown)
+    except OSError:
+        shutil.copyfile(blob, shown)
+
+
+def _remove_stale(blob: Path) -> None:
+    """Remove what killed processes left of a download."""
+    for left in blob.parent.glob(f"{blob.name}.*.incomplete"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _STALE:
+                left.unlink()

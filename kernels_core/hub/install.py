@@ -1,0 +1,382 @@
+"""Getting one build of a commit onto this machine: downloaded once, verified, with a receipt.
+
+A build counts as there when every file in its directory was hashed and equals what the commit
+lists. The receipt says so for later: it holds each file's size, times and inode as they were before
+the hashing, and while they are the same nothing is hashed again. That notices whatever writes to a
+file, replaces it, adds one or takes one away. It does not notice a disk that changes content by
+itself, nor someone who can write to the cache and forges the receipt as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import attrs
+
+from kernels_core.errors import DigestError, HubAnswerError, HubOfflineError, MetadataError
+from kernels_core.hub.answers import BUILD_FOLDER, TreeFile
+from kernels_core.hub.cache import RepositoryCache
+from kernels_core.hub.client import HubClient
+from kernels_core.hub.progress import Progress, progress_bar
+from kernels_core.hub.single_flight import SingleFlight
+from kernels_core.repository import integrity, paths, schema
+from kernels_core.repository.hashes import FileHash, hash_file, tree_digest
+from kernels_core.repository.metadata import Metadata, read_metadata
+
+T = TypeVar("T")
+
+logger = logging.getLogger("kernels_core")
+
+METADATA_FILE = "metadata.json"
+
+_PARALLEL = 6
+_ATTEMPTS = 2
+_installed = SingleFlight()
+
+_Fingerprint = dict[str, list[int]]
+
+
+@attrs.frozen
+class HubBuild:
+    """A build as a commit lists it.
+
+    Attributes:
+        variant: name of the variant.
+        files: its files by their path relative to the variant directory.
+    """
+
+    variant: str
+    files: Mapping[str, TreeFile] = attrs.field(eq=False)
+
+    @property
+    def hashes(self) -> dict[str, FileHash]:
+        """The hash of each file, by its path relative to the variant directory."""
+        return {path: file.content_hash for path, file in self.files.items()}
+
+    @property
+    def digest(self) -> str:
+        """One text that stands for all its files."""
+        return tree_digest(self.hashes)
+
+
+@attrs.frozen
+class Installer:
+    """Gets the builds of one commit onto this machine.
+
+    Attributes:
+        cache: where to.
+        commit: the commit.
+        client: where from; None to make do with what is there.
+        agent: what the application wants the Hub to know of it.
+    """
+
+    cache: RepositoryCache
+    commit: str
+    client: HubClient | None
+    agent: str = ""
+
+    def path(self, build: HubBuild) -> Path:
+        """The directory of a build, whether it is there or not."""
+        return self.cache.snapshot(self.commit) / BUILD_FOLDER / build.variant
+
+    def has(self, build: HubBuild) -> bool:
+        """Whether a build is there, verified, and unchanged since."""
+        return self._receipt_holds(build, build.digest)
+
+    def install(self, build: HubBuild) -> Path:
+        """Make sure that a build is there and verified.
+
+        Any number of threads and processes may ask for one build at the same time: it is
+        downloaded once. One that is killed leaves nothing that another would take for complete.
+
+        Args:
+            build: the build.
+
+        Returns:
+            Its directory.
+
+        Raises:
+            HubError: a file cannot be downloaded.
+            DigestError: files differ from what was published, also when downloaded again.
+            MetadataError: its metadata is malformed.
+            CacheError: the cache cannot be written.
+        """
+        path = self.path(build)
+        expected = build.digest
+
+        def install() -> None:
+            if self._receipt_holds(build, expected) or self._is_complete(build, expected):
+                return
+            self._check_plausible(build)
+            with self._lock(build):
+                # Somebody else may have been faster.
+                if not self._receipt_holds(build, expected):
+                    self._get(build, lambda: self._verify(build, expected))
+
+        _installed.get((str(path), expected), install)
+        return path
+
+    def _is_complete(self, build: HubBuild, expected: str) -> bool:
+        """Verify what is there without a receipt, as in a cache that was copied."""
+        if self._missing(build):
+            return False
+        try:
+            self._verify(build, expected)
+        except DigestError:
+            return False
+        return True
+
+    def metadata(self, build: HubBuild) -> Metadata | None:
+        """What a build says about itself, of which nothing else is downloaded.
+
+        Args:
+            build: the build.
+
+        Raises:
+            HubError, DigestError, MetadataError, CacheError: as for `install`.
+        """
+        described = build.files.get(METADATA_FILE)
+        if described is None:
+            return None
+        part = HubBuild(build.variant, {METADATA_FILE: described})
+        path = self.path(build) / METADATA_FILE
+        expected = described.content_hash
+
+        def read() -> Metadata | None:
+            integrity.verify_file(path, expected, repository=self.cache.repo_id)
+            return read_metadata(path, repository=self.cache.repo_id)
+
+        def fetch() -> Metadata | None:
+            with contextlib.suppress(DigestError):
+                return read()
+            self._check_plausible(build)
+            with self._lock(build):
+                return self._get(part, read)
+
+        return _installed.get((str(path), str(expected)), fetch)
+
+    def _get(self, build: HubBuild, verify: Callable[[], T]) -> T:
+        """Download what is missing, and what is in the cache and not as published."""
+        self._download(build)
+        try:
+            return verify()
+        except DigestError as error:
+            logger.warning("Removing what is not as published from the cache. %s", error)
+            self._remove(build, error)
+        self._download(build)
+        try:
+            return verify()
+        except DigestError as error:
+            self._remove(build, error)
+            raise
+
+    def _lock(self, build: HubBuild) -> contextlib.AbstractContextManager[None]:
+        return self.cache.lock(f"{self.commit} {build.variant}")
+
+    def _verify(self, build: HubBuild, expected: str) -> None:
+        path = self.path(build)
+        repository = self.cache.repo_id
+        before = _fingerprint(path)
+        described = build.files.get(METADATA_FILE)
+        metadata = None
+        if described is not None:
+            integrity.verify_file(
+                path / METADATA_FILE, described.content_hash, repository=repository
+            )
+            metadata = read_metadata(path / METADATA_FILE, repository=repository)
+        integrity.verify_build(path, build.hashes, metadata, repository=repository)
+        self.cache.remember(self._receipt(build), {"digest": expected, "files": before})
+
+    def _remove(self, build: HubBuild, error: DigestError) -> None:
+        for name in error.files:
+            # A digest may list paths that lead out of the directory.
+            if paths.is_safe(name):
+                self.cache.remove(self.path(build) / name, build.files.get(name))
+
+    def _receipt(self, build: HubBuild) -> str:
+        return f"builds/{self.commit}/{build.variant}"
+
+    def _receipt_holds(self, build: HubBuild, expected: str) -> bool:
+        receipt = self.cache.recall(self._receipt(build))
+        if receipt is None or receipt.get("digest") != expected:
+            return False
+        return receipt.get("files") == _fingerprint(self.path(build))
+
+    # Downloading
+
+    def _missing(self, build: HubBuild) -> list[TreeFile]:
+        """The files that are not there. Those that are there may still be wrong."""
+        path = self.path(build)
+        return [
+            file
+            for name, file in build.files.items()
+            if not integrity.is_ignored(name) and not _has_size(path / name, file.size)
+        ]
+
+    def _download(self, build: HubBuild) -> None:
+        missing = self._missing(build)
+        # Other builds, and other files of this one, may have the same content.
+        absent = {
+            blob: file
+            for file in missing
+            if not _has_size(blob := self.cache.blob(file), file.size)
+        }
+        if absent:
+            self._download_all(build, list(absent.values()))
+        for file in missing:
+            self.cache.link(file, self.commit)
+
+    def _download_all(self, build: HubBuild, files: list[TreeFile]) -> None:
+        client = self.client
+        if client is None:
+            raise HubOfflineError(
+                f"{len(files)} files of {self.cache.repo_id} ({build.variant}) are not in the "
+                f"cache {self.cache.root}, and nothing may be downloaded.",
+                repository=self.cache.repo_id,
+                request=f"download of {files[0].path}",
+            )
+        title = f"{self.cache.repo_id} ({build.variant})"
+        with progress_bar(title, sum(file.size for file in files)) as progress:
+            in_parallel(lambda file: self._download_file(client, file, progress), files)
+
+    def _download_file(self, client: HubClient, file: TreeFile, progress: Progress) -> None:
+        """Download a file. Nothing becomes part of the cache that is not what was published."""
+        new = self.cache.new_file(file)
+        try:
+            with self.cache.writing():
+                download_file(
+                    client,
+                    self.cache.repo_id,
+                    self.commit,
+                    file,
+                    new,
+                    agent=self.agent,
+                    progress=progress,
+                )
+            self.cache.adopt(new, file)
+        finally:
+            new.unlink(missing_ok=True)
+
+    def _check_plausible(self, build: HubBuild) -> None:
+        """Refuse what nobody needs to download to see that it is wrong."""
+        repo_id = self.cache.repo_id
+        described = build.files.get(METADATA_FILE)
+        if described is not None and described.size > schema.MAX_BYTES:
+            raise MetadataError(
+                f"{described.path} of {repo_id} has {described.size} bytes, more than any kernel "
+                f"needs; nothing was downloaded.",
+                repository=repo_id,
+                path=Path(described.path),
+                key="",
+            )
+        if collision := paths.first_collision(build.files):
+            raise HubAnswerError(
+                f"{repo_id} ({build.variant}) has files that some systems take for one: "
+                f"{' and '.join(map(repr, collision))}; nothing was downloaded.",
+                repository=repo_id,
+                request=f"download of {build.variant}",
+            )
+
+
+def forget() -> None:
+    """Look at each build again, as a new process does."""
+    _installed.clear()
+
+
+def download_file(
+    client: HubClient,
+    repo_id: str,
+    commit: str,
+    file: TreeFile,
+    path: Path,
+    *,
+    agent: str = "",
+    progress: Progress = lambda count: None,
+) -> None:
+    """Download a file, and make sure that it is what was published.
+
+    Args:
+        client: where from.
+        repo_id: the repository, "org/name".
+        commit: the commit.
+        file: the file.
+        path: where to write it. What is there is overwritten.
+        agent: what the application wants the Hub to know of it.
+        progress: told the number of bytes as they arrive, a negative one when they are lost.
+
+    Raises:
+        HubError: it cannot be downloaded.
+        DigestError: what arrives is not what was published, also when downloaded again.
+        OSError: it cannot be written.
+    """
+    expected = file.content_hash
+    got: list[FileHash] = []
+    while len(got) < _ATTEMPTS:
+        if got:
+            logger.warning("%s arrived as %s; downloading it again", file.path, got[-1])
+            progress(-file.size)
+        with path.open("wb") as target:
+            client.download(repo_id, commit, file, target, agent=agent, progress=progress)
+        got.append(FileHash(expected.algorithm, hash_file(path, expected.algorithm)))
+        if got[-1] == expected:
+            return
+    raise DigestError(
+        f"{file.path} of {repo_id} at commit {commit}: expected {expected}, got {got[-1]}, twice.",
+        repository=repo_id,
+        files=(file.path,),
+        path=file.path,
+        expected=str(expected),
+        got=str(got[-1]),
+    )
+
+
+def in_parallel(work: Callable[[TreeFile], None], files: list[TreeFile]) -> None:
+    """Do something with every file, with several at a time.
+
+    Args:
+        work: what to do; the first exception that it raises ends the rest.
+        files: the files, at least one.
+    """
+    with ThreadPoolExecutor(min(_PARALLEL, len(files)), "kernels-download") as pool:
+        futures = [pool.submit(work, file) for file in files]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
+
+
+def _fingerprint(directory: Path) -> _Fingerprint:
+    """What tells that a file may have changed, for each file below a directory."""
+    found: _Fingerprint = {}
+    for folder, folders, names in os.walk(directory):
+        # A link to a directory is not walked into, and must not go unnoticed.
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for name in (*names, *links):
+            path = os.path.join(folder, name)
+            relative = os.path.relpath(path, directory).replace(os.sep, "/")
+            if not integrity.is_ignored(relative):
+                found[relative] = _stamp(path)
+    return found
+
+
+def _stamp(path: str) -> list[int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]

@@ -1,0 +1,97 @@
+"""What the Hub said, as it is remembered on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import attrs
+
+from kernels_core.hub.answers import TreeFile, refs_from_json, tree_file_from_json
+from kernels_core.hub.cache import RepositoryCache
+from kernels_core.hub.versions import Refs
+from kernels_core.repository import schema
+
+T = TypeVar("T")
+
+_REFS = "refs"
+_PUBLISHER = "publisher"
+
+
+def recall_refs(cache: RepositoryCache) -> Refs | None:
+    """The branches and tags of a repository when they were last asked for; None if never."""
+    return _read(cache, _REFS, refs_from_json)
+
+
+def remember_refs(cache: RepositoryCache, refs: Refs) -> None:
+    """Keep the branches and tags of a repository."""
+
+    def listed(named: dict[str, str]) -> list[dict[str, str]]:
+        return [{"name": name, "targetCommit": commit} for name, commit in named.items()]
+
+    cache.remember(
+        _REFS, {"branches": listed(dict(refs.branches)), "tags": listed(dict(refs.tags))}
+    )
+
+
+def recall_tree(cache: RepositoryCache, commit: str) -> tuple[TreeFile, ...] | None:
+    """The files of a commit; None when they were never asked for."""
+
+    def read(value: Any, key: str) -> tuple[TreeFile, ...]:
+        return schema.required(value, "files", schema.list_of(tree_file_from_json), key)
+
+    return _read(cache, _tree(commit), read)
+
+
+def remember_tree(cache: RepositoryCache, commit: str, files: tuple[TreeFile, ...]) -> None:
+    """Keep the files of a commit."""
+    listed = []
+    for file in files:
+        entry: dict[str, Any] = {"path": file.path, "size": file.size, "oid": file.oid}
+        if file.lfs_sha256 is not None:
+            entry["lfs"] = {"oid": file.lfs_sha256}
+        listed.append(entry)
+    cache.remember(_tree(commit), {"files": listed})
+
+
+def forget_tree(cache: RepositoryCache, commit: str) -> None:
+    """Drop the files of a commit, which are then asked for again."""
+    cache.forget(_tree(commit))
+
+
+def _tree(commit: str) -> str:
+    return f"trees/{commit}"
+
+
+@attrs.frozen
+class PublisherRecord:
+    """What the Hub last said of a repository's publisher; see `trust.TrustRecord`.
+
+    It is kept with the repository, so that one answer does not speak for what was loaded otherwise.
+
+    Attributes:
+        cache: the repository.
+    """
+
+    cache: RepositoryCache
+
+    def recall(self, publisher: str) -> bool | None:
+        """The last answer about a publisher; None when there is none."""
+        record = self.cache.recall(_PUBLISHER) or {}
+        trusted = record.get("trusted")
+        return trusted if record.get("name") == publisher and isinstance(trusted, bool) else None
+
+    def remember(self, publisher: str, trusted: bool) -> None:
+        """Keep an answer in place of the one before."""
+        if self.recall(publisher) is not trusted:
+            self.cache.remember(_PUBLISHER, {"name": publisher, "trusted": trusted})
+
+
+def _read(cache: RepositoryCache, name: str, read: Callable[[Any, str], T]) -> T | None:
+    record = cache.recall(name)
+    if record is None:
+        return None
+    try:
+        return read(record, "")
+    except schema.InvalidError:
+        return None

@@ -1,0 +1,1 @@
+"""Locks: which commits a project's kernels stand at."""

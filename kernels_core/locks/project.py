@@ -1,0 +1,157 @@
+"""What a project asks for: `[tool.kernels.dependencies]` of its `pyproject.toml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from kernels_core.errors import ProjectError, VersionNotFoundError
+from kernels_core.hub.versions import (
+    DEFAULT_REVISION,
+    Refs,
+    check_version,
+    choose_ref,
+)
+from kernels_core.locks.lock import LockedKernel
+from kernels_core.repository.metadata import read_repo_id
+from kernels_core.repository.schema import InvalidError, fail, join, read_object, read_text
+from kernels_core.repository.toml import parse_toml
+
+_TABLE = "tool.kernels.dependencies"
+
+
+@attrs.frozen
+class Wanted:
+    """A kernel that a project asks for.
+
+    Attributes:
+        repo_id: the repository, "org/name".
+        version: a PEP 440 specifier over version tags or a major version; None for a revision.
+        revision: a branch, tag or commit; None for a version, or where there is none either, for
+            the default branch.
+    """
+
+    repo_id: str
+    version: int | str | None = None
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        revision = self.revision or DEFAULT_REVISION
+        return f"{self.repo_id} ({revision if self.version is None else f'version {self.version}'})"
+
+    def accepts(self, kernel: LockedKernel) -> bool:
+        """Whether a locked kernel is one that was asked for.
+
+        Args:
+            kernel: the locked kernel.
+        """
+        at = kernel.dependency
+        if at.repo_id != self.repo_id:
+            return False
+        if not isinstance(self.version, str):
+            return (at.version, at.revision) == (self.version, self.revision)
+        # A specifier locks as the tag that it chose.
+        tags = {} if at.revision is None else {at.revision: kernel.commit}
+        try:
+            choose_ref(Refs({}, tags), repo_id=self.repo_id, version=self.version)
+        except VersionNotFoundError:
+            return False
+        return True
+
+
+def parse_wanted(text: str) -> Wanted:
+    """Read a kernel as people name it: "org/name", "org/name@AT".
+
+    Args:
+        text: the repository, and after an @ its version (an int or a PEP 440 specifier) or else its
+            revision.
+
+    Raises:
+        ValueError: the repository is not named "org/name".
+
+    Example:
+        >>> for text in ("org/name", "org/name@2", "org/name@>=0.1", "org/name@main"):
+        ...     print(parse_wanted(text))
+        org/name (main)
+        org/name (version 2)
+        org/name (version >=0.1)
+        org/name (main)
+    """
+    name, _, at = text.partition("@")
+    try:
+        repo_id = read_repo_id(name, "repository")
+    except InvalidError as error:
+        raise ValueError(f"{text!r}: {error}") from None
+    if not at:
+        return Wanted(repo_id)
+    if at.isascii() and at.isdecimal():
+        return Wanted(repo_id, int(at))
+    try:
+        check_version(at)
+    except ValueError:
+        return Wanted(repo_id, revision=at)
+    return Wanted(repo_id, at)
+
+
+def read_project(path: Path) -> tuple[Wanted, ...]:
+    """Read which kernels a project asks for.
+
+    Args:
+        path: the project's directory, or its `pyproject.toml`.
+
+    Returns:
+        The kernels, by repository; nothing when the project asks for none.
+
+    Raises:
+        ProjectError: there is no `pyproject.toml`, or it is malformed.
+
+    Example:
+        >>> import tempfile
+        >>> project = Path(tempfile.mkdtemp())
+        >>> table = '[tool.kernels.dependencies]'
+        >>> _ = (project / "pyproject.toml").write_text(f'{table} # kernels')
+        >>> read_project(project)
+        ()
+    """
+    file = path if path.suffix == ".toml" else path / "pyproject.toml"
+    try:
+        table: Any = parse_toml(file.read_text("utf-8"))
+        for name in _TABLE.split("."):
+            table = read_object(table.get(name, {}), _TABLE)
+        wanted = [_wanted(name, value, join(_TABLE, name)) for name, value in table.items()]
+    except FileNotFoundError:
+        problem = "is not there. Name the directory of a project that has one"
+        raise _error(file, f"{problem}.") from None
+    except InvalidError as error:
+        raise _error(file, str(error), error.key) from None
+    except (OSError, ValueError) as error:
+        raise _error(file, f"cannot be read: {error}") from error
+    return tuple(sorted(wanted, key=lambda kernel: kernel.repo_id))
+
+
+def _error(file: Path, problem: str, key: str = "") -> ProjectError:
+    return ProjectError(f"{file}: {problem}", path=file, key=key)
+
+
+def _wanted(name: str, value: Any, key: str) -> Wanted:
+    repo_id = read_repo_id(name, key)
+    match value:
+        case {"version": version, **others} if not others:
+            return Wanted(repo_id, _version(version, join(key, "version")))
+        case {"revision": revision, **others} if not others:
+            return Wanted(repo_id, revision=read_text(revision, join(key, "revision")))
+        case dict():
+            return fail(key, value, "a table with either 'version' or 'revision' alone")
+        case _:
+            return Wanted(repo_id, _version(value, key))
+
+
+def _version(value: Any, key: str) -> int | str:
+    try:
+        check_version(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidError(key, f"key {key!r}: {error}") from None
+    version: int | str = value
+    return version
