@@ -238,7 +238,7 @@ def _install_matching(wish: _Wish, selection: Selection) -> Gathered:
             repository=wish.wanted.repo_id,
             decisions=(),
         )
-    repository.install(commit, builds, wish.locked)
+    repository.install(commit, builds, wish.locked.variants if wish.locked else None)
     if wish.locked is None and not is_commit(pinned.ref):
         repository.cache.keep_ref(pinned.ref, commit)
     return Gathered(repository, commit, builds)

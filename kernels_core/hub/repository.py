@@ -31,7 +31,6 @@ from kernels_core.hub.publishers import AskHub, asking_for_trust
 from kernels_core.hub.single_flight import SingleFlight
 from kernels_core.hub.trust import check_trust
 from kernels_core.hub.versions import Pinned, Refs, choose_ref, is_commit, newer_versions
-from kernels_core.locks.lock import LockedKernel
 from kernels_core.repository.builds import Build, Chooser, make_build
 from kernels_core.repository.hashes import variant_hash
 from kernels_core.repository.metadata import Metadata, read_metadata
@@ -190,7 +189,7 @@ class HubRepository:
         version: int | str | None,
         backend: Backend,
         device_index: int | None = None,
-        locked: LockedKernel | None = None,
+        expected: Mapping[str, str] | None = None,
     ) -> Build:
         """Choose the best build that fits, and get it onto this machine. Imports nothing.
 
@@ -199,7 +198,8 @@ class HubRepository:
             version: a PEP 440 specifier or a major version.
             backend: the backend to use.
             device_index: the device that the build must cover; None for no particular one.
-            locked: what a lock says about the kernel.
+            expected: the hash of each build by the name of its variant, when a lock says so; see
+                `hashes.variant_hash`.
 
         Raises:
             VersionNotFoundError: there is no such version, branch or tag.
@@ -218,7 +218,7 @@ class HubRepository:
 
                 def metadata_of(variant: str) -> Metadata | None:
                     build = builds[variant]
-                    _check_lock(self.repo_id, build, locked)
+                    _check_expected(self.repo_id, pinned.commit, build, expected)
                     self._check_trust(build, installer, ask_hub, asked_for_commit)
                     path = installer.install(build)
                     return read_metadata(path / METADATA_FILE, repository=self.repo_id)
@@ -237,14 +237,17 @@ class HubRepository:
         )
 
     def install(
-        self, commit: str, variants: Mapping[str, HubBuild], locked: LockedKernel | None = None
+        self,
+        commit: str,
+        variants: Mapping[str, HubBuild],
+        expected: Mapping[str, str] | None = None,
     ) -> Path:
         """Get builds of a commit onto this machine, whether they fit it or not.
 
         Args:
             commit: the commit.
             variants: some of its `builds`.
-            locked: what a lock says about the kernel.
+            expected: as for `choose`.
 
         Returns:
             The directory that holds `build`.
@@ -255,7 +258,7 @@ class HubRepository:
         installer = self.installer(commit)
         with asking_for_trust(self, commit) as ask_hub:
             for build in variants.values():
-                _check_lock(self.repo_id, build, locked)
+                _check_expected(self.repo_id, commit, build, expected)
                 self._check_trust(build, installer, ask_hub, asked_for_commit=True)
         with self._remembering(Pinned(commit, commit)):
             for build in variants.values():
@@ -342,18 +345,20 @@ class HubRepository:
         )
 
 
-def _check_lock(repo_id: str, build: HubBuild, locked: LockedKernel | None) -> None:
-    if locked is None or locked.variants is None:
+def _check_expected(
+    repo_id: str, commit: str, build: HubBuild, expected: Mapping[str, str] | None
+) -> None:
+    if expected is None:
         return
-    expected = locked.variants.get(build.variant, "no such build")
+    wanted = expected.get(build.variant, "no such build")
     got = variant_hash(build.hashes)
-    if expected != got:
+    if wanted != got:
         raise DigestError(
-            f"{repo_id} ({build.variant}) at commit {locked.commit}: the lock expects {expected}, "
+            f"{repo_id} ({build.variant}) at commit {commit}: the lock expects {wanted}, "
             f"the Hub has {got}. Nothing was downloaded.",
             repository=repo_id,
             files=(),
             path=f"{BUILD_FOLDER}/{build.variant}",
-            expected=expected,
+            expected=wanted,
             got=got,
         )

@@ -138,20 +138,20 @@ class Resolver:
         return self._single(dependency.repo_id, dependency.revision, dependency.version)
 
     def _locked(self, kernel: LockedKernel) -> Build:
-        return self._single(kernel.repo_id, kernel.commit, None, kernel)
+        return self._single(kernel.repo_id, kernel.commit, None, kernel.variants)
 
     def _single(
         self,
         repo_id: str,
         revision: str | None,
         version: int | str | None,
-        locked: LockedKernel | None = None,
+        expected: Mapping[str, str] | None = None,
     ) -> Build:
         override = local_override(repo_id)
         if override is not None:
             return LocalRepository(override).choose(self.backend, self.device_index)
         repository = self.repository(repo_id)
-        return repository.choose(revision, version, self.backend, self.device_index, locked)
+        return repository.choose(revision, version, self.backend, self.device_index, expected)
 
     def repository(self, repo_id: str) -> HubRepository:
         """A repository of the Hub, asked as this resolver asks."""
