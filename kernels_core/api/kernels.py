@@ -349,16 +349,10 @@ def _resolver(
     lock: Lock | None = None,
 ) -> Resolver:
     """Check the arguments before anything is asked."""
-    from kernels_core.hub.trust import publisher_of
-    from kernels_core.hub.versions import check_version
+    from kernels_core.hub.versions import check_reference
     from kernels_core.loading.resolver import Resolver
+    from kernels_core.repository.names import check_repo_id
 
-    if not isinstance(repo_id, str):
-        raise TypeError(f"repo_id must be a str such as 'org/name', got {repo_id!r}.")
-    publisher_of(repo_id)
-    check_version(version)
-    if revision is not None and not isinstance(revision, str):
-        raise TypeError(f"revision must be a branch, tag or commit, got {revision!r}.")
-    if revision is not None and version is not None:
-        raise ValueError("Give revision or version, not both: each of them names a commit.")
+    check_repo_id(repo_id)
+    check_reference(revision, version)
     return Resolver(backend, FIRST_DEVICE, trust_remote_code, user_agent, local_files_only, lock)

@@ -32,9 +32,9 @@ from kernels_core.errors import BundleError, DigestError
 from kernels_core.hub import records
 from kernels_core.hub.cache import RepositoryCache
 from kernels_core.hub.progress import Progress, progress_bar
-from kernels_core.hub.trust import publisher_of
 from kernels_core.repository import integrity, schema
 from kernels_core.repository.hashes import FileHash, hash_file
+from kernels_core.repository.names import publisher_of
 
 _CHUNK = 1024 * 1024
 

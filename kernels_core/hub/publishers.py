@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from kernels_core.hub.client import client
 from kernels_core.hub.records import PublisherRecord
-from kernels_core.hub.trust import TrustList, publisher_of, read_trust_list
+from kernels_core.hub.trust import TrustList, read_trust_list
 from kernels_core.hub.versions import is_commit
+from kernels_core.repository.names import publisher_of
 
 if TYPE_CHECKING:
     from kernels_core.hub.repository import HubRepository

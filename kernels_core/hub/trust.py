@@ -22,18 +22,18 @@ from kernels_core.errors import (
     TrustUnknownError,
     UntrustedError,
 )
+from kernels_core.repository.names import PUBLISHER, REPO_ID, publisher_of
 
 FILE_VARIABLE = "KERNELS_TRUST_FILE"
 LIST_VARIABLE = "KERNELS_TRUST"
 
-_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 # What each kind of entry looks like. In a list without kinds the first that fits is the one, so
 # that 40 hexadecimal digits are a commit.
 _KINDS = {
     "commits": (re.compile(r"[0-9a-fA-F]{40}"), "a commit with its 40 hexadecimal digits"),
     "digests": (re.compile(r"sha256:[0-9a-fA-F]{64}"), "a digest such as 'sha256:' and 64 digits"),
-    "repositories": (re.compile(rf"{_NAME}/{_NAME}"), "a repository such as 'org/name'"),
-    "publishers": (re.compile(_NAME), "a publisher such as 'org'"),
+    "repositories": (REPO_ID, "a repository such as 'org/name'"),
+    "publishers": (PUBLISHER, "a publisher such as 'org'"),
 }
 
 
@@ -131,21 +131,6 @@ class TrustRecord(Protocol):
     def remember(self, publisher: str, trusted: bool) -> None:
         """Keep an answer in place of the one before."""
         ...
-
-
-def publisher_of(repo_id: str) -> str:
-    """The organization or user that a repository belongs to.
-
-    Raises:
-        ValueError: the id has not the form "org/name".
-
-    Example:
-        >>> publisher_of("org/name")
-        'org'
-    """
-    if not _KINDS["repositories"][0].fullmatch(repo_id):
-        raise ValueError(f"A repository of the Hub is named 'organization/name', got {repo_id!r}.")
-    return repo_id.partition("/")[0]
 
 
 def trusted_names(trust_remote_code: object) -> bool | tuple[str, ...]:

@@ -64,6 +64,31 @@ def is_commit(text: str) -> bool:
     return _COMMIT.fullmatch(text) is not None
 
 
+def check_reference(revision: object, version: object) -> None:
+    """Refuse what cannot say which commit of a repository is meant.
+
+    Args:
+        revision: a branch, tag or commit, or None.
+        version: see `check_version`.
+
+    Raises:
+        TypeError: one of them is of another type.
+        ValueError: both are given, or the version is malformed.
+
+    Example:
+        >>> check_reference("main", None)
+        >>> check_reference("main", 1)
+        Traceback (most recent call last):
+        ...
+        ValueError: Give revision or version, not both: each of them names a commit.
+    """
+    check_version(version)
+    if revision is not None and not isinstance(revision, str):
+        raise TypeError(f"revision must be a branch, tag or commit, got {revision!r}.")
+    if revision is not None and version is not None:
+        raise ValueError("Give revision or version, not both: each of them names a commit.")
+
+
 def check_version(version: object) -> None:
     """Refuse what cannot choose a version.
 
@@ -133,11 +158,9 @@ def choose_ref(
         >>> choose_ref(refs, repo_id="org/name", version=">=0.0.3,<0.1").ref
         'v0.0.10'
     """
-    check_version(version)
+    check_reference(revision, version)
     if version is None:
         return _by_revision(refs, repo_id, DEFAULT_REVISION if revision is None else revision)
-    if revision is not None:
-        raise ValueError("Give revision or version, not both: each of them names a commit.")
     if isinstance(version, int):
         return _by_major(refs, repo_id, version)
     return _by_specifier(refs, repo_id, version)

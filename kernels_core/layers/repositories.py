@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import attrs
 
 from kernels_core.errors import InvalidLayerError
+from kernels_core.repository.names import check_repo_id
 
 if TYPE_CHECKING:
     from torch import nn
@@ -92,11 +93,8 @@ def _check_name(_: object, attribute: attrs.Attribute[str], value: object) -> No
         raise ValueError(f"{attribute.name} must not be empty.")
 
 
-def _check_repo_id(instance: object, attribute: attrs.Attribute[str], value: object) -> None:
-    _check_name(instance, attribute, value)
-    parts = str(value).split("/")
-    if len(parts) != 2 or not all(parts):
-        raise ValueError(f"repo_id must have the form 'organization/name', got {value!r}.")
+def _check_repo_id(_: object, __: attrs.Attribute[str], value: object) -> None:
+    check_repo_id(value)
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:
@@ -176,13 +174,6 @@ def _agent(value: str | Mapping[str, str] | None) -> str | tuple[tuple[str, str]
     return tuple(sorted(value.items())) if isinstance(value, Mapping) else value
 
 
-def _check_version(_: object, __: object, value: int | str | None) -> None:
-    if value is not None:
-        from kernels_core.hub.versions import check_version
-
-        check_version(value)
-
-
 @attrs.frozen
 class LayerRepository:
     """A layer of a kernel repository on the Hub.
@@ -211,7 +202,7 @@ class LayerRepository:
     revision: str | None = attrs.field(
         kw_only=True, default=None, validator=attrs.validators.optional(_check_name)
     )
-    version: int | str | None = attrs.field(kw_only=True, default=None, validator=_check_version)
+    version: int | str | None = attrs.field(kw_only=True, default=None)
     trust_remote_code: bool | tuple[str, ...] = attrs.field(
         kw_only=True, default=False, converter=_trusted
     )
@@ -220,8 +211,10 @@ class LayerRepository:
     )
 
     def __attrs_post_init__(self) -> None:
-        if self.revision is not None and self.version is not None:
-            raise ValueError("Give revision or version, not both: each of them names a commit.")
+        if self.revision is not None or self.version is not None:
+            from kernels_core.hub.versions import check_reference
+
+            check_reference(self.revision, self.version)
 
     def resolve(self, backend: Backend, device_index: int) -> Build:
         """Choose the build for a device, and get it onto this machine. Imports nothing.

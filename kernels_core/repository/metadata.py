@@ -17,6 +17,7 @@ from typing import Any
 import attrs
 
 from kernels_core.errors import MetadataError
+from kernels_core.repository.names import REPO_ID
 from kernels_core.repository.paths import is_safe
 from kernels_core.repository.schema import (
     InvalidError,
@@ -32,7 +33,6 @@ from kernels_core.repository.schema import (
 
 _DIGEST_SIZES = {"sha256": 32, "sha512": 64}
 _NAME = re.compile(r"[a-z][-a-z0-9]*[a-z0-9]")
-_REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _MINIMUM_VERSION = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})\.([0-9]{1,9})")
 
 
@@ -232,7 +232,7 @@ def read_kernel_dependency(value: Any, key: str) -> KernelDependency:
 
 def read_repo_id(value: Any, key: str) -> str:
     """Read the id of a repository."""
-    if not isinstance(value, str) or not _REPO_ID.fullmatch(value):
+    if not isinstance(value, str) or not REPO_ID.fullmatch(value):
         fail(key, value, "a repository id such as 'org/name'")
     return value
 

@@ -45,7 +45,9 @@ def test_revision_and_version_exclude_each_other():
         LayerRepository("org/kernel", "Layer", revision="main", version=1)
 
 
-@pytest.mark.parametrize("repo_id", ["kernel", "a/b/c", "/b", "a/", ""])
+@pytest.mark.parametrize(
+    "repo_id", ["kernel", "a/b/c", "/b", "a/", "", "or g/na me", "../x", "a/-b"]
+)
 def test_malformed_repo_ids(repo_id):
     with pytest.raises(ValueError, match="repo_id must"):
         LayerRepository(repo_id, "Layer")

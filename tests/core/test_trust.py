@@ -27,10 +27,10 @@ from kernels_core.errors import (
 from kernels_core.hub.trust import (
     TrustList,
     check_trust,
-    publisher_of,
     read_trust_list,
     trust_file,
 )
+from kernels_core.repository.names import publisher_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 DIGEST = f"sha256:{'5e' * 32}"

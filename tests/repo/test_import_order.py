@@ -1,8 +1,9 @@
-"""The floors of the house: who may import whom, and who may name a device family."""
+"""The import order of the core, and which module may name a device family."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,33 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# The floor of each module or package directly below kernels_core; see the design's table. A module
-# imports from floors below its own, from its own package, and from `errors`, which all stand on.
-FLOORS = {
-    "errors": 0,
-    "environment": 0,
-    "mode": 0,
-    "host": 1,
-    "device": 1,
-    "hookspecs": 2,
-    "matching": 3,
-    "plugins": 3,
-    "variants": 4,
-    "repository": 5,
-    "hub": 6,
-    "locks": 7,
-    "loading": 8,
-    "bundles": 9,
-    "layers": 10,
-    "api": 11,
-    "check": 12,
-    "testing": 12,
-    "cli": 13,
-    "__main__": 14,
-}
-
-# The public API puts `Device.create_repo` on the class, so this one import reaches up.
-EXCEPTIONS = {("kernels_core/device.py", "kernels_core.layers.mapping")}
+# The one place that says who may import whom; a module imports only from rows above its own.
+PAGE = ROOT / "docs" / "architecture.md"
 
 # Third-party packages that only these parts of the core may import.
 RESERVED = {
@@ -58,8 +34,18 @@ DEVICE_FAMILY = re.compile(
 FIXED_NAMES = re.compile(r"CUDAProperties|ROCMProperties")
 
 
+def rows() -> list[list[str]]:
+    """The modules and packages in each row of the architecture's table, in the order of rows."""
+    table = PAGE.read_text("utf-8").partition("## Import order")[2].partition("\n#")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    return [re.findall(r"`(\w+?)(?:\.py|/)`", cell) for cell in cells]
+
+
+ROW = {part: number for number, parts in enumerate(rows()) for part in parts}
+
+
 def modules() -> list[str]:
-    """Every core module but the package itself, whose lazy names are the roof over all floors."""
+    """Every core module but the package itself, which has the lazy public names of all others."""
     paths = (ROOT / "kernels_core").rglob("*.py")
     names = sorted(path.relative_to(ROOT).as_posix() for path in paths)
     return [name for name in names if name != "kernels_core/__init__.py"]
@@ -97,14 +83,14 @@ def complaint(file: str, imported: str) -> str | None:
         return f"only {', '.join(RESERVED[top])} may import {top}"
     if top.startswith("kernels_backend"):
         return "the core knows no backend"
-    if top != "kernels_core" or (file, imported) in EXCEPTIONS:
+    if top != "kernels_core":
         return None
     if imported == "kernels_core":
-        return "import from the module that defines the name, not from the roof"
+        return "import from the module that defines the name, not from the package"
     target = part_of(imported)
-    if target in ("errors", part) or FLOORS[target] < FLOORS[part]:
+    if target == part or ROW[target] < ROW[part]:
         return None
-    return f"{target} is on floor {FLOORS[target]}, {part} on floor {FLOORS[part]}"
+    return f"{target} does not stand above {part} in the table of {PAGE.name}"
 
 
 def docstrings(tree: ast.AST) -> set[ast.AST]:
@@ -138,8 +124,13 @@ def named_families(tree: ast.AST) -> list[str]:
     return found
 
 
+def test_every_module_stands_in_the_table_once() -> None:
+    listed = [part for parts in rows() for part in parts]
+    assert sorted(listed) == sorted({part_of(module.removesuffix(".py")) for module in modules()})
+
+
 @pytest.mark.parametrize("file", modules())
-def test_a_module_imports_only_from_floors_below(file: str) -> None:
+def test_a_module_imports_only_from_rows_above(file: str) -> None:
     tree = ast.parse((ROOT / file).read_text("utf-8"))
     complaints = [
         f"{file} imports {imported}: {why}"
@@ -147,6 +138,16 @@ def test_a_module_imports_only_from_floors_below(file: str) -> None:
         if (why := complaint(file, imported))
     ]
     assert not complaints
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    # Also where an import is only for type checkers, or inside a function.
+    graph = {}
+    for file in modules():
+        tree = ast.parse((ROOT / file).read_text("utf-8"))
+        name = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        graph[name] = set(imports(tree, file)) - {name}
+    graphlib.TopologicalSorter(graph).prepare()
 
 
 @pytest.mark.parametrize("file", [m for m in modules() if m != "kernels_core/device.py"])
@@ -166,6 +167,8 @@ def test_no_core_module_names_a_device_family(file: str) -> None:
         ("kernels_core/loading.py", "import torch.nn"),
         ("kernels_core/layers/plan.py", "import huggingface_hub"),
         ("kernels_core/layers/plan.py", "from kernels_backend_cpu import plugin"),
+        ("kernels_core/device.py", "from kernels_core.layers.mapping import DeviceRepositories"),
+        ("kernels_core/hub/install.py", "from kernels_core.locks.lock import Lock"),
     ],
 )
 def test_a_forbidden_import_is_noticed(file: str, code: str) -> None:
@@ -178,7 +181,6 @@ def test_a_forbidden_import_is_noticed(file: str, code: str) -> None:
         ("kernels_core/mode.py", "from kernels_core.errors import InvalidModeError"),
         ("kernels_core/plugins/registry.py", "from kernels_core.plugins.backend import Backend"),
         ("kernels_core/layers/plan.py", "from .mapping import Entry"),
-        ("kernels_core/device.py", "from kernels_core.layers.mapping import DeviceRepositories"),
     ],
 )
 def test_an_allowed_import_is_no_complaint(file: str, code: str) -> None:

@@ -1,0 +1,123 @@
+"""Work in several threads: results, errors, nesting, and the limit of the process."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+
+import pytest
+
+from kernels_core import parallel
+from kernels_core.parallel import LIMIT, in_parallel
+
+
+def test_results_are_in_the_order_of_the_items() -> None:
+    def slow_first(number: int) -> int:
+        time.sleep(0.02 if number == 0 else 0)
+        return number * number
+
+    assert in_parallel(slow_first, range(20)) == [number * number for number in range(20)]
+
+
+@pytest.mark.parametrize("items", [[], [1]])
+def test_few_items_start_no_thread(items: list[int]) -> None:
+    threads = in_parallel(lambda _: threading.current_thread(), items)
+    assert threads == [threading.current_thread()] * len(items)
+
+
+def test_items_are_worked_on_at_the_same_time() -> None:
+    # Each waits for all the others: with fewer threads this would never end.
+    everybody = threading.Barrier(8, timeout=30)
+    in_parallel(lambda _: everybody.wait(), range(8))
+
+
+def test_the_first_item_that_fails_decides_whichever_fails_first() -> None:
+    second_failed = threading.Event()
+
+    def fail(number: int) -> None:
+        if number == 0:
+            assert second_failed.wait(30)
+        second_failed.set()
+        raise ValueError(number)
+
+    with pytest.raises(ValueError, match=r"^0$"):
+        in_parallel(fail, range(2))
+
+
+def test_after_a_failure_nothing_new_is_begun() -> None:
+    begun = []
+
+    def fail(number: int) -> None:
+        begun.append(number)
+        time.sleep(0.01)
+        raise ValueError(number)
+
+    with pytest.raises(ValueError, match=r"^0$"):
+        in_parallel(fail, range(1000))
+    assert len(begun) <= LIMIT + 1
+
+
+def test_nested_calls_end_and_stay_within_the_limit() -> None:
+    before = threading.active_count()
+    most = 0
+
+    def leaf(_: int) -> int:
+        nonlocal most
+        most = max(most, threading.active_count() - before)
+        time.sleep(0.001)
+        return 1
+
+    def branch(_: int) -> int:
+        return sum(in_parallel(leaf, range(20)))
+
+    assert sum(in_parallel(branch, range(40))) == 800
+    assert 1 < most <= LIMIT
+    assert threading.active_count() == before
+
+
+def test_all_slots_are_free_afterwards() -> None:
+    with pytest.raises(ZeroDivisionError):
+        in_parallel(lambda number: 1 // number, [1, 1, 0, 1])
+    in_parallel(abs, range(100))
+    free = 0
+    while parallel._slots.acquire(blocking=False):
+        free += 1
+    for _ in range(free):
+        parallel._slots.release()
+    assert free == LIMIT
+
+
+def test_a_system_without_more_threads_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert in_parallel(abs, [-1, -2, -3]) == [1, 2, 3]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_starts_threads_of_its_own() -> None:
+    forked = threading.Event()
+    result = []
+
+    def fork(number: int) -> None:
+        if number:
+            forked.wait(30)
+            return
+        child = os.fork()
+        if child == 0:
+            everybody = threading.Barrier(LIMIT, timeout=30)
+            try:
+                in_parallel(lambda _: everybody.wait(), range(LIMIT))
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        result.append(os.waitpid(child, 0)[1])
+        forked.set()
+
+    in_parallel(fork, range(LIMIT))
+    sys.stdout.flush()
+    assert result == [0]
