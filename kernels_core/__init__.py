@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from kernels_core.device import DeviceFacts as DeviceFacts
     from kernels_core.device import DeviceProperties as DeviceProperties
     from kernels_core.device import Features as Features
+    from kernels_core.device import LayerRepositoryProtocol as LayerRepositoryProtocol
     from kernels_core.device import MinimumVersions as MinimumVersions
     from kernels_core.device import ROCMProperties as ROCMProperties
     from kernels_core.errors import KernelsError as KernelsError
@@ -50,9 +51,6 @@ if TYPE_CHECKING:
     from kernels_core.layers.report import KernelizeReport as KernelizeReport
     from kernels_core.layers.report import report as report
     from kernels_core.layers.repositories import LayerRepository as LayerRepository
-    from kernels_core.layers.repositories import (
-        LayerRepositoryProtocol as LayerRepositoryProtocol,
-    )
     from kernels_core.layers.repositories import LocalLayerRepository as LocalLayerRepository
     from kernels_core.layers.repositories import LockedLayerRepository as LockedLayerRepository
     from kernels_core.loading.loaded import LoadedKernel as LoadedKernel
@@ -79,6 +77,7 @@ _MODULES = {
         "DeviceFacts",
         "DeviceProperties",
         "Features",
+        "LayerRepositoryProtocol",
         "MinimumVersions",
         "ROCMProperties",
     ),
@@ -95,7 +94,6 @@ _MODULES = {
     "layers.report": ("KernelizeReport", "report"),
     "layers.repositories": (
         "LayerRepository",
-        "LayerRepositoryProtocol",
         "LocalLayerRepository",
         "LockedLayerRepository",
     ),

@@ -8,18 +8,14 @@ reader needs no lock. Declaring a mapping needs no network, no torch and no plug
 from __future__ import annotations
 
 import threading
-import warnings
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-from kernels_core.device import Device, DeviceProperties
-from kernels_core.errors import MappingError, MappingTypeError
+from kernels_core.device import Device, DeviceRepositories, LayerRepositoryProtocol
+from kernels_core.errors import MappingTypeError
 from kernels_core.mode import Mode
-
-if TYPE_CHECKING:
-    from kernels_core.layers.repositories import LayerRepositoryProtocol
 
 _Served: TypeAlias = "LayerRepositoryProtocol | Mapping[Mode, LayerRepositoryProtocol]"
 
@@ -30,97 +26,11 @@ KernelMapping: TypeAlias = (
 """What users write: layer name -> device -> repository, or mode -> repository."""
 
 
-class DeviceRepositories:
-    """The repositories of one layer for one device type, by required properties and mode.
-
-    Attributes:
-        device_type: the device type that all of them are for.
-        entries: what an entry requires of the device (None: nothing) -> mode -> repository, in
-            the order of registration.
-        ranked: what planning found out about the entries, per device and mode; emptied by
-            `insert`.
-
-    Example:
-        >>> from kernels_core import Device, LocalLayerRepository
-        >>> repositories = Device("cpu").create_repo()
-        >>> repositories.insert(Device("cpu"), LocalLayerRepository("here", layer_name="RMSNorm"))
-        >>> len(repositories.entries)
-        1
-    """
-
-    __slots__ = ("device_type", "entries", "ranked")
-
-    def __init__(self, device_type: str) -> None:
-        self.device_type = device_type
-        self.entries: dict[DeviceProperties | None, dict[Mode, LayerRepositoryProtocol]] = {}
-        self.ranked: dict[Hashable, Any] = {}
-
-    def insert(
-        self,
-        device: Device,
-        repositories: LayerRepositoryProtocol | Mapping[Mode, LayerRepositoryProtocol],
-    ) -> None:
-        """Add an entry; one with equal properties is replaced.
-
-        Args:
-            device: the devices that the entry is for.
-            repositories: one repository, which counts as `Mode.FALLBACK`, or one per mode.
-
-        Raises:
-            MappingError: the device has another type, or the modes are empty.
-            MappingTypeError: something is no repository, or a key is no `Mode`.
-        """
-        if device.type != self.device_type:
-            raise MappingError(
-                f"An entry for device type {device.type!r} does not belong to the repositories "
-                f"of {self.device_type!r}."
-            )
-        self.entries[device.properties] = _by_mode(repositories)
-        self.ranked.clear()
-
-    def copy(self) -> DeviceRepositories:
-        """A set with the same entries, to be changed without changing this one."""
-        copied = DeviceRepositories(self.device_type)
-        copied.entries = dict(self.entries)
-        return copied
-
-
 Repositories: TypeAlias = "Mapping[str, Mapping[str, DeviceRepositories]]"
 
 _base: Repositories = {}
 _base_lock = threading.Lock()
 _context: ContextVar[Repositories | None] = ContextVar("kernels_core_mapping", default=None)
-
-
-def _check_repository(repository: object) -> LayerRepositoryProtocol:
-    if not callable(getattr(repository, "load", None)) or isinstance(repository, type):
-        raise MappingTypeError(
-            f"{repository!r} is not a kernel repository: expected an object with a method "
-            f"load() -> type[nn.Module], such as a LayerRepository or LocalLayerRepository."
-        )
-    return repository  # type: ignore[return-value] # checked just above
-
-
-def _by_mode(repositories: object) -> dict[Mode, LayerRepositoryProtocol]:
-    if not isinstance(repositories, Mapping):
-        return {Mode.FALLBACK: _check_repository(repositories)}
-    if not repositories:
-        raise MappingError("A device is mapped to an empty dict: expected at least one mode.")
-    by_mode = {}
-    for mode, repository in repositories.items():
-        if not isinstance(mode, Mode):
-            raise MappingTypeError(f"{mode!r} is not a Mode: expected, for example, Mode.TRAINING.")
-        if not mode:
-            raise MappingError("A repository is registered for no mode at all.")
-        if mode is Mode.TORCH_COMPILE:
-            warnings.warn(
-                "A repository registered for Mode.TORCH_COMPILE alone is never used: combine it, "
-                "as in Mode.INFERENCE | Mode.TORCH_COMPILE.",
-                UserWarning,
-                stacklevel=5,
-            )
-        by_mode[mode] = _check_repository(repository)
-    return by_mode
 
 
 def _as_device(device: object) -> Device:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from kernels_core.device import DeviceFacts, DeviceProperties
+from kernels_core.device import DeviceFacts, DeviceProperties, DeviceRepositories
 from kernels_core.errors import (
     BackendNotInstalledError,
     BackendUnavailableError,
     PluginError,
 )
 from kernels_core.layers.fallback import KernelizeFallback
-from kernels_core.layers.mapping import DeviceRepositories, Repositories
+from kernels_core.layers.mapping import Repositories
 from kernels_core.mode import Mode, stand_ins
 
 if TYPE_CHECKING:

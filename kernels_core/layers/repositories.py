@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import attrs
 
+from kernels_core.device import LayerRepositoryProtocol
 from kernels_core.errors import InvalidLayerError
 from kernels_core.repository.names import check_repo_id
 
@@ -22,15 +23,6 @@ if TYPE_CHECKING:
     from kernels_core.locks.installed import Caller
     from kernels_core.plugins import Backend
     from kernels_core.repository.builds import Build
-
-
-@runtime_checkable
-class LayerRepositoryProtocol(Protocol):
-    """What a mapping may hold: an object that knows how to load a layer."""
-
-    def load(self) -> type[nn.Module]:
-        """Load the layer's class."""
-        ...
 
 
 @runtime_checkable
