@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 LIMIT = 32
-"""How many threads `in_parallel` starts at most, all calls of a process taken together."""
+"""The most threads that run at a time, all calls in a process taken together."""
 
 _slots = threading.Semaphore(LIMIT)
 
@@ -56,25 +58,16 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
             todo.clear()
         return True
 
-    def help_out(slots: threading.Semaphore) -> None:
-        try:
-            while do_next():
-                pass
-        finally:
-            slots.release()
+    def help_out() -> None:
+        while do_next():
+            pass
 
     threads: list[threading.Thread] = []
     try:
         going_on = True
         while going_on:
-            # Asked again before each item, because other calls may have ended since.
-            while todo and len(threads) < count - 1 and _slots.acquire(blocking=False):
-                thread = threading.Thread(target=help_out, args=(_slots,), name="kernels")
-                try:
-                    thread.start()
-                except RuntimeError:  # the system has no more threads
-                    _slots.release()
-                    break
+            # Tried again before each item, because other calls may have ended since.
+            while todo and len(threads) < count - 1 and (thread := _start(help_out)):
                 threads.append(thread)
             going_on = do_next()
         for thread in threads:
@@ -85,6 +78,56 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
     if errors:
         raise errors[min(errors)]
     return [results[index] for index in range(count)]
+
+
+@contextlib.contextmanager
+def in_background(work: Callable[[], R]) -> Iterator[Callable[[], R]]:
+    """Begin work in another thread, to have its result when it is needed.
+
+    The block gets a function that waits for the result, or raises what the work raised. Where no
+    thread may be started, the first call of it does the work. The block ends after the thread.
+    """
+    result: Future[R] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:
+            result.set_exception(error)
+
+    thread = _start(run)
+
+    def get() -> R:
+        if thread is None and not result.done():
+            run()
+        return result.result()
+
+    try:
+        yield get
+    finally:
+        if thread is not None:
+            thread.join()
+
+
+def _start(work: Callable[[], object]) -> threading.Thread | None:
+    """Start a thread, or return None when there are as many as there may be."""
+    slots = _slots
+    if not slots.acquire(blocking=False):
+        return None
+
+    def run() -> None:
+        try:
+            work()
+        finally:
+            slots.release()
+
+    thread = threading.Thread(target=run, name="kernels")
+    try:
+        thread.start()
+    except RuntimeError:  # the system has no more threads
+        slots.release()
+        return None
+    return thread
 
 
 def _forget_other_threads() -> None:

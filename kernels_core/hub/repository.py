@@ -7,7 +7,7 @@ publishers; of a commit, which never changes, it is asked once for all time.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,13 +27,14 @@ from kernels_core.hub.answers import BUILD_FOLDER, TreeFile
 from kernels_core.hub.cache import RepositoryCache, cache_root
 from kernels_core.hub.client import REPOSITORY_TYPES, client
 from kernels_core.hub.install import METADATA_FILE, HubBuild, Installer
-from kernels_core.hub.publishers import AskHub, asking_for_trust
 from kernels_core.hub.single_flight import SingleFlight
-from kernels_core.hub.trust import check_trust
+from kernels_core.hub.trust import check_trust, is_allowed_here
 from kernels_core.hub.versions import Pinned, Refs, choose_ref, is_commit, newer_versions
+from kernels_core.parallel import in_background
 from kernels_core.repository.builds import Build, Chooser, make_build
 from kernels_core.repository.hashes import variant_hash
 from kernels_core.repository.metadata import Metadata, read_metadata
+from kernels_core.repository.names import publisher_of
 
 if TYPE_CHECKING:
     from kernels_core.plugins import Backend
@@ -44,6 +45,8 @@ _NEWER_VERSIONS = 3
 _PARALLEL = 6
 
 _builds = SingleFlight()
+
+AskHub = Callable[[str], bool]
 
 
 def forget() -> None:
@@ -211,7 +214,7 @@ class HubRepository:
             LoadError: the Hub cannot be asked, or what it has is no kernel.
         """
         asked_for_commit = revision is not None and is_commit(revision)
-        with asking_for_trust(self, revision) as ask_hub:
+        with self._asking_for_trust(revision) as ask_hub:
             pinned = self.pin(revision, version)
             with self._remembering(pinned):
                 builds, installer = self.builds(pinned.commit), self.installer(pinned.commit)
@@ -256,7 +259,7 @@ class HubRepository:
             UntrustedError, TrustUnknownError, DigestError, LoadError: as for `choose`.
         """
         installer = self.installer(commit)
-        with asking_for_trust(self, commit) as ask_hub:
+        with self._asking_for_trust(commit) as ask_hub:
             for build in variants.values():
                 _check_expected(self.repo_id, commit, build, expected)
                 self._check_trust(build, installer, ask_hub, asked_for_commit=True)
@@ -299,6 +302,34 @@ class HubRepository:
             records.forget_tree(self.cache, commit)
 
     # Trust
+
+    @contextlib.contextmanager
+    def _asking_for_trust(self, revision: str | None) -> Iterator[AskHub]:
+        """Begin to ask about the publisher beside other requests, if it will be needed.
+
+        The block gets what `trust.check_trust` needs to ask the Hub.
+        """
+        named = publisher_of(self.repo_id)
+        earlier = records.PublisherRecord(self.cache).recall(named)
+
+        def ask(publisher: str) -> bool:
+            if self.is_offline:
+                raise self.not_known("its publisher's standing")
+            return client().publisher_is_trusted(publisher, earlier=earlier)
+
+        if not self._needs_publisher(revision, earlier):
+            yield ask
+            return
+        with in_background(lambda: ask(named)) as answer:
+            yield lambda publisher: answer()
+
+    def _needs_publisher(self, revision: str | None, earlier: bool | None) -> bool:
+        """Whether asking is worth a thread; `trust.check_trust` decides what counts."""
+        if self.is_offline or client().is_asked_about(publisher_of(self.repo_id)):
+            return False
+        if earlier and revision is not None and is_commit(revision):
+            return False
+        return not is_allowed_here(self.repo_id, self.trust_remote_code)
 
     def _check_trust(
         self, build: HubBuild, installer: Installer, ask_hub: AskHub, asked_for_commit: bool

@@ -222,6 +222,13 @@ def check_trust(
     raise _untrusted(repo_id, commit, publisher, digest)
 
 
+def is_allowed_here(repo_id: str, trust_remote_code: bool | tuple[str, ...]) -> bool:
+    """Whether caller or trust list name a whole repository, so that no commit of it needs more."""
+    if isinstance(trust_remote_code, bool):
+        return trust_remote_code or read_trust_list().is_allowed(repo_id, "")
+    return (TrustList.of(trust_remote_code) | read_trust_list()).is_allowed(repo_id, "")
+
+
 def _named_by_caller(
     trust_remote_code: object, repo_id: str, commit: str, digest: str | None
 ) -> str | None:

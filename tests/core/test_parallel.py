@@ -10,7 +10,7 @@ import time
 import pytest
 
 from kernels_core import parallel
-from kernels_core.parallel import LIMIT, in_parallel
+from kernels_core.parallel import LIMIT, in_background, in_parallel
 
 
 def test_results_are_in_the_order_of_the_items() -> None:
@@ -121,3 +121,45 @@ def test_a_forked_process_starts_threads_of_its_own() -> None:
     in_parallel(fork, range(LIMIT))
     sys.stdout.flush()
     assert result == [0]
+
+
+def test_work_in_the_background_is_done_beside_the_block() -> None:
+    both = threading.Barrier(2, timeout=30)
+    with in_background(both.wait) as result:
+        both.wait()
+        assert result() in (0, 1)
+        assert result() in (0, 1)
+
+
+def test_an_error_in_the_background_is_raised_where_the_result_is_needed() -> None:
+    with in_background(lambda: 1 // 0) as result, pytest.raises(ZeroDivisionError):
+        result()
+    with in_background(lambda: 1 // 0):
+        pass
+
+
+def test_the_block_ends_after_the_thread() -> None:
+    done = []
+    with pytest.raises(KeyError), in_background(lambda: (time.sleep(0.05), done.append(1))):
+        raise KeyError
+    assert done == [1]
+
+
+def test_without_a_free_slot_the_caller_does_the_work_once_and_when_it_is_needed() -> None:
+    threads = []
+
+    def work() -> int:
+        threads.append(threading.current_thread())
+        return 7
+
+    for _ in range(LIMIT):
+        parallel._slots.acquire()
+    try:
+        with in_background(work) as result:
+            assert not threads
+            assert (result(), result()) == (7, 7)
+        with in_background(work):
+            pass
+    finally:
+        parallel._slots.release(LIMIT)
+    assert threads == [threading.current_thread()]
