@@ -31,7 +31,7 @@ from kernels_core.hub.single_flight import SingleFlight
 from kernels_core.hub.trust import check_trust, is_allowed_here
 from kernels_core.hub.versions import Pinned, Refs, choose_ref, is_commit, newer_versions
 from kernels_core.parallel import in_background
-from kernels_core.repository.builds import Build, Chooser, make_build
+from kernels_core.repository.builds import Build, BuildSelector, make_build
 from kernels_core.repository.hashes import variant_hash
 from kernels_core.repository.metadata import Metadata, read_metadata
 from kernels_core.repository.names import publisher_of
@@ -161,11 +161,13 @@ class HubRepository:
         """
         builds = self.builds(commit)
         installer = self.installer(commit)
-        chooser = Chooser(self.repo_id, backend, device_index)
-        fitting = [decision.name for decision in chooser.by_name(builds) if decision.accepted]
+        selector = BuildSelector(self.repo_id, backend, device_index)
+        fitting = [
+            decision.name for decision in selector.decisions_by_name(builds) if decision.accepted
+        ]
         with ThreadPoolExecutor(_PARALLEL, "kernels-metadata") as pool:
             asked = {name: pool.submit(installer.metadata, builds[name]) for name in fitting}
-            return chooser.decisions(builds, lambda name: asked[name].result())
+            return selector.decisions(builds, lambda name: asked[name].result())
 
     def best_metadata(
         self, commit: str, backend: Backend, device_index: int | None = None
@@ -182,11 +184,11 @@ class HubRepository:
             HubError: the Hub cannot be asked, or says no.
         """
         builds, installer = self.builds(commit), self.installer(commit)
-        chooser = Chooser(self.repo_id, backend, device_index)
-        _, metadata = chooser.best(builds, lambda name: installer.metadata(builds[name]))
+        selector = BuildSelector(self.repo_id, backend, device_index)
+        _, metadata = selector.select_best(builds, lambda name: installer.metadata(builds[name]))
         return metadata or Metadata()
 
-    def choose(
+    def install_best(
         self,
         revision: str | None,
         version: int | str | None,
@@ -194,7 +196,7 @@ class HubRepository:
         device_index: int | None = None,
         expected: Mapping[str, str] | None = None,
     ) -> Build:
-        """Choose the best build that fits, and get it onto this machine. Imports nothing.
+        """Select the best build that fits, and download it. Imports nothing.
 
         Args:
             revision: a branch, tag or commit; see `versions.choose_ref`.
@@ -226,11 +228,11 @@ class HubRepository:
                     path = installer.install(build)
                     return read_metadata(path / METADATA_FILE, repository=self.repo_id)
 
-                chooser = Chooser(self.repo_id, backend, device_index)
+                selector = BuildSelector(self.repo_id, backend, device_index)
                 try:
-                    variant, metadata = chooser.best(builds, metadata_of)
+                    variant, metadata = selector.select_best(builds, metadata_of)
                 except NoFittingBuildError as error:
-                    raise self._with_newer_version(error, pinned, chooser) from None
+                    raise self._with_newer_version(error, pinned, selector) from None
         return make_build(
             installer.path(builds[variant]),
             metadata,
@@ -250,13 +252,13 @@ class HubRepository:
         Args:
             commit: the commit.
             variants: some of its `builds`.
-            expected: as for `choose`.
+            expected: as for `install_best`.
 
         Returns:
             The directory that holds `build`.
 
         Raises:
-            UntrustedError, TrustUnknownError, DigestError, LoadError: as for `choose`.
+            UntrustedError, TrustUnknownError, DigestError, LoadError: as for `install_best`.
         """
         installer = self.installer(commit)
         with self._asking_for_trust(commit) as ask_hub:
@@ -348,7 +350,7 @@ class HubRepository:
     # Errors
 
     def _with_newer_version(
-        self, error: NoFittingBuildError, pinned: Pinned, chooser: Chooser
+        self, error: NoFittingBuildError, pinned: Pinned, selector: BuildSelector
     ) -> NoFittingBuildError:
         """Say whether a newer version has a build for this machine."""
         if is_commit(pinned.ref):
@@ -357,7 +359,7 @@ class HubRepository:
             refs = self.refs()
             for ref in newer_versions(refs, pinned)[:_NEWER_VERSIONS]:
                 newer = choose_ref(refs, repo_id=self.repo_id, revision=ref)
-                if any(d.accepted for d in chooser.by_name(self.builds(newer.commit))):
+                if any(d.accepted for d in selector.decisions_by_name(self.builds(newer.commit))):
                     return NoFittingBuildError(
                         f"{error}\nIts newer version {ref} has a build for this machine.",
                         repository=error.repository,

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from kernels_core.hookspecs import Candidate
     from kernels_core.layers.scan import Group
     from kernels_core.plugins import Backend
-    from kernels_core.repository.local import Build
+    from kernels_core.repository.builds import Build
 
 
 @attrs.frozen(eq=False)

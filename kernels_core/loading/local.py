@@ -45,7 +45,7 @@ def resolve_local(
         >>> resolve_local(build.parents[1], backend=backend, device_index=0).variant
         'torch-universal'
     """
-    build = LocalRepository(Path(repo_path), package_name).choose(backend, device_index)
+    build = LocalRepository(Path(repo_path), package_name).best_build(backend, device_index)
     if build.metadata is None or not build.metadata.kernel_depends:
         return build
     from kernels_core.loading.resolver import Resolver

@@ -67,7 +67,7 @@ class Resolver:
 
         Raises:
             LoadError: there is no such kernel, none that fits, none that may be loaded, or it
-                cannot be fetched; see `HubRepository.choose`.
+                cannot be fetched; see `HubRepository.install_best`.
         """
         if self.lock is not None:
             return self.with_dependencies(self._locked(self.lock.kernel(repo_id)))
@@ -99,7 +99,7 @@ class Resolver:
         override = local_override(repo_id)
         if override is not None:
             local = LocalRepository(override)
-            return local.choose(self.backend, self.device_index).metadata or Metadata()
+            return local.best_build(self.backend, self.device_index).metadata or Metadata()
         repository = self.repository(repo_id)
         commit = repository.pin(revision, version).commit
         return repository.best_metadata(commit, self.backend, self.device_index)
@@ -149,9 +149,9 @@ class Resolver:
     ) -> Build:
         override = local_override(repo_id)
         if override is not None:
-            return LocalRepository(override).choose(self.backend, self.device_index)
+            return LocalRepository(override).best_build(self.backend, self.device_index)
         repository = self.repository(repo_id)
-        return repository.choose(revision, version, self.backend, self.device_index, expected)
+        return repository.install_best(revision, version, self.backend, self.device_index, expected)
 
     def repository(self, repo_id: str) -> HubRepository:
         """A repository of the Hub, asked as this resolver asks."""

@@ -45,8 +45,8 @@ class Build:
 
 
 @attrs.frozen
-class Chooser:
-    """Chooses among the builds of one repository for one device.
+class BuildSelector:
+    """Selects among the builds of one repository for one device.
 
     Attributes:
         repository: what to call the repository in errors.
@@ -61,7 +61,7 @@ class Chooser:
     device_index: int | None = None
     host: HostInfo | None = None
 
-    def by_name(self, names: Iterable[str]) -> tuple[BuildDecision, ...]:
+    def decisions_by_name(self, names: Iterable[str]) -> tuple[BuildDecision, ...]:
         """Decide over builds by nothing but their names; see `fit.decide`."""
         from kernels_core.plugins import registry
 
@@ -82,7 +82,7 @@ class Chooser:
             build whose metadata is malformed does not fit.
         """
         checked = []
-        for decision in self.by_name(names):
+        for decision in self.decisions_by_name(names):
             if decision.accepted:
                 try:
                     reason = self.reason_against(metadata_of(decision.name))
@@ -96,10 +96,10 @@ class Chooser:
             *sorted(rejected, key=lambda decision: decision.name),
         )
 
-    def best(
+    def select_best(
         self, names: Iterable[str], metadata_of: Callable[[str], Metadata | None]
     ) -> tuple[str, Metadata | None]:
-        """Choose the best build that fits.
+        """Select the best build that fits.
 
         Unlike `decisions`, this does not pass over the best build when that one is broken: a
         program should not silently get a lesser kernel.
@@ -117,7 +117,7 @@ class Chooser:
             MetadataError: the chosen build's metadata is malformed.
         """
         rejected = []
-        for decision in self.by_name(names):
+        for decision in self.decisions_by_name(names):
             if decision.accepted:
                 metadata = metadata_of(decision.name)
                 reason = self.reason_against(metadata)

@@ -30,7 +30,7 @@ from types import CodeType, ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kernels_core.repository.local import Build
+    from kernels_core.repository.builds import Build
 
 _PREFIX = "kernel_build_"
 
@@ -77,7 +77,7 @@ def module_name(build: Build) -> str:
 
     Example:
         >>> from pathlib import Path
-        >>> from kernels_core.repository.local import Build
+        >>> from kernels_core.repository.builds import Build
         >>> path = Path("/kernels/activation/build/torch-cpu")
         >>> module_name(Build("/kernels/activation", "torch-cpu", path, path))
         'kernel_build_torch_cpu_...'

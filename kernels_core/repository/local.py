@@ -13,8 +13,7 @@ import attrs
 
 from kernels_core.errors import RepositoryNotFoundError
 from kernels_core.host import HostInfo
-from kernels_core.repository.builds import Build as Build
-from kernels_core.repository.builds import Chooser, make_build, subdirectories
+from kernels_core.repository.builds import Build, BuildSelector, make_build, subdirectories
 from kernels_core.repository.metadata import Metadata, read_metadata
 from kernels_core.variants.fit import BuildDecision
 from kernels_core.variants.names import is_variant_name
@@ -89,13 +88,13 @@ class LocalRepository:
             RepositoryNotFoundError: there is no kernel repository at the path.
         """
         root, names = self._locate()
-        chooser = Chooser(str(self.path), backend, device_index, host)
-        return chooser.decisions(names, lambda name: self._metadata(root / name))
+        selector = BuildSelector(str(self.path), backend, device_index, host)
+        return selector.decisions(names, lambda name: self._metadata(root / name))
 
-    def choose(
+    def best_build(
         self, backend: Backend, device_index: int | None = None, *, host: HostInfo | None = None
     ) -> Build:
-        """Choose the best build that fits. Imports nothing.
+        """The best build that fits. Imports nothing.
 
         Unlike `decisions`, this does not pass over the best build when that one is broken: a
         program should not silently get a lesser kernel.
@@ -113,8 +112,8 @@ class LocalRepository:
             DependencyError: something that the chosen build needs is not installed.
         """
         root, names = self._locate()
-        chooser = Chooser(str(self.path), backend, device_index, host)
-        variant, metadata = chooser.best(names, lambda name: self._metadata(root / name))
+        selector = BuildSelector(str(self.path), backend, device_index, host)
+        variant, metadata = selector.select_best(names, lambda name: self._metadata(root / name))
         return make_build(
             root / variant,
             metadata,

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from kernels_core.repository.builds import Build
 from kernels_core.repository.importer import import_build, module_name
-from kernels_core.repository.local import Build
 
 MakeBuild = Callable[..., Build]
 
@@ -94,7 +94,7 @@ def test_the_name_is_the_same_in_every_process(make_build: MakeBuild) -> None:
     build = make_build({"__init__.py": ""})
     program = (
         "import pathlib, sys\n"
-        "from kernels_core.repository.local import Build\n"
+        "from kernels_core.repository.builds import Build\n"
         "from kernels_core.repository.importer import module_name\n"
         "path = pathlib.Path(sys.argv[2])\n"
         "print(module_name(Build(sys.argv[1], 'torch-anvil', path, path)))"
@@ -341,7 +341,7 @@ def test_kernels_that_load_each_other_in_two_threads_do_not_hang(make_build: Mak
     load_other = """
 import pathlib, time
 from kernels_core.repository.importer import import_build
-from kernels_core.repository.local import Build
+from kernels_core.repository.builds import Build
 time.sleep(0.05)
 path = pathlib.Path({path!r})
 import_build(Build(str(path.parents[1]), path.name, path, path))

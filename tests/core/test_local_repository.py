@@ -18,7 +18,8 @@ from kernels_core.errors import (
 )
 from kernels_core.host import HostInfo, TorchInfo
 from kernels_core.plugins import Backend
-from kernels_core.repository.local import Build, LocalRepository
+from kernels_core.repository.builds import Build
+from kernels_core.repository.local import LocalRepository
 
 MakeRepository = Callable[..., Path]
 
@@ -33,8 +34,8 @@ HOST = HostInfo(
 NATIVE = "torch213-cxx11-anvil23-x86_64-linux"
 
 
-def choose(path: Path, backend: Backend, index: int | None = 0, **kwargs: str) -> Build:
-    return LocalRepository(path, **kwargs).choose(backend, index, host=HOST)
+def best_build(path: Path, backend: Backend, index: int | None = 0, **kwargs: str) -> Build:
+    return LocalRepository(path, **kwargs).best_build(backend, index, host=HOST)
 
 
 def only(files: dict[str, object]) -> dict[str, dict[str, object]]:
@@ -49,18 +50,18 @@ def test_builds_that_come_and_go_are_noticed(
 ) -> None:
     path = make_repository({"torch-universal": {"__init__.py": ""}})
     metadata = path / "build" / "torch-universal" / "metadata.json"
-    assert choose(path, anvil).variant == "torch-universal"
+    assert best_build(path, anvil).variant == "torch-universal"
     make_repository(only({"__init__.py": ""}))
-    assert choose(path, anvil).variant == "torch-anvil"
+    assert best_build(path, anvil).variant == "torch-anvil"
     (path / "build" / "torch-anvil").rename(path / "build" / "torch-metal")
-    assert choose(path, anvil).variant == "torch-universal"
+    assert best_build(path, anvil).variant == "torch-universal"
     metadata.write_text('{"name": "renamed", "version": 1}', encoding="utf-8")
-    build = choose(path, anvil)
+    build = best_build(path, anvil)
     assert build.metadata is not None
     assert build.metadata.name == "renamed"
     (path / "build" / "torch-universal").rename(path / "build" / "torch-cpu")
     with pytest.raises(NoFittingBuildError):
-        choose(path, anvil)
+        best_build(path, anvil)
 
 
 def test_the_best_build_is_chosen(anvil: Backend, make_repository: MakeRepository) -> None:
@@ -72,7 +73,7 @@ def test_the_best_build_is_chosen(anvil: Backend, make_repository: MakeRepositor
             "torch-cpu": {"__init__.py": ""},
         }
     )
-    build = choose(path, anvil)
+    build = best_build(path, anvil)
     variant = path / "build" / NATIVE
     assert (build.repository, build.variant) == (str(path), NATIVE)
     assert (build.path, build.package) == (variant, variant)
@@ -86,7 +87,7 @@ def test_the_build_directory_and_a_variant_directory_are_accepted_too(
     anvil: Backend, make_repository: MakeRepository, inside: str
 ) -> None:
     path = make_repository(only({"__init__.py": ""}))
-    assert choose(path / inside, anvil).path == path / "build" / "torch-anvil"
+    assert best_build(path / inside, anvil).path == path / "build" / "torch-anvil"
 
 
 def test_a_relative_path_stays_what_it_meant(
@@ -99,7 +100,7 @@ def test_a_relative_path_stays_what_it_meant(
     monkeypatch.chdir(path.parent)
     repository = LocalRepository(path.name)
     monkeypatch.chdir("/")
-    assert repository.choose(anvil, host=HOST).path == path / "build" / "torch-anvil"
+    assert repository.best_build(anvil, host=HOST).path == path / "build" / "torch-anvil"
 
 
 def test_a_linked_variant_directory_is_followed(
@@ -109,7 +110,7 @@ def test_a_linked_variant_directory_is_followed(
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "__init__.py").touch()
     (path / "build" / "torch-anvil").symlink_to(tmp_path / "elsewhere")
-    assert choose(path, anvil).path == path / "build" / "torch-anvil"
+    assert best_build(path, anvil).path == path / "build" / "torch-anvil"
 
 
 def test_what_is_no_build_is_not_looked_at(make_repository: MakeRepository) -> None:
@@ -133,7 +134,7 @@ def test_a_path_without_a_repository_is_an_error(
     path = tmp_path / "activation"
     make(path)
     with pytest.raises(RepositoryNotFoundError, match=problem) as caught:
-        choose(path, anvil)
+        best_build(path, anvil)
     assert caught.value.repository == str(path)
     assert isinstance(caught.value, FileNotFoundError)
 
@@ -147,7 +148,7 @@ def test_without_a_fitting_build_every_build_has_its_reason(
     names = ["torch-cpu", "torch212-anvil23-x86_64-linux", "not-a-variant"]
     path = make_repository({name: {"__init__.py": ""} for name in names})
     with pytest.raises(NoFittingBuildError) as caught:
-        choose(path, anvil)
+        best_build(path, anvil)
     error = caught.value
     assert sorted(decision.name for decision in error.decisions) == sorted(names)
     for decision in error.decisions:
@@ -161,7 +162,7 @@ def test_a_repository_without_builds_fits_nothing(
     anvil: Backend, make_repository: MakeRepository
 ) -> None:
     with pytest.raises(NoFittingBuildError, match="holds no builds"):
-        choose(make_repository({}), anvil)
+        best_build(make_repository({}), anvil)
 
 
 def backend_metadata(*archs: str) -> dict[str, object]:
@@ -177,7 +178,7 @@ def test_a_build_for_other_architectures_gives_way_to_the_next(
             "torch-anvil": {"__init__.py": "", "metadata.json": backend_metadata()},
         }
     )
-    assert choose(path, anvil).variant == "torch-anvil"
+    assert best_build(path, anvil).variant == "torch-anvil"
     decisions = LocalRepository(path).decisions(anvil, 0, host=HOST)
     assert [(d.name, d.accepted) for d in decisions] == [("torch-anvil", True), (NATIVE, False)]
     assert decisions[1].reason == "built for steel, bronze, and anvil device is iron"
@@ -192,16 +193,16 @@ def test_a_build_that_covers_the_device_is_chosen(
             "torch-anvil": {"__init__.py": ""},
         }
     )
-    assert choose(path, anvil).variant == NATIVE
+    assert best_build(path, anvil).variant == NATIVE
 
 
 def test_architectures_do_not_matter_without_a_particular_device(
     anvil: Backend, make_repository: MakeRepository
 ) -> None:
     path = make_repository(only({"__init__.py": "", "metadata.json": backend_metadata("steel")}))
-    assert choose(path, anvil, None).variant == "torch-anvil"
+    assert best_build(path, anvil, None).variant == "torch-anvil"
     with pytest.raises(NoFittingBuildError, match="torch-anvil: built for steel"):
-        choose(path, anvil, 0)
+        best_build(path, anvil, 0)
 
 
 def test_broken_metadata_of_the_best_build_is_not_passed_over(
@@ -214,7 +215,7 @@ def test_broken_metadata_of_the_best_build_is_not_passed_over(
         }
     )
     with pytest.raises(MetadataError) as caught:
-        choose(path, anvil)
+        best_build(path, anvil)
     assert caught.value.path == path / "build" / NATIVE / "metadata.json"
     assert caught.value.repository == str(path)
     decisions = LocalRepository(path).decisions(anvil, 0, host=HOST)
@@ -228,7 +229,7 @@ def test_broken_metadata_of_a_build_that_does_not_fit_does_no_harm(
     path = make_repository(
         {"torch-cpu": {"metadata.json": "{"}, "torch-anvil": {"__init__.py": ""}}
     )
-    assert choose(path, anvil).variant == "torch-anvil"
+    assert best_build(path, anvil).variant == "torch-anvil"
 
 
 # The package in a build
@@ -253,7 +254,7 @@ def test_broken_metadata_of_a_build_that_does_not_fit_does_no_harm(
 def test_both_generations_of_layout_are_read(
     anvil: Backend, make_repository: MakeRepository, files: dict[str, object], package: str
 ) -> None:
-    build = choose(make_repository(only(files)), anvil)
+    build = best_build(make_repository(only(files)), anvil)
     assert build.package == build.path / package
 
 
@@ -262,21 +263,21 @@ def test_the_repository_name_with_dashes_names_the_package(
 ) -> None:
     files: dict[str, object] = {"silu_and_mul/__init__.py": "", "other/__init__.py": ""}
     path = make_repository(only(files), name="silu-and-mul")
-    assert choose(path, anvil).package.name == "silu_and_mul"
+    assert best_build(path, anvil).package.name == "silu_and_mul"
 
 
 def test_a_named_package_is_taken_from_an_old_build(
     anvil: Backend, make_repository: MakeRepository
 ) -> None:
     path = make_repository(only({"activation/__init__.py": "", "other/__init__.py": ""}))
-    assert choose(path, anvil, package_name="other").package.name == "other"
+    assert best_build(path, anvil, package_name="other").package.name == "other"
 
 
 def test_a_named_package_does_no_harm_to_a_new_build(
     anvil: Backend, make_repository: MakeRepository
 ) -> None:
     path = make_repository(only({"__init__.py": "", "activation/__init__.py": ""}))
-    assert choose(path, anvil, package_name="activation").package.name == "torch-anvil"
+    assert best_build(path, anvil, package_name="activation").package.name == "torch-anvil"
 
 
 @pytest.mark.parametrize(
@@ -296,7 +297,7 @@ def test_a_build_without_the_package_is_an_error(
     said: str,
 ) -> None:
     with pytest.raises(RepositoryNotFoundError) as caught:
-        choose(make_repository(only(files)), anvil, package_name=package_name)
+        best_build(make_repository(only(files)), anvil, package_name=package_name)
     assert said in str(caught.value)
 
 
@@ -317,7 +318,7 @@ def test_dependencies_that_are_there_are_fine(
     (tmp_path / "only_a_module.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
     depends = {"python-depends": ["pluggy", "attrs>=20", "only-a-module"]}
-    assert choose(make_repository(depending(**depends)), anvil).metadata is not None
+    assert best_build(make_repository(depending(**depends)), anvil).metadata is not None
     assert "only_a_module" not in sys.modules
 
 
@@ -334,7 +335,7 @@ def test_missing_python_packages_are_named_with_what_to_install(
 ) -> None:
     path = make_repository(depending(**{"python-depends": ["attrs", declared]}))
     with pytest.raises(DependencyError) as caught:
-        choose(path, anvil)
+        best_build(path, anvil)
     assert f"pip install {to_install}" in str(caught.value)
     assert caught.value.missing == (to_install.strip("'"),)
     assert isinstance(caught.value, ImportError)
@@ -345,7 +346,7 @@ def test_dependencies_of_a_build_that_is_not_chosen_do_not_matter(
 ) -> None:
     builds = depending(**{"python-depends": ["no-such-package"]})
     path = make_repository({**builds, NATIVE: {"__init__.py": ""}})
-    assert choose(path, anvil).variant == NATIVE
+    assert best_build(path, anvil).variant == NATIVE
 
 
 def test_the_repository_is_a_value_and_every_error_names_it(
@@ -355,5 +356,5 @@ def test_the_repository_is_a_value_and_every_error_names_it(
     assert LocalRepository(path) == LocalRepository(str(path))
     assert hash(LocalRepository(path)) == hash(LocalRepository(str(path)))
     with pytest.raises(LoadError) as caught:
-        LocalRepository(path).choose(anvil, host=attrs.evolve(HOST, torch=None))
+        LocalRepository(path).best_build(anvil, host=attrs.evolve(HOST, torch=None))
     assert caught.value.repository == str(path)

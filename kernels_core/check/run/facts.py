@@ -115,7 +115,7 @@ def _fitting(repository: Repository) -> tuple[Build, str]:
         if decision.accepted and decision.name in builds:
             build = builds[decision.name]
             # Whether all is there that it needs.
-            LocalRepository(build.directory, _package(repository, build)).choose(
+            LocalRepository(build.directory, _package(repository, build)).best_build(
                 backend, _FIRST_DEVICE
             )
             return build, backend.name
