@@ -23,10 +23,11 @@ ROOT = Path(__file__).parents[2]
 
 
 class Wheel:
-    """A built wheel and the folder of its sources."""
+    """A built wheel, the source distribution that it was built from, and the folder of both."""
 
-    def __init__(self, path: Path, source: Path):
+    def __init__(self, path: Path, sdist: Path, source: Path):
         self.path = path
+        self.sdist = sdist
         self.source = source
         with zipfile.ZipFile(path) as archive:
             self.files = archive.namelist()
@@ -110,11 +111,11 @@ def _with_requirements(texts: Iterable[str]) -> list[metadata.Distribution]:
 
 def _build(source: Path, folder: Path) -> Wheel:
     output = folder / source.name
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(output)]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(output)]
     process = subprocess.run([*command, str(source)], capture_output=True, text=True)
     assert process.returncode == 0, f"{source}\n{process.stdout}\n{process.stderr}"
-    (wheel,) = output.glob("*.whl")
-    return Wheel(wheel, source)
+    (wheel,), (sdist,) = output.glob("*.whl"), output.glob("*.tar.gz")
+    return Wheel(wheel, sdist, source)
 
 
 @pytest.fixture(scope="session")

@@ -137,6 +137,7 @@ def build(directory: Path, version: int = 1, device: str = "cpu", stable: bool =
         "name": "scaled-silu",
         "id": namespace,
         "version": version,
+        "license": "Apache-2.0",
         "python-depends": [],
         "backend": backend,
     }
