@@ -16,7 +16,7 @@ BACKENDS = Path(__file__).parents[1]
 CPU = BACKENDS / "cpu/kernels_backend_cpu/kernels"
 TRITON = BACKENDS / "bundled-triton/kernels_bundled_triton/kernels"
 
-# In a process of its own: imported once by each of the two, a kernel would define its operators twice.
+# In a process of its own: a kernel that both of us import would define its operators twice.
 PROGRAM = """
 import json, sys
 from pathlib import Path
