@@ -9,8 +9,10 @@ import attrs
 
 from kernels_core.cli.tables import as_table
 from kernels_core.errors import LockFileError, LockFileNotFoundError, ProjectError
+from kernels_core.locks.check import check_lock
 from kernels_core.locks.files import read_lock, write_lock
 from kernels_core.locks.lock import LOCK_NAME, Lock, LockedKernel
+from kernels_core.locks.locking import lock_project
 from kernels_core.locks.project import Wanted, read_project
 
 _SHOWN_COMMIT = 12
@@ -64,8 +66,6 @@ def lock(project: Path) -> LockReport:
         ProjectError: its `pyproject.toml` asks for nothing, or is malformed.
         LoadError: a kernel cannot be found; see `lock_project`.
     """
-    from kernels_core.locks.locking import lock_project
-
     path = project / LOCK_NAME
     found = lock_project(_wanted(project))
     before = _earlier(path)
@@ -82,8 +82,6 @@ def check(project: Path) -> LockReport:
     Raises:
         ProjectError: its `pyproject.toml` is malformed.
     """
-    from kernels_core.locks.lock import check_lock
-
     path = project / LOCK_NAME
     wanted = read_project(project)
     try:

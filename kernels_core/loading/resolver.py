@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import attrs
@@ -17,15 +16,12 @@ from kernels_core.hub.trust import trusted_names
 from kernels_core.loading.overrides import local_override
 from kernels_core.locks.lock import Lock, LockedKernel
 from kernels_core.repository.builds import Build
+from kernels_core.repository.kernel_depends import needed_first, walk
 from kernels_core.repository.local import LocalRepository
 from kernels_core.repository.metadata import KernelDependency, Metadata
 
 if TYPE_CHECKING:
     from kernels_core.plugins import Backend
-
-# More kernels than any kernel needs; what asks for more is broken or means harm.
-_MOST_DEPENDENCIES = 50
-_PARALLEL = 8
 
 
 def _agent_text(agent: str | Mapping[str, str] | Iterable[tuple[str, str]] | None) -> str:
@@ -86,14 +82,18 @@ class Resolver:
         Raises:
             LoadError: there is no such kernel or none that fits, or the Hub cannot be asked.
         """
-        seen: set[KernelDependency] = set()
-        wanted = [(repo_id, revision, version)]
-        while wanted and len(seen) <= _MOST_DEPENDENCIES:
-            for dependency in self._metadata(*wanted.pop()).kernel_depends:
-                if dependency not in seen:
-                    seen.add(dependency)
-                    wanted.append((dependency.repo_id, dependency.revision, dependency.version))
-        return not wanted
+        first = self._metadata(repo_id, revision, version)
+        try:
+            walk(first.kernel_depends, self._described, needed_by=repo_id)
+        except DependencyCycleError:
+            return False
+        return True
+
+    def _described(
+        self, dependency: KernelDependency
+    ) -> tuple[Metadata, Iterable[KernelDependency]]:
+        metadata = self._metadata(dependency.repo_id, dependency.revision, dependency.version)
+        return metadata, metadata.kernel_depends
 
     def _metadata(self, repo_id: str, revision: str | None, version: int | str | None) -> Metadata:
         override = local_override(repo_id)
@@ -117,25 +117,23 @@ class Resolver:
             DependencyCycleError: kernels need each other in a circle.
             LoadError: a kernel that is needed is not there, see `resolve`.
         """
-        found: dict[KernelDependency, Build] = {}
-        wanted = _needed_by(build)
-        while wanted:
-            if len(found) + len(wanted) > _MOST_DEPENDENCIES:
-                raise DependencyCycleError(
-                    f"{build.repository} needs more than {_MOST_DEPENDENCIES} other kernels.",
-                    repository=build.repository,
-                    missing=(),
-                )
-            with ThreadPoolExecutor(min(len(wanted), _PARALLEL), "kernels-resolve") as pool:
-                found |= zip(wanted, pool.map(self._dependency, wanted), strict=True)
-            needed = (_needed_by(found[dependency]) for dependency in wanted)
-            wanted = [d for d in dict.fromkeys(d for ds in needed for d in ds) if d not in found]
-        return _linked(build, found, (), {})
+        if not _needed_by(build):
+            return build
+        found = walk(_needed_by(build), self._dependency, needed_by=build.repository)
+        builds = (build, *found.values())
+        needs = {each: [found[needed] for needed in _needed_by(each)] for each in builds}
+        linked: dict[Build, Build] = {}
+        for each in needed_first(needs, _repository, _repository):
+            dependencies = ((d.repo_id, linked[found[d]]) for d in _needed_by(each))
+            linked[each] = attrs.evolve(each, dependencies=tuple(dependencies))
+        return linked[build]
 
-    def _dependency(self, dependency: KernelDependency) -> Build:
+    def _dependency(self, dependency: KernelDependency) -> tuple[Build, Iterable[KernelDependency]]:
         if self.lock is not None:
-            return self._locked(self.lock.dependency(dependency))
-        return self._single(dependency.repo_id, dependency.revision, dependency.version)
+            build = self._locked(self.lock.dependency(dependency))
+        else:
+            build = self._single(dependency.repo_id, dependency.revision, dependency.version)
+        return build, _needed_by(build)
 
     def _locked(self, kernel: LockedKernel) -> Build:
         return self._single(kernel.repo_id, kernel.commit, None, kernel.variants)
@@ -160,33 +158,12 @@ class Resolver:
         )
 
 
-def _needed_by(build: Build) -> list[KernelDependency]:
-    return list(build.metadata.kernel_depends) if build.metadata else []
+def _needed_by(build: Build) -> tuple[KernelDependency, ...]:
+    return build.metadata.kernel_depends if build.metadata else ()
 
 
-def _linked(
-    build: Build,
-    found: Mapping[KernelDependency, Build],
-    above: tuple[Build, ...],
-    done: dict[Build, Build],
-) -> Build:
-    """A build with its dependencies, theirs and so on."""
-    if build in above:
-        circle = " needs ".join(b.repository for b in (*above[above.index(build) :], build))
-        raise DependencyCycleError(
-            f"Kernels need each other in a circle: {circle}.",
-            repository=build.repository,
-            missing=(),
-        )
-    if build not in done:
-        done[build] = attrs.evolve(
-            build,
-            dependencies=tuple(
-                (dependency.repo_id, _linked(found[dependency], found, (*above, build), done))
-                for dependency in _needed_by(build)
-            ),
-        )
-    return done[build]
+def _repository(build: Build) -> str:
+    return build.repository
 
 
 def warm_up() -> None:

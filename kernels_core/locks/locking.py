@@ -6,20 +6,19 @@ loaded, so nobody is asked whether a kernel is trusted: that is asked before its
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 
-from kernels_core.errors import DependencyCycleError
 from kernels_core.hub.repository import HubRepository
 from kernels_core.hub.versions import Pinned
 from kernels_core.locks.lock import Lock, LockedKernel
 from kernels_core.locks.project import Wanted
+from kernels_core.parallel import in_parallel
 from kernels_core.repository.hashes import variant_hash
+from kernels_core.repository.kernel_depends import needed_first, walk
 from kernels_core.repository.metadata import KernelDependency
 
-_PARALLEL = 8
-# More kernels than any project needs; what asks for more is broken or means harm.
-_MOST_KERNELS = 200
+# More than the kernels of any project need.
+_MOST_OTHERS = 200
 
 
 def lock_project(wanted: Sequence[Wanted]) -> Lock:
@@ -37,21 +36,20 @@ def lock_project(wanted: Sequence[Wanted]) -> Lock:
         >>> lock_project([]).kernels
         ()
     """
-    locked: dict[KernelDependency, LockedKernel] = {}
-    with ThreadPoolExecutor(_PARALLEL, "kernels-lock") as pool:
-        for kernel in pool.map(_lock_wanted, wanted):
-            locked[kernel.dependency] = kernel
-        while missing := _missing(locked.values(), locked):
-            if len(locked) + len(missing) > _MOST_KERNELS:
-                raise DependencyCycleError(
-                    f"The project's kernels need more than {_MOST_KERNELS} others.",
-                    repository=missing[0].repo_id,
-                    missing=(),
-                )
-            for kernel in pool.map(_lock_needed, missing):
-                locked[kernel.dependency] = kernel
-    _refuse_circles(locked)
+    own = {kernel.dependency: kernel for kernel in in_parallel(_lock_wanted, wanted)}
+
+    def visit(dependency: KernelDependency) -> tuple[LockedKernel, Iterable[KernelDependency]]:
+        kernel = own.get(dependency) or _lock_needed(dependency)
+        return kernel, kernel.depends
+
+    locked = walk(own, visit, needed_by="The project", limit=len(own) + _MOST_OTHERS)
+    # Refuses circles.
+    needed_first({kernel: locked[kernel].depends for kernel in locked}, _repository, str)
     return Lock(tuple(locked.values()))
+
+
+def _repository(dependency: KernelDependency) -> str:
+    return dependency.repo_id
 
 
 def _lock_wanted(wanted: Wanted) -> LockedKernel:
@@ -75,8 +73,7 @@ def _lock(dependency: KernelDependency, pinned: Pinned, *, direct: bool) -> Lock
     repository = HubRepository(dependency.repo_id)
     builds = repository.builds(pinned.commit)
     installer = repository.installer(pinned.commit)
-    with ThreadPoolExecutor(_PARALLEL, "kernels-metadata") as pool:
-        described = list(pool.map(installer.metadata, builds.values()))
+    described = in_parallel(installer.metadata, builds.values())
     depends = dict.fromkeys(
         d for metadata in described if metadata for d in metadata.kernel_depends
     )
@@ -87,30 +84,3 @@ def _lock(dependency: KernelDependency, pinned: Pinned, *, direct: bool) -> Lock
         direct=direct,
         depends=tuple(depends),
     )
-
-
-def _missing(
-    kernels: Iterable[LockedKernel], locked: Mapping[KernelDependency, LockedKernel]
-) -> list[KernelDependency]:
-    needed = (dependency for kernel in kernels for dependency in kernel.depends)
-    return [dependency for dependency in dict.fromkeys(needed) if dependency not in locked]
-
-
-def _refuse_circles(locked: Mapping[KernelDependency, LockedKernel]) -> None:
-    done: set[KernelDependency] = set()
-
-    def visit(dependency: KernelDependency, above: tuple[KernelDependency, ...]) -> None:
-        if dependency in above:
-            circle = [*above[above.index(dependency) :], dependency]
-            raise DependencyCycleError(
-                f"Kernels need each other in a circle: {' needs '.join(map(str, circle))}.",
-                repository=dependency.repo_id,
-                missing=(),
-            )
-        if dependency not in done:
-            for needed in locked[dependency].depends:
-                visit(needed, (*above, dependency))
-            done.add(dependency)
-
-    for dependency in locked:
-        visit(dependency, ())

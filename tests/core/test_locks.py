@@ -5,7 +5,8 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from kernels_core.locks.lock import Lock, LockedKernel, check_lock
+from kernels_core.locks.check import check_lock
+from kernels_core.locks.lock import Lock, LockedKernel
 from kernels_core.locks.project import Wanted
 from kernels_core.repository.metadata import KernelDependency
 

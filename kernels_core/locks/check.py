@@ -1,0 +1,70 @@
+"""Whether a lock still belongs to its project."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from kernels_core.locks.lock import DIGESTS_NAME, Lock, LockedKernel
+from kernels_core.locks.project import Wanted
+from kernels_core.repository.kernel_depends import walk
+from kernels_core.repository.metadata import KernelDependency
+
+
+def check_lock(wanted: Sequence[Wanted], lock: Lock) -> tuple[str, ...]:
+    """What is wrong with a lock.
+
+    A branch that has moved on the Hub since is not wrong: a lock is there to hold still.
+
+    Args:
+        wanted: what the project asks for.
+        lock: its lock.
+
+    Returns:
+        One sentence for each problem; nothing when the lock is as 'kernels-core lock' writes it.
+
+    Example:
+        >>> for problem in check_lock([Wanted("org/name", 1)], Lock(())):
+        ...     print(problem)
+        org/name (version 1) is not locked.
+    """
+    if any(kernel.variants is None or kernel.direct is None for kernel in lock.kernels):
+        return (
+            f"There are no digests: {DIGESTS_NAME} is missing, or the lock is of an old format.",
+        )
+    return (*_own_problems(wanted, lock), *_problems_of_dependencies(lock))
+
+
+def _own_problems(wanted: Sequence[Wanted], lock: Lock) -> Iterator[str]:
+    own: dict[str, list[LockedKernel]] = {}
+    for locked in lock.kernels:
+        if locked.direct:
+            own.setdefault(locked.repo_id, []).append(locked)
+    for kernel in wanted:
+        yield from _problems_of(kernel, own.pop(kernel.repo_id, []))
+    for others in own.values():
+        for other in others:
+            yield f"{other.dependency} is locked, and the project does not ask for it."
+
+
+def _problems_of(kernel: Wanted, locked: Sequence[LockedKernel]) -> Iterator[str]:
+    if not locked:
+        yield f"{kernel} is not locked."
+    for other in locked:
+        if not kernel.accepts(other):
+            yield f"{kernel} is asked for, and {other.dependency} is locked."
+
+
+def _problems_of_dependencies(lock: Lock) -> Iterator[str]:
+    locked = {kernel.dependency: kernel for kernel in lock.kernels}
+
+    def depends(dependency: KernelDependency) -> tuple[None, list[KernelDependency]]:
+        return None, [needed for needed in locked[dependency].depends if needed in locked]
+
+    own = [kernel.dependency for kernel in lock.kernels if kernel.direct]
+    needed = walk(own, depends, needed_by=lock.source, limit=len(locked))
+    for kernel in lock.kernels:
+        for dependency in kernel.depends:
+            if dependency not in locked:
+                yield f"{dependency}, which {kernel.dependency} needs, is not locked."
+        if kernel.dependency not in needed:
+            yield f"{kernel.dependency} is locked, and nothing needs it."

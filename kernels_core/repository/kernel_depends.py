@@ -1,0 +1,79 @@
+"""Walking over kernels and the kernels that they need."""
+
+from __future__ import annotations
+
+import graphlib
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import TypeVar
+
+from kernels_core.errors import DependencyCycleError
+from kernels_core.parallel import in_parallel
+
+# More kernels than any kernel needs; one that needs more is broken, or made to do harm.
+MOST_DEPENDENCIES = 50
+
+K = TypeVar("K", bound=Hashable)
+R = TypeVar("R")
+
+
+def walk(
+    kernels: Iterable[K],
+    visit: Callable[[K], tuple[R, Iterable[K]]],
+    *,
+    needed_by: str,
+    limit: int = MOST_DEPENDENCIES,
+) -> dict[K, R]:
+    """Visit kernels and all that they need, each once: breadth first, each level in parallel.
+
+    Args:
+        kernels: where to begin.
+        visit: returns what to keep of a kernel, and which kernels it needs. May do I/O.
+        needed_by: who needs the kernels, for errors.
+        limit: how many kernels to visit at most.
+
+    Returns:
+        What was kept, in the order of the walk. Circles are fine here; see `needed_first`.
+
+    Raises:
+        DependencyCycleError: there are more kernels than the limit.
+        Exception: what `visit` raised for the first kernel of a level for which it failed.
+    """
+    found: dict[K, R] = {}
+    level = list(dict.fromkeys(kernels))
+    while level:
+        if len(found) + len(level) > limit:
+            raise DependencyCycleError(
+                f"{needed_by} needs more than {limit} kernels.", repository=needed_by, missing=()
+            )
+        visited = in_parallel(visit, level)
+        found |= {kernel: kept for kernel, (kept, _) in zip(level, visited, strict=True)}
+        needed = dict.fromkeys(kernel for _, needs in visited for kernel in needs)
+        level = [kernel for kernel in needed if kernel not in found]
+    return found
+
+
+def needed_first(
+    needs: Mapping[K, Iterable[K]], repository: Callable[[K], str], text: Callable[[K], str]
+) -> list[K]:
+    """Sort kernels so that each comes after those that it needs.
+
+    Args:
+        needs: for each kernel, those that it needs.
+        repository: the repository of a kernel, for errors.
+        text: how errors name a kernel.
+
+    Raises:
+        DependencyCycleError: kernels need each other in a circle.
+    """
+    try:
+        return list(graphlib.TopologicalSorter(needs).static_order())
+    except graphlib.CycleError as error:
+        # Each is needed by the next one, and the last is the first again.
+        circle = error.args[1][:0:-1]
+        start = min(range(len(circle)), key=lambda index: list(needs).index(circle[index]))
+        circle = [*circle[start:], *circle[: start + 1]]
+        raise DependencyCycleError(
+            f"Kernels need each other in a circle: {' needs '.join(map(text, circle))}.",
+            repository=repository(circle[0]),
+            missing=(),
+        ) from None
