@@ -13,7 +13,6 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +24,7 @@ from kernels_core.hub.cache import RepositoryCache
 from kernels_core.hub.client import HubClient
 from kernels_core.hub.progress import Progress, progress_bar
 from kernels_core.hub.single_flight import SingleFlight
+from kernels_core.parallel import in_parallel
 from kernels_core.repository import integrity, paths, schema
 from kernels_core.repository.hashes import FileHash, hash_file, tree_digest
 from kernels_core.repository.metadata import Metadata, read_metadata
@@ -35,7 +35,6 @@ logger = logging.getLogger("kernels_core")
 
 METADATA_FILE = "metadata.json"
 
-_PARALLEL = 6
 _ATTEMPTS = 2
 _installed = SingleFlight()
 
@@ -334,23 +333,6 @@ def download_file(
         expected=str(expected),
         got=str(got[-1]),
     )
-
-
-def in_parallel(work: Callable[[TreeFile], None], files: list[TreeFile]) -> None:
-    """Do something with every file, with several at a time.
-
-    Args:
-        work: what to do; the first exception that it raises ends the rest.
-        files: the files, at least one.
-    """
-    with ThreadPoolExecutor(min(_PARALLEL, len(files)), "kernels-download") as pool:
-        futures = [pool.submit(work, file) for file in files]
-        try:
-            for future in futures:
-                future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _has_size(path: Path, size: int) -> bool:

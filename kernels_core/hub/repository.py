@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from kernels_core.errors import (
     HubError,
     HubNotFoundError,
     HubOfflineError,
+    MetadataError,
     NoFittingBuildError,
 )
 from kernels_core.hub import records
@@ -30,7 +30,7 @@ from kernels_core.hub.install import METADATA_FILE, HubBuild, Installer
 from kernels_core.hub.single_flight import SingleFlight
 from kernels_core.hub.trust import check_trust, is_allowed_here
 from kernels_core.hub.versions import Pinned, Refs, choose_ref, is_commit, newer_versions
-from kernels_core.parallel import in_background
+from kernels_core.parallel import in_background, in_parallel
 from kernels_core.repository.builds import Build, BuildSelector, make_build
 from kernels_core.repository.hashes import variant_hash
 from kernels_core.repository.metadata import Metadata, read_metadata
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 # Of how many newer versions to find out whether they have a build for this machine.
 _NEWER_VERSIONS = 3
-_PARALLEL = 6
 
 _builds = SingleFlight()
 
@@ -165,9 +164,13 @@ class HubRepository:
         fitting = [
             decision.name for decision in selector.decisions_by_name(builds) if decision.accepted
         ]
-        with ThreadPoolExecutor(_PARALLEL, "kernels-metadata") as pool:
-            asked = {name: pool.submit(installer.metadata, builds[name]) for name in fitting}
-            return selector.decisions(builds, lambda name: asked[name].result())
+
+        def fetch(variant: str) -> None:
+            with contextlib.suppress(MetadataError):  # the reason against that build, below
+                installer.metadata(builds[variant])
+
+        in_parallel(fetch, fitting)
+        return selector.decisions(builds, lambda variant: installer.metadata(builds[variant]))
 
     def best_metadata(
         self, commit: str, backend: Backend, device_index: int | None = None

@@ -17,8 +17,9 @@ from kernels_core.check.facts.subject import HubFacts, Repository, read_reposito
 from kernels_core.errors import CheckError, KernelsError
 from kernels_core.hub.answers import TreeFile
 from kernels_core.hub.client import HubClient, client
-from kernels_core.hub.install import download_file, in_parallel
+from kernels_core.hub.install import download_file
 from kernels_core.hub.versions import Pinned, Refs, choose_ref, is_commit, newest_version
+from kernels_core.parallel import in_parallel
 from kernels_core.repository.metadata import read_repo_id
 from kernels_core.repository.schema import InvalidError
 
@@ -141,8 +142,7 @@ def _download_all(
         if progress:
             progress(f"download of {file.path}", len(done), len(files))
 
-    if files:
-        in_parallel(download, files)
+    in_parallel(download, files)
 
 
 def _subject(repo_id: str, pinned: Pinned) -> str:
