@@ -1,7 +1,4 @@
-"""Loading kernels from the Hub.
-
-Nothing of the Hub client is imported before a repository of the Hub is asked for.
-"""
+"""Loading kernels from the Hub, and from repositories on disk."""
 
 from __future__ import annotations
 
@@ -9,9 +6,6 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
-
-import attrs
 
 from kernels_core.errors import (
     HubNotFoundError,
@@ -19,15 +13,15 @@ from kernels_core.errors import (
     RepositoryNotFoundError,
     VersionNotFoundError,
 )
+from kernels_core.hub.versions import check_reference
 from kernels_core.loading.loaded import load_build
-from kernels_core.loading.local import FIRST_DEVICE, chosen_backend, resolve_local
-from kernels_core.plugins import Backend
+from kernels_core.loading.resolver import FIRST_DEVICE, Resolver
+from kernels_core.locks.installed import find_lock
+from kernels_core.locks.lock import Lock
+from kernels_core.plugins import registry
 from kernels_core.repository.local import LocalRepository
+from kernels_core.repository.names import check_repo_id
 from kernels_core.variants.fit import BuildDecision
-
-if TYPE_CHECKING:
-    from kernels_core.loading.resolver import Resolver
-    from kernels_core.locks.lock import Lock
 
 Trust = bool | Iterable[str]
 UserAgent = str | Mapping[str, str] | None
@@ -71,7 +65,7 @@ def get_kernel(
     """
     resolver = _resolver(
         repo_id,
-        chosen_backend(backend),
+        backend,
         revision,
         version,
         trust_remote_code=trust_remote_code,
@@ -112,10 +106,13 @@ def has_kernel(
         True
     """
     resolver = _resolver(
-        repo_id, chosen_backend(backend), revision, version, trust_remote_code=trust_remote_code
+        repo_id,
+        backend,
+        revision,
+        version,
+        check_arch=check_arch,
+        trust_remote_code=trust_remote_code,
     )
-    if not check_arch:
-        resolver = attrs.evolve(resolver, device_index=None)
     try:
         return resolver.has(repo_id, revision, version)
     except (HubNotFoundError, NoFittingBuildError, RepositoryNotFoundError, VersionNotFoundError):
@@ -154,7 +151,7 @@ def install_kernel(
     """
     resolver = _resolver(
         repo_id,
-        chosen_backend(backend),
+        backend,
         revision,
         version,
         trust_remote_code=trust_remote_code,
@@ -199,8 +196,8 @@ def get_local_kernel(
     """
     if not isinstance(repo_path, (str, os.PathLike)):
         raise TypeError(f"repo_path must be a str or a Path, got {repo_path!r}.")
-    chosen = chosen_backend(backend)
-    return load_build(resolve_local(repo_path, backend=chosen, device_index=FIRST_DEVICE))
+    resolver = Resolver(registry().backend_or_default(backend), FIRST_DEVICE)
+    return load_build(resolver.resolve_local(repo_path))
 
 
 def get_locked_kernel(
@@ -234,7 +231,7 @@ def get_locked_kernel(
     """
     resolver = _resolver(
         repo_id,
-        chosen_backend(backend),
+        backend,
         trust_remote_code=trust_remote_code,
         user_agent=user_agent,
         lock=_lock(lockfile),
@@ -270,7 +267,7 @@ def load_kernel(
     """
     resolver = _resolver(
         repo_id,
-        chosen_backend(backend),
+        backend,
         trust_remote_code=trust_remote_code,
         local_files_only=True,
         lock=_lock(lockfile),
@@ -314,24 +311,13 @@ def get_kernel_variants(
     """
     if not isinstance(repo, (str, os.PathLike)):
         raise TypeError(f"repo must be a str or a pathlib.Path, got {repo!r}.")
-    chosen = chosen_backend(backend)
-    directory = _override(repo) if isinstance(repo, str) else Path(repo)
-    if directory is not None:
-        return list(LocalRepository(directory).decisions(chosen, FIRST_DEVICE))
-    repository = _resolver(str(repo), chosen, revision, version).repository(str(repo))
-    commit = repository.pin(revision, version).commit
-    return list(repository.decisions(commit, chosen, FIRST_DEVICE))
-
-
-def _override(repo_id: str) -> Path | None:
-    from kernels_core.loading.overrides import local_override
-
-    return local_override(repo_id)
+    if isinstance(repo, str):
+        return list(_resolver(repo, backend, revision, version).decisions(repo, revision, version))
+    chosen = registry().backend_or_default(backend)
+    return list(LocalRepository(Path(repo)).decisions(chosen, FIRST_DEVICE))
 
 
 def _lock(lockfile: str | os.PathLike[str] | None) -> Lock:
-    from kernels_core.locks.installed import find_lock
-
     if lockfile is not None and not isinstance(lockfile, (str, os.PathLike)):
         raise TypeError(f"lockfile must be a path, got {lockfile!r}.")
     return find_lock(None if lockfile is None else Path(lockfile))
@@ -339,20 +325,23 @@ def _lock(lockfile: str | os.PathLike[str] | None) -> Lock:
 
 def _resolver(
     repo_id: str,
-    backend: Backend,
+    backend: str | None,
     revision: str | None = None,
     version: int | str | None = None,
     *,
+    check_arch: bool = True,
     trust_remote_code: Trust = False,
     user_agent: UserAgent = None,
     local_files_only: bool = False,
     lock: Lock | None = None,
 ) -> Resolver:
-    """Check the arguments before anything is asked."""
-    from kernels_core.hub.versions import check_reference
-    from kernels_core.loading.resolver import Resolver
-    from kernels_core.repository.names import check_repo_id
-
     check_repo_id(repo_id)
     check_reference(revision, version)
-    return Resolver(backend, FIRST_DEVICE, trust_remote_code, user_agent, local_files_only, lock)
+    return Resolver(
+        registry().backend_or_default(backend),
+        FIRST_DEVICE if check_arch else None,
+        trust_remote_code,
+        user_agent,
+        local_files_only,
+        lock,
+    )

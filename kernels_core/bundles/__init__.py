@@ -1,1 +1,1 @@
-"""Getting kernels ahead of use: gathering, bundles and their archives."""
+"""Bundles: kernels for a machine that cannot reach the Hub."""

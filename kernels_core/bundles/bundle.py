@@ -20,7 +20,6 @@ from typing import IO
 import attrs
 
 from kernels_core.bundles.archives import reading, write_files
-from kernels_core.bundles.gather import Gathered
 from kernels_core.bundles.manifest import (
     MANIFEST,
     BundledFile,
@@ -32,6 +31,7 @@ from kernels_core.errors import BundleError, DigestError
 from kernels_core.hub import records
 from kernels_core.hub.cache import RepositoryCache
 from kernels_core.hub.progress import Progress, progress_bar
+from kernels_core.loading.download import Downloaded
 from kernels_core.repository import integrity, schema
 from kernels_core.repository.hashes import FileHash, hash_file
 from kernels_core.repository.names import publisher_of
@@ -42,11 +42,13 @@ _CHUNK = 1024 * 1024
 # Writing
 
 
-def write_bundle(kernels: Sequence[Gathered], path: Path, endpoint: str | None = None) -> Manifest:
+def write_bundle(
+    kernels: Sequence[Downloaded], path: Path, endpoint: str | None = None
+) -> Manifest:
     """Write a bundle, whole or not at all. From the same files comes the same bundle.
 
     Args:
-        kernels: what `gather` got; each repository and commit once.
+        kernels: what `download_kernels` got; each repository and commit once.
         path: the archive or directory, by its name: `.tar`, `.tar.gz`, `.tgz`, `.zip` or another.
         endpoint: the address that programs on the other machine have for the Hub; by default the
             one that it has here. What one Hub said does not count for another.
@@ -92,7 +94,7 @@ def _remove(path: Path) -> None:
 
 
 def _files(
-    kernels: Iterable[Gathered], folder: Path, endpoint: str | None
+    kernels: Iterable[Downloaded], folder: Path, endpoint: str | None
 ) -> Iterator[tuple[str, Path]]:
     """The files of a bundle by their path in it."""
     for kernel in kernels:
@@ -110,7 +112,7 @@ def _files(
         yield record.relative_to(folder).as_posix(), record
 
 
-def _write_records(kernel: Gathered, target: RepositoryCache) -> None:
+def _write_records(kernel: Downloaded, target: RepositoryCache) -> None:
     source = kernel.repository.cache
     listed = [file for build in kernel.builds.values() for file in build.files.values()]
     records.remember_tree(target, kernel.commit, tuple(listed))

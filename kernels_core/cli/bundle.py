@@ -10,7 +10,6 @@ import attrs
 
 from kernels_core.bundles.archives import is_archive
 from kernels_core.bundles.bundle import unpack_bundle, verify_bundle, write_bundle
-from kernels_core.bundles.gather import Order, Selection, gather, merged
 from kernels_core.bundles.manifest import BundledKernel
 from kernels_core.cli.download import (
     FailedRow,
@@ -21,6 +20,7 @@ from kernels_core.cli.download import (
     rows,
 )
 from kernels_core.cli.tables import as_table, size_text
+from kernels_core.loading.download import Request, Selection, download_kernels, merged
 
 
 @attrs.frozen
@@ -43,12 +43,12 @@ class BundleReport:
 
 
 def bundle(
-    orders: Sequence[Order], path: Path, selection: Selection, endpoint: str | None = None
+    requests: Sequence[Request], path: Path, selection: Selection, endpoint: str | None = None
 ) -> BundleReport:
     """Write a bundle, when everything that belongs into it can be had.
 
     Args:
-        orders: the kernels.
+        requests: the kernels.
         path: the archive or directory.
         selection: which builds of them.
         endpoint: the address of the Hub on the other machine.
@@ -56,8 +56,8 @@ def bundle(
     Raises:
         BundleError: there is something at the path.
     """
-    outcomes = gather(orders, selection)
-    kernels, failures = merged(outcomes), failed(outcomes)
+    results = download_kernels(requests, selection)
+    kernels, failures = merged(results), failed(results)
     if failures:
         return BundleReport(None, None, 0, rows(kernels), failures)
     manifest = write_bundle(kernels, path, endpoint)

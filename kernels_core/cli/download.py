@@ -7,8 +7,15 @@ from pathlib import Path
 
 import attrs
 
-from kernels_core.bundles.gather import Gathered, Order, Outcome, Selection, gather, merged
 from kernels_core.cli.tables import as_table, size_text
+from kernels_core.loading.download import (
+    Downloaded,
+    Request,
+    Result,
+    Selection,
+    download_kernels,
+    merged,
+)
 from kernels_core.locks.files import read_lock
 from kernels_core.locks.lock import LOCK_NAME
 
@@ -72,11 +79,11 @@ def download(project: Path, selection: Selection) -> DownloadReport:
         LockFileError: the project's lock is malformed.
         LockFileNotFoundError: it has none.
     """
-    outcomes = gather(Order.of_lock(read_lock(project / LOCK_NAME)), selection)
-    return DownloadReport(rows(merged(outcomes)), failed(outcomes))
+    results = download_kernels(Request.of_lock(read_lock(project / LOCK_NAME)), selection)
+    return DownloadReport(rows(merged(results)), failed(results))
 
 
-def rows(kernels: Iterable[Gathered]) -> tuple[KernelRow, ...]:
+def rows(kernels: Iterable[Downloaded]) -> tuple[KernelRow, ...]:
     """What was got, for a report."""
     return tuple(
         KernelRow(
@@ -86,12 +93,14 @@ def rows(kernels: Iterable[Gathered]) -> tuple[KernelRow, ...]:
     )
 
 
-def failed(outcomes: Iterable[Outcome]) -> tuple[FailedRow, ...]:
+def failed(results: Iterable[Result]) -> tuple[FailedRow, ...]:
     """What could not be had, for a report."""
     return tuple(
-        FailedRow(outcome.order.wanted.repo_id, str(outcome.error), type(outcome.error).__name__)
-        for outcome in outcomes
-        if outcome.error is not None
+        FailedRow(
+            result.request.requirement.repo_id, str(result.error), type(result.error).__name__
+        )
+        for result in results
+        if result.error is not None
     )
 
 

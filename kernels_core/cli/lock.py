@@ -13,7 +13,7 @@ from kernels_core.locks.check import check_lock
 from kernels_core.locks.files import read_lock, write_lock
 from kernels_core.locks.lock import LOCK_NAME, Lock, LockedKernel
 from kernels_core.locks.locking import lock_project
-from kernels_core.locks.project import Wanted, read_project
+from kernels_core.locks.project import Requirement, read_project
 
 _SHOWN_COMMIT = 12
 
@@ -67,7 +67,7 @@ def lock(project: Path) -> LockReport:
         LoadError: a kernel cannot be found; see `lock_project`.
     """
     path = project / LOCK_NAME
-    found = lock_project(_wanted(project))
+    found = lock_project(_requirements(project))
     before = _earlier(path)
     write_lock(found, path)
     return LockReport(str(path), tuple(_rows(found, before)))
@@ -83,12 +83,12 @@ def check(project: Path) -> LockReport:
         ProjectError: its `pyproject.toml` is malformed.
     """
     path = project / LOCK_NAME
-    wanted = read_project(project)
+    requirements = read_project(project)
     try:
         found = read_lock(path)
     except (LockFileError, LockFileNotFoundError) as error:
         return LockReport(str(path), (), (str(error),))
-    return LockReport(str(path), tuple(_rows(found, found)), check_lock(wanted, found))
+    return LockReport(str(path), tuple(_rows(found, found)), check_lock(requirements, found))
 
 
 def as_text(report: LockReport, *, checked: bool) -> str:
@@ -122,9 +122,9 @@ def as_text(report: LockReport, *, checked: bool) -> str:
 _ADVICE = "Run 'kernels-core lock' and commit what it writes."
 
 
-def _wanted(project: Path) -> tuple[Wanted, ...]:
-    wanted = read_project(project)
-    if not wanted:
+def _requirements(project: Path) -> tuple[Requirement, ...]:
+    requirements = read_project(project)
+    if not requirements:
         file = project / "pyproject.toml"
         raise ProjectError(
             f"{file} asks for no kernels. Add some, for example:\n\n"
@@ -132,7 +132,7 @@ def _wanted(project: Path) -> tuple[Wanted, ...]:
             path=file,
             key="tool.kernels.dependencies",
         )
-    return wanted
+    return requirements
 
 
 def _earlier(path: Path) -> Lock | None:

@@ -15,7 +15,7 @@ import click
 from kernels_core.errors import KernelsError, ProjectError
 
 if TYPE_CHECKING:
-    from kernels_core.bundles.gather import Selection
+    from kernels_core.loading.download import Selection
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -133,8 +133,8 @@ def _selection(command: Callable[..., None]) -> Callable[..., None]:
 def _selected(
     all_variants: bool, variants: tuple[str, ...], backend: str | None, trust: tuple[str, ...]
 ) -> Selection:
-    from kernels_core.bundles.gather import Selection
     from kernels_core.hub.trust import TrustList
+    from kernels_core.loading.download import Selection
 
     if all_variants + bool(variants) + bool(backend) > 1:
         raise click.UsageError("Give one of --all-variants, --variant and --backend.")
@@ -201,22 +201,22 @@ def bundle(
 
     The exit status is 1, and nothing is written, when a kernel could not be had.
     """
-    from kernels_core.bundles.gather import Order
     from kernels_core.cli import bundle as command
+    from kernels_core.loading.download import Request
     from kernels_core.locks.files import read_lock
     from kernels_core.locks.lock import LOCK_NAME
-    from kernels_core.locks.project import parse_wanted
+    from kernels_core.locks.project import parse_requirement
 
     selection = _selected(all_variants, variants, backend, trust)
     if not kernels and project is None:
         raise click.UsageError("Name a KERNEL, or a --project with a lock.")
     try:
-        orders = [Order(parse_wanted(kernel)) for kernel in kernels]
+        requests = [Request(parse_requirement(kernel)) for kernel in kernels]
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="KERNEL") from None
     with _errors_for_people(), _only_the_result_on_stdout():
-        orders += Order.of_lock(read_lock(project / LOCK_NAME)) if project else []
-        report = command.bundle(orders, output, selection, endpoint)
+        requests += Request.of_lock(read_lock(project / LOCK_NAME)) if project else []
+        report = command.bundle(requests, output, selection, endpoint)
     _show(report, command.as_text(report), as_json)
     sys.exit(1 if report.failures else 0)
 

@@ -128,14 +128,9 @@ class LocalLayerRepository:
             RepositoryNotFoundError: there is no repository at this path.
             NoFittingBuildError: none of its builds fits; lists each with its reason.
         """
-        from kernels_core.loading.local import resolve_local
+        from kernels_core.loading.resolver import Resolver
 
-        return resolve_local(
-            self.repo_path,
-            backend=backend,
-            device_index=device_index,
-            package_name=self.package_name,
-        )
+        return Resolver(backend, device_index).resolve_local(self.repo_path, self.package_name)
 
     def load_layer(self, build: Build) -> type[nn.Module]:
         """Import a build and return the layer's class.

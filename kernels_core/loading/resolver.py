@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 
-from kernels_core.errors import DependencyCycleError
-from kernels_core.hub import client as hub
-from kernels_core.hub import install
-from kernels_core.hub import repository as remote
-from kernels_core.hub.repository import HubRepository
+from kernels_core.errors import DependencyCycleError, EnvironmentVariableError
 from kernels_core.hub.trust import trusted_names
-from kernels_core.loading.overrides import local_override
 from kernels_core.locks.lock import Lock, LockedKernel
 from kernels_core.repository.builds import Build
 from kernels_core.repository.kernel_depends import needed_first, walk
@@ -21,7 +18,14 @@ from kernels_core.repository.local import LocalRepository
 from kernels_core.repository.metadata import KernelDependency, Metadata
 
 if TYPE_CHECKING:
+    from kernels_core.hub.repository import HubRepository
     from kernels_core.plugins import Backend
+    from kernels_core.variants.fit import BuildDecision
+
+# `get_kernel` and its family have no module whose device they could ask for.
+FIRST_DEVICE = 0
+
+OVERRIDES = "LOCAL_KERNELS"
 
 
 def _agent_text(agent: str | Mapping[str, str] | Iterable[tuple[str, str]] | None) -> str:
@@ -65,9 +69,33 @@ class Resolver:
             LoadError: there is no such kernel, none that fits, none that may be loaded, or it
                 cannot be fetched; see `HubRepository.install_best`.
         """
+        return self.resolve_all(repo_id, revision, version)[0]
+
+    def resolve_all(
+        self, repo_id: str, revision: str | None = None, version: int | str | None = None
+    ) -> list[Build]:
+        """As `resolve`: the build of the kernel first, then those of all kernels that it needs."""
         if self.lock is not None:
-            return self.with_dependencies(self._locked(self.lock.kernel(repo_id)))
-        return self.with_dependencies(self._single(repo_id, revision, version))
+            return self._with_dependencies(self._locked(self.lock.kernel(repo_id)))
+        return self._with_dependencies(self._build(repo_id, revision, version))
+
+    def resolve_local(
+        self, repo_path: str | os.PathLike[str], package_name: str | None = None
+    ) -> Build:
+        """Find the build in a repository on disk, and those of the kernels that it needs.
+
+        Args:
+            repo_path: the directory that holds `build`.
+            package_name: the package inside the variant directories of older repositories; None
+                finds it by the names of kernel and repository.
+
+        Raises:
+            LoadError: there is no repository, no build in it that fits, or something that the build
+                needs is missing; see `LocalRepository.best_build`.
+        """
+        repository = LocalRepository(Path(repo_path), package_name)
+        build = repository.best_build(self.backend, self.device_index)
+        return self._with_dependencies(build)[0]
 
     def has(
         self, repo_id: str, revision: str | None = None, version: int | str | None = None
@@ -89,6 +117,26 @@ class Resolver:
             return False
         return True
 
+    def decisions(
+        self, repo_id: str, revision: str | None = None, version: int | str | None = None
+    ) -> tuple[BuildDecision, ...]:
+        """Decide over every build of a kernel. Downloads metadata only; errors as for `has`."""
+        local = _override(repo_id)
+        if local is not None:
+            return local.decisions(self.backend, self.device_index)
+        repository = self.repository(repo_id)
+        commit = repository.pin(revision, version).commit
+        return repository.decisions(commit, self.backend, self.device_index)
+
+    def repository(self, repo_id: str) -> HubRepository:
+        """A repository of the Hub, asked as this resolver asks."""
+        # Takes 20 ms, which programs that load no kernel from the Hub are spared.
+        from kernels_core.hub.repository import HubRepository
+
+        return HubRepository(
+            repo_id, self.trust_remote_code, self.user_agent, self.local_files_only
+        )
+
     def _described(
         self, dependency: KernelDependency
     ) -> tuple[Metadata, Iterable[KernelDependency]]:
@@ -96,29 +144,16 @@ class Resolver:
         return metadata, metadata.kernel_depends
 
     def _metadata(self, repo_id: str, revision: str | None, version: int | str | None) -> Metadata:
-        override = local_override(repo_id)
-        if override is not None:
-            local = LocalRepository(override)
+        local = _override(repo_id)
+        if local is not None:
             return local.best_build(self.backend, self.device_index).metadata or Metadata()
         repository = self.repository(repo_id)
         commit = repository.pin(revision, version).commit
         return repository.best_metadata(commit, self.backend, self.device_index)
 
-    def with_dependencies(self, build: Build) -> Build:
-        """Find the kernels that a build needs, and those that they need.
-
-        Args:
-            build: a build.
-
-        Returns:
-            The build with its dependencies.
-
-        Raises:
-            DependencyCycleError: kernels need each other in a circle.
-            LoadError: a kernel that is needed is not there, see `resolve`.
-        """
+    def _with_dependencies(self, build: Build) -> list[Build]:
         if not _needed_by(build):
-            return build
+            return [build]
         found = walk(_needed_by(build), self._dependency, needed_by=build.repository)
         builds = (build, *found.values())
         needs = {each: [found[needed] for needed in _needed_by(each)] for each in builds}
@@ -126,36 +161,30 @@ class Resolver:
         for each in needed_first(needs, _repository, _repository):
             dependencies = ((d.repo_id, linked[found[d]]) for d in _needed_by(each))
             linked[each] = attrs.evolve(each, dependencies=tuple(dependencies))
-        return linked[build]
+        return list(reversed(linked.values()))
 
     def _dependency(self, dependency: KernelDependency) -> tuple[Build, Iterable[KernelDependency]]:
         if self.lock is not None:
             build = self._locked(self.lock.dependency(dependency))
         else:
-            build = self._single(dependency.repo_id, dependency.revision, dependency.version)
+            build = self._build(dependency.repo_id, dependency.revision, dependency.version)
         return build, _needed_by(build)
 
     def _locked(self, kernel: LockedKernel) -> Build:
-        return self._single(kernel.repo_id, kernel.commit, None, kernel.variants)
+        return self._build(kernel.repo_id, kernel.commit, None, kernel.variants)
 
-    def _single(
+    def _build(
         self,
         repo_id: str,
         revision: str | None,
         version: int | str | None,
         expected: Mapping[str, str] | None = None,
     ) -> Build:
-        override = local_override(repo_id)
-        if override is not None:
-            return LocalRepository(override).best_build(self.backend, self.device_index)
+        local = _override(repo_id)
+        if local is not None:
+            return local.best_build(self.backend, self.device_index)
         repository = self.repository(repo_id)
         return repository.install_best(revision, version, self.backend, self.device_index, expected)
-
-    def repository(self, repo_id: str) -> HubRepository:
-        """A repository of the Hub, asked as this resolver asks."""
-        return HubRepository(
-            repo_id, self.trust_remote_code, self.user_agent, self.local_files_only
-        )
 
 
 def _needed_by(build: Build) -> tuple[KernelDependency, ...]:
@@ -164,6 +193,23 @@ def _needed_by(build: Build) -> tuple[KernelDependency, ...]:
 
 def _repository(build: Build) -> str:
     return build.repository
+
+
+def _override(repo_id: str) -> LocalRepository | None:
+    """The directory that `LOCAL_KERNELS` names for a repository: `org/name=path`, and more."""
+    named = {}
+    for entry in os.environ.get(OVERRIDES, "").split(os.pathsep):
+        if not entry.strip():
+            continue
+        name, equals, path = entry.partition("=")
+        if not equals or not path.strip() or name.count("/") != 1:
+            raise EnvironmentVariableError(
+                f"{OVERRIDES} has the entry {entry!r}, which is not of the form 'org/name=path'. "
+                f"Entries are joined by {os.pathsep!r}.",
+                variable=OVERRIDES,
+            )
+        named[name.strip()] = Path(path.strip())
+    return LocalRepository(named[repo_id]) if repo_id in named else None
 
 
 def warm_up() -> None:
@@ -175,6 +221,8 @@ def warm_up() -> None:
 
 def forget() -> None:
     """Forget what this process knows of the Hub and its kernels, but for what is on disk."""
-    hub.reset()
-    remote.forget()
+    from kernels_core.hub import client, install, repository
+
+    client.reset()
+    repository.forget()
     install.forget()

@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from kernels_core.locks.lock import DIGESTS_NAME, Lock, LockedKernel
-from kernels_core.locks.project import Wanted
+from kernels_core.locks.project import Requirement
 from kernels_core.repository.kernel_depends import walk
 from kernels_core.repository.metadata import KernelDependency
 
 
-def check_lock(wanted: Sequence[Wanted], lock: Lock) -> tuple[str, ...]:
+def check_lock(requirements: Sequence[Requirement], lock: Lock) -> tuple[str, ...]:
     """What is wrong with a lock.
 
     A branch that has moved on the Hub since is not wrong: a lock is there to hold still.
 
     Args:
-        wanted: what the project asks for.
+        requirements: what the project asks for.
         lock: its lock.
 
     Returns:
         One sentence for each problem; nothing when the lock is as 'kernels-core lock' writes it.
 
     Example:
-        >>> for problem in check_lock([Wanted("org/name", 1)], Lock(())):
+        >>> for problem in check_lock([Requirement("org/name", 1)], Lock(())):
         ...     print(problem)
         org/name (version 1) is not locked.
     """
@@ -31,22 +31,22 @@ def check_lock(wanted: Sequence[Wanted], lock: Lock) -> tuple[str, ...]:
         return (
             f"There are no digests: {DIGESTS_NAME} is missing, or the lock is of an old format.",
         )
-    return (*_own_problems(wanted, lock), *_problems_of_dependencies(lock))
+    return (*_own_problems(requirements, lock), *_problems_of_dependencies(lock))
 
 
-def _own_problems(wanted: Sequence[Wanted], lock: Lock) -> Iterator[str]:
+def _own_problems(requirements: Sequence[Requirement], lock: Lock) -> Iterator[str]:
     own: dict[str, list[LockedKernel]] = {}
     for locked in lock.kernels:
         if locked.direct:
             own.setdefault(locked.repo_id, []).append(locked)
-    for kernel in wanted:
+    for kernel in requirements:
         yield from _problems_of(kernel, own.pop(kernel.repo_id, []))
     for others in own.values():
         for other in others:
             yield f"{other.dependency} is locked, and the project does not ask for it."
 
 
-def _problems_of(kernel: Wanted, locked: Sequence[LockedKernel]) -> Iterator[str]:
+def _problems_of(kernel: Requirement, locked: Sequence[LockedKernel]) -> Iterator[str]:
     if not locked:
         yield f"{kernel} is not locked."
     for other in locked:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from kernels_core.hub.repository import HubRepository
 from kernels_core.hub.versions import Pinned
 from kernels_core.locks.lock import Lock, LockedKernel
-from kernels_core.locks.project import Wanted
+from kernels_core.locks.project import Requirement
 from kernels_core.parallel import in_parallel
 from kernels_core.repository.hashes import variant_hash
 from kernels_core.repository.kernel_depends import needed_first, walk
@@ -21,11 +21,11 @@ from kernels_core.repository.metadata import KernelDependency
 _MOST_OTHERS = 200
 
 
-def lock_project(wanted: Sequence[Wanted]) -> Lock:
+def lock_project(requirements: Sequence[Requirement]) -> Lock:
     """Find the commits that a project's kernels, and all that they need, stand at now.
 
     Args:
-        wanted: what the project asks for.
+        requirements: what the project asks for.
 
     Raises:
         VersionNotFoundError: there is no such version, branch or tag.
@@ -36,7 +36,7 @@ def lock_project(wanted: Sequence[Wanted]) -> Lock:
         >>> lock_project([]).kernels
         ()
     """
-    own = {kernel.dependency: kernel for kernel in in_parallel(_lock_wanted, wanted)}
+    own = {kernel.dependency: kernel for kernel in in_parallel(_lock_own, requirements)}
 
     def visit(dependency: KernelDependency) -> tuple[LockedKernel, Iterable[KernelDependency]]:
         kernel = own.get(dependency) or _lock_needed(dependency)
@@ -52,14 +52,14 @@ def _repository(dependency: KernelDependency) -> str:
     return dependency.repo_id
 
 
-def _lock_wanted(wanted: Wanted) -> LockedKernel:
-    pinned = HubRepository(wanted.repo_id).pin(wanted.revision, wanted.version)
-    if isinstance(wanted.version, int):
-        dependency = KernelDependency(wanted.repo_id, wanted.version)
+def _lock_own(requirement: Requirement) -> LockedKernel:
+    pinned = HubRepository(requirement.repo_id).pin(requirement.revision, requirement.version)
+    if isinstance(requirement.version, int):
+        dependency = KernelDependency(requirement.repo_id, requirement.version)
     else:
         # A specifier locks as the tag that it chose.
-        revision = wanted.revision or pinned.ref
-        dependency = KernelDependency(wanted.repo_id, revision=revision)
+        revision = requirement.revision or pinned.ref
+        dependency = KernelDependency(requirement.repo_id, revision=revision)
     return _lock(dependency, pinned, direct=True)
 
 

@@ -23,7 +23,7 @@ _TABLE = "tool.kernels.dependencies"
 
 
 @attrs.frozen
-class Wanted:
+class Requirement:
     """A kernel that a project asks for.
 
     Attributes:
@@ -61,7 +61,7 @@ class Wanted:
         return True
 
 
-def parse_wanted(text: str) -> Wanted:
+def parse_requirement(text: str) -> Requirement:
     """Read a kernel as people name it: "org/name", "org/name@AT".
 
     Args:
@@ -73,7 +73,7 @@ def parse_wanted(text: str) -> Wanted:
 
     Example:
         >>> for text in ("org/name", "org/name@2", "org/name@>=0.1", "org/name@main"):
-        ...     print(parse_wanted(text))
+        ...     print(parse_requirement(text))
         org/name (main)
         org/name (version 2)
         org/name (version >=0.1)
@@ -85,17 +85,17 @@ def parse_wanted(text: str) -> Wanted:
     except InvalidError as error:
         raise ValueError(f"{text!r}: {error}") from None
     if not at:
-        return Wanted(repo_id)
+        return Requirement(repo_id)
     if at.isascii() and at.isdecimal():
-        return Wanted(repo_id, int(at))
+        return Requirement(repo_id, int(at))
     try:
         check_version(at)
     except ValueError:
-        return Wanted(repo_id, revision=at)
-    return Wanted(repo_id, at)
+        return Requirement(repo_id, revision=at)
+    return Requirement(repo_id, at)
 
 
-def read_project(path: Path) -> tuple[Wanted, ...]:
+def read_project(path: Path) -> tuple[Requirement, ...]:
     """Read which kernels a project asks for.
 
     Args:
@@ -120,7 +120,9 @@ def read_project(path: Path) -> tuple[Wanted, ...]:
         table: Any = parse_toml(file.read_text("utf-8"))
         for name in _TABLE.split("."):
             table = read_object(table.get(name, {}), _TABLE)
-        wanted = [_wanted(name, value, join(_TABLE, name)) for name, value in table.items()]
+        requirements = [
+            _requirement(name, value, join(_TABLE, name)) for name, value in table.items()
+        ]
     except FileNotFoundError:
         problem = "is not there. Name the directory of a project that has one"
         raise _error(file, f"{problem}.") from None
@@ -128,24 +130,24 @@ def read_project(path: Path) -> tuple[Wanted, ...]:
         raise _error(file, str(error), error.key) from None
     except (OSError, ValueError) as error:
         raise _error(file, f"cannot be read: {error}") from error
-    return tuple(sorted(wanted, key=lambda kernel: kernel.repo_id))
+    return tuple(sorted(requirements, key=lambda kernel: kernel.repo_id))
 
 
 def _error(file: Path, problem: str, key: str = "") -> ProjectError:
     return ProjectError(f"{file}: {problem}", path=file, key=key)
 
 
-def _wanted(name: str, value: Any, key: str) -> Wanted:
+def _requirement(name: str, value: Any, key: str) -> Requirement:
     repo_id = read_repo_id(name, key)
     match value:
         case {"version": version, **others} if not others:
-            return Wanted(repo_id, _version(version, join(key, "version")))
+            return Requirement(repo_id, _version(version, join(key, "version")))
         case {"revision": revision, **others} if not others:
-            return Wanted(repo_id, revision=read_text(revision, join(key, "revision")))
+            return Requirement(repo_id, revision=read_text(revision, join(key, "revision")))
         case dict():
             return fail(key, value, "a table with either 'version' or 'revision' alone")
         case _:
-            return Wanted(repo_id, _version(value, key))
+            return Requirement(repo_id, _version(value, key))
 
 
 def _version(value: Any, key: str) -> int | str:

@@ -156,6 +156,18 @@ class Registry:
             self.blocked,
         )
 
+    def backend_or_default(self, name: str | None) -> Backend:
+        """As `backend_for`; as `default_backend` when no name is given.
+
+        Raises:
+            TypeError: the name is not a string.
+        """
+        if name is None:
+            return self.default_backend()
+        if not isinstance(name, str):
+            raise TypeError(f"backend must be the name of a backend, such as 'cpu', got {name!r}.")
+        return self.backend_for(name)
+
     def _chosen_by_environment(self) -> Backend | None:
         name = os.environ.get(CHOICE, "").strip().lower()
         if not name:

@@ -17,7 +17,7 @@ from kernels_core.errors import (
 )
 from kernels_core.host import HostInfo, TorchInfo
 from kernels_core.loading.loaded import load_build
-from kernels_core.loading.local import resolve_local
+from kernels_core.loading.resolver import Resolver
 from kernels_core.plugins import Backend
 
 MakeRepository = Callable[..., Path]
@@ -88,7 +88,7 @@ def test_the_first_device_must_be_covered(anvil: Backend, make_repository: MakeR
         get_local_kernel(path)
     (decision,) = get_kernel_variants(path)
     assert decision.reason == "built for steel, and anvil device is iron"
-    assert resolve_local(path, backend=anvil, device_index=None).variant == "torch-anvil"
+    assert Resolver(anvil).resolve_local(path).variant == "torch-anvil"
 
 
 def test_the_kernels_own_exception_comes_through(
@@ -104,7 +104,7 @@ def test_the_kernels_own_exception_comes_through(
 def test_resolving_imports_nothing(anvil: Backend, make_repository: MakeRepository) -> None:
     path = make_repository({"torch-anvil": {"inner/__init__.py": "raise AssertionError"}})
     before = set(sys.modules)
-    build = resolve_local(str(path), backend=anvil, device_index=0, package_name="inner")
+    build = Resolver(anvil, 0).resolve_local(str(path), "inner")
     assert build.package == path / "build" / "torch-anvil" / "inner"
     assert not [name for name in set(sys.modules) - before if name.startswith("kernel_build_")]
 
@@ -130,7 +130,7 @@ def test_loaded_kernels_are_listed_once_in_order(
 
 def test_the_list_is_a_snapshot(anvil: Backend, make_repository: MakeRepository) -> None:
     before = get_loaded_kernels()
-    build = resolve_local(make_repository({"torch-anvil": kernel()}), backend=anvil, device_index=0)
+    build = Resolver(anvil, 0).resolve_local(make_repository({"torch-anvil": kernel()}))
     load_build(build)
     assert before == []
     get_loaded_kernels().clear()

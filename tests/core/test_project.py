@@ -9,7 +9,7 @@ import pytest
 
 from kernels_core.errors import ProjectError
 from kernels_core.locks.lock import LockedKernel
-from kernels_core.locks.project import Wanted, read_project
+from kernels_core.locks.project import Requirement, read_project
 from kernels_core.repository.metadata import KernelDependency
 
 
@@ -30,15 +30,15 @@ def test_an_int_a_specifier_and_tables_are_read(tmp_path: Path) -> None:
         "org/table-of-specifier" = { version = "==0.2.*" }
         """,
     )
-    wanted = (
-        Wanted("org/major", 1),
-        Wanted("org/specifier", ">=0.0.3,<0.1"),
-        Wanted("org/table-of-major", 2),
-        Wanted("org/table-of-specifier", "==0.2.*"),
-        Wanted("org/tables", revision="main"),
+    requirements = (
+        Requirement("org/major", 1),
+        Requirement("org/specifier", ">=0.0.3,<0.1"),
+        Requirement("org/table-of-major", 2),
+        Requirement("org/table-of-specifier", "==0.2.*"),
+        Requirement("org/tables", revision="main"),
     )
-    assert read_project(folder) == wanted
-    assert read_project(folder / "pyproject.toml") == wanted
+    assert read_project(folder) == requirements
+    assert read_project(folder / "pyproject.toml") == requirements
 
 
 def test_a_project_without_the_table_asks_for_nothing(tmp_path: Path) -> None:
@@ -86,24 +86,24 @@ def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "version", "revision", "accepted"),
+    ("requirement", "version", "revision", "accepted"),
     [
-        (Wanted("org/name", 1), 1, None, True),
-        (Wanted("org/name", 1), 2, None, False),
-        (Wanted("org/name", 1), None, "v1", False),
-        (Wanted("org/other", 1), 1, None, False),
-        (Wanted("org/name", revision="main"), None, "main", True),
-        (Wanted("org/name", revision="main"), None, "v1", False),
-        (Wanted("org/name", ">=0.0.3,<0.1"), None, "v0.0.10", True),
-        (Wanted("org/name", ">=0.0.3,<0.1"), None, "v0.1.0", False),
-        (Wanted("org/name", ">=0.0.3,<0.1"), None, "main", False),
-        (Wanted("org/name", ">=0.0.3,<0.1"), 1, None, False),
-        (Wanted("org/name", ">=0.1"), None, "v0.2.0rc1", True),
+        (Requirement("org/name", 1), 1, None, True),
+        (Requirement("org/name", 1), 2, None, False),
+        (Requirement("org/name", 1), None, "v1", False),
+        (Requirement("org/other", 1), 1, None, False),
+        (Requirement("org/name", revision="main"), None, "main", True),
+        (Requirement("org/name", revision="main"), None, "v1", False),
+        (Requirement("org/name", ">=0.0.3,<0.1"), None, "v0.0.10", True),
+        (Requirement("org/name", ">=0.0.3,<0.1"), None, "v0.1.0", False),
+        (Requirement("org/name", ">=0.0.3,<0.1"), None, "main", False),
+        (Requirement("org/name", ">=0.0.3,<0.1"), 1, None, False),
+        (Requirement("org/name", ">=0.1"), None, "v0.2.0rc1", True),
     ],
     ids=str,
 )
 def test_a_locked_kernel_satisfies_what_was_asked_for_or_not(
-    wanted: Wanted, version: int | None, revision: str | None, accepted: bool
+    requirement: Requirement, version: int | None, revision: str | None, accepted: bool
 ) -> None:
     kernel = LockedKernel(KernelDependency("org/name", version, revision), "a" * 40)
-    assert wanted.accepts(kernel) is accepted
+    assert requirement.accepts(kernel) is accepted

@@ -128,15 +128,11 @@ _STEPS = {"import": _import, "beside": _beside, "tests": _tests}
 
 
 def _resolved(directory: str, request: dict[str, Any]) -> Build:
-    from kernels_core.loading.local import FIRST_DEVICE, chosen_backend, resolve_local
+    from kernels_core.loading.resolver import FIRST_DEVICE, Resolver
+    from kernels_core.plugins import registry
 
-    backend = chosen_backend(request["backend"])
-    return resolve_local(
-        directory,
-        backend=backend,
-        device_index=FIRST_DEVICE,
-        package_name=request["package"],
-    )
+    backend = registry().backend_or_default(request["backend"])
+    return Resolver(backend, FIRST_DEVICE).resolve_local(directory, request["package"])
 
 
 def _loaded(build: Build, tell: Tell) -> ModuleType | None:
