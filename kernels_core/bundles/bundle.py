@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tempfile
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -33,6 +31,7 @@ from kernels_core.hub.cache import RepositoryCache
 from kernels_core.hub.progress import Progress, progress_bar
 from kernels_core.loading.download import Downloaded
 from kernels_core.repository import integrity, schema
+from kernels_core.repository.atomic import replacing
 from kernels_core.repository.hashes import FileHash, hash_file
 from kernels_core.repository.names import publisher_of
 
@@ -77,20 +76,9 @@ def _whole_or_nothing(path: Path) -> Iterator[Path]:
     if os.path.lexists(path):
         raise BundleError(f"{path} is there already; name another place.", path=path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The same ending: it says which kind of archive this is.
-    new = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
-    try:
+    # The name of the new one has the same ending, which says what kind of archive it is.
+    with replacing(path) as new:
         yield new
-        os.replace(new, path)
-    finally:
-        _remove(new)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _files(

@@ -16,7 +16,6 @@ import os
 import re
 import shutil
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import attrs
 from kernels_core.errors import CacheError, KernelsError
 from kernels_core.hub.answers import TreeFile
 from kernels_core.repository import schema
+from kernels_core.repository.atomic import replacing
 
 logger = logging.getLogger("kernels_core")
 
@@ -36,6 +36,7 @@ _FORMAT = 1
 # A process that holds a lock for longer than this hangs, or downloads over a line that is no use.
 _LOCK_TIMEOUT = 900.0
 _STALE = 3600.0
+_INCOMPLETE = ".incomplete"
 
 
 def cache_root() -> Path:
@@ -91,24 +92,17 @@ class RepositoryCache:
 
     # Files
 
-    def new_file(self, file: TreeFile) -> Path:
-        """A path for content that is on its way to being the blob of a file.
+    @contextlib.contextmanager
+    def adding(self, file: TreeFile) -> Iterator[Path]:
+        """Give the block a path to write a file to, which then becomes the blob of the file.
 
-        Nobody else has the same one, since locks do nothing on some network file systems.
+        Raises CacheError when the cache cannot be written.
         """
         blob = self.blob(file)
         self._make(blob.parent)
         _remove_stale(blob)
-        return blob.with_name(f"{blob.name}.{uuid.uuid4().hex[:8]}.incomplete")
-
-    def adopt(self, new: Path, file: TreeFile) -> None:
-        """Make what lies at a new path the blob of a file.
-
-        Raises:
-            CacheError: the cache cannot be written.
-        """
-        with self.writing():
-            os.replace(new, self.blob(file))
+        with self.writing(), replacing(blob, prefix=blob.name, suffix=_INCOMPLETE) as new:
+            yield new
 
     def link(self, file: TreeFile, commit: str) -> None:
         """Let a commit's snapshot show the blob of a file.
@@ -118,14 +112,9 @@ class RepositoryCache:
         """
         shown = self.snapshot(commit) / file.path
         self._make(shown.parent)
-        blob = self.blob(file)
-        with self.writing():
-            new = shown.with_name(f".{uuid.uuid4().hex[:8]}.link")
-            try:
-                _link(blob, new)
-                os.replace(new, shown)
-            finally:
-                new.unlink(missing_ok=True)
+        # The name of the file may be as long as the file system allows.
+        with self.writing(), replacing(shown, suffix=".link") as new:
+            _link(self.blob(file), new)
 
     def remove(self, path: Path, file: TreeFile | None = None) -> None:
         """Remove something from a snapshot.
@@ -168,17 +157,13 @@ class RepositoryCache:
     def remember(self, name: str, record: dict[str, Any]) -> None:
         """Keep a record, whole or not at all. A cache that cannot be written remembers nothing."""
         path = self._record(name)
-        new = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        record = {"format": _FORMAT, "endpoint": self.endpoint, **record}
         try:
             # Tools of the Hub client take a repository without snapshots for a broken one.
             (self.path / "snapshots").mkdir(parents=True, exist_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                record = {"format": _FORMAT, "endpoint": self.endpoint, **record}
+            with replacing(path, prefix=f".{path.name}", suffix="") as new:
                 new.write_text(json.dumps(record), encoding="utf-8")
-                os.replace(new, path)
-            finally:
-                new.unlink(missing_ok=True)
         except OSError as error:
             logger.info("Not remembering %s: %s", path, error)
 
@@ -279,7 +264,7 @@ def _link(blob: Path, shown: Path) -> None:
 
 def _remove_stale(blob: Path) -> None:
     """Remove what killed processes left of a download."""
-    for left in blob.parent.glob(f"{blob.name}.*.incomplete"):
+    for left in blob.parent.glob(f"{blob.name}.*{_INCOMPLETE}"):
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > _STALE:
                 left.unlink()

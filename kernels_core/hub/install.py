@@ -246,21 +246,16 @@ class Installer:
 
     def _download_file(self, client: HubClient, file: TreeFile, progress: Progress) -> None:
         """Download a file. Nothing becomes part of the cache that is not what was published."""
-        new = self.cache.new_file(file)
-        try:
-            with self.cache.writing():
-                download_file(
-                    client,
-                    self.cache.repo_id,
-                    self.commit,
-                    file,
-                    new,
-                    agent=self.agent,
-                    progress=progress,
-                )
-            self.cache.adopt(new, file)
-        finally:
-            new.unlink(missing_ok=True)
+        with self.cache.adding(file) as new:
+            download_file(
+                client,
+                self.cache.repo_id,
+                self.commit,
+                file,
+                new,
+                agent=self.agent,
+                progress=progress,
+            )
 
     def _check_plausible(self, build: HubBuild) -> None:
         """Refuse what nobody needs to download to see that it is wrong."""

@@ -23,6 +23,7 @@ from kernels_core.errors import (
     UntrustedError,
 )
 from kernels_core.repository.names import PUBLISHER, REPO_ID, publisher_of
+from kernels_core.repository.schema import parse_toml
 
 FILE_VARIABLE = "KERNELS_TRUST_FILE"
 LIST_VARIABLE = "KERNELS_TRUST"
@@ -344,9 +345,6 @@ def _read_file(path: Path | None) -> TrustList:
 
 
 def _parse(content: str, path: Path | None) -> TrustList:
-    # Only who has a trust list pays for importing a parser.
-    from kernels_core.repository.toml import parse_toml
-
     try:
         kinds = parse_toml(content)
     except ValueError as error:

@@ -8,7 +8,6 @@ format of `kernels.lock`, with the digests inside, is read as well. No network h
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +18,7 @@ import attrs
 from kernels_core.errors import LockFileError, LockFileNotFoundError
 from kernels_core.hub.versions import is_commit
 from kernels_core.locks.lock import Lock, LockedKernel
+from kernels_core.repository.atomic import replacing
 from kernels_core.repository.metadata import (
     KernelDependency,
     read_kernel_dependency,
@@ -129,12 +129,8 @@ def write_lock(lock: Lock, path: Path) -> None:
         ()
     """
     for file, text in ((digests_path(path), digests_text(lock)), (path, lock_text(lock))):
-        new = file.with_name(f".{file.name}.{os.getpid()}")
-        try:
+        with replacing(file) as new:
             new.write_text(text, encoding="utf-8", newline="\n")
-            os.replace(new, file)
-        finally:
-            new.unlink(missing_ok=True)
 
 
 def lock_text(lock: Lock) -> str:

@@ -16,8 +16,14 @@ from kernels_core.hub.versions import (
 )
 from kernels_core.locks.lock import LockedKernel
 from kernels_core.repository.metadata import read_repo_id
-from kernels_core.repository.schema import InvalidError, fail, join, read_object, read_text
-from kernels_core.repository.toml import parse_toml
+from kernels_core.repository.schema import (
+    InvalidError,
+    fail,
+    join,
+    parse_toml,
+    read_object,
+    read_text,
+)
 
 _TABLE = "tool.kernels.dependencies"
 

@@ -140,7 +140,12 @@ def test_an_error_in_the_background_is_raised_where_the_result_is_needed() -> No
 
 def test_the_block_ends_after_the_thread() -> None:
     done = []
-    with pytest.raises(KeyError), in_background(lambda: (time.sleep(0.05), done.append(1))):
+
+    def work() -> None:
+        time.sleep(0.05)
+        done.append(1)
+
+    with pytest.raises(KeyError), in_background(work):
         raise KeyError
     assert done == [1]
 
