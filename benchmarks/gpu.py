@@ -1,9 +1,9 @@
 """Benchmark of the bundled kernels on a GPU: a Llama in several implementations, and each kernel.
 
-Needs torch with Triton, transformers and our packages; no network. Liger-Kernel and the peer,
-Hugging Face `kernels`, are measured where they are installed. Prints tables and, as the last line,
-the same as JSON; with `--json` only JSON goes to standard output. Figures are information: whether
-a target was met does not change the exit code.
+Needs torch with Triton, transformers and our packages; no network. Liger-Kernel and
+Hugging Face `kernels` are measured where they are installed. Prints tables and, as the last line,
+the same as JSON; with `--json` only JSON goes to standard output. The figures do not change the
+exit code.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Figures = dict[str, dict[str, float]]
 
 
 def progress(text: str) -> None:
-    """Tell a person what is happening; standard output is for the result."""
+    """Print progress to standard error; standard output is for the result."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -39,7 +39,7 @@ def summary(values: list[float]) -> dict[str, float]:
 
 
 def wall_ms(call: Callable[[], Any], repeats: int) -> float:
-    """Milliseconds per call, until the device is done."""
+    """Milliseconds per call, including the work of the device."""
     torch.cuda.synchronize()
     start = time.perf_counter()
     for _ in range(repeats):
@@ -49,7 +49,7 @@ def wall_ms(call: Callable[[], Any], repeats: int) -> float:
 
 
 def in_turn(calls: dict[str, Callable[[], Any]], repeats: int) -> Figures:
-    """Measure calls in turn, so that what changes on the machine meets all of them."""
+    """Measure calls in turn, so that changes of the machine's speed affect all of them."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         wall_ms(call, 3)
@@ -60,7 +60,7 @@ def in_turn(calls: dict[str, Callable[[], Any]], repeats: int) -> Figures:
 
 
 def inference(found: dict[str, tuple[Any, Any]], device: torch.device) -> dict[str, Any]:
-    """Prefill, and one token, of every implementation; and how far their logits are apart."""
+    """Times of prefill and of one token for every implementation, and how far logits differ."""
     from gpu_models import CONFIG, rotation
 
     generator = torch.Generator(device).manual_seed(0)
@@ -111,7 +111,7 @@ def graphs(model: Any, function: Any, device: torch.device) -> dict[str, Any]:
 
 
 def training(found: dict[str, tuple[Any, Any]], device: torch.device) -> dict[str, Any]:
-    """A forward and backward pass, and the memory that it takes beyond the weights."""
+    """Time of a forward and backward pass, and its memory beyond the weights."""
     from gpu_models import CONFIG, rotation
 
     ids = torch.randint(0, CONFIG.vocab_size, TRAINING, device=device)
@@ -145,7 +145,7 @@ def installed_version(package: str) -> str:
 
 
 def measure(what: list[str]) -> dict[str, Any]:
-    """Everything that was asked for."""
+    """Measure what the command line asks for."""
     device = torch.device("cuda", 0)
     packages = ("torch", "triton", "transformers", "kernels-core", "kernels", "liger-kernel")
     result: dict[str, Any] = {
@@ -243,12 +243,10 @@ def main() -> None:
     """Parse the arguments, measure, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--json", action="store_true", help="only JSON on standard output")
-    parser.add_argument(
-        "--only", choices=("kernels", "models"), help="measure only the one or the other"
-    )
+    parser.add_argument("--only", choices=("kernels", "models"), help="measure only one of the two")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
-        sys.exit("This benchmark needs a GPU that torch can use, and finds none.")
+        sys.exit("This benchmark needs a GPU that torch can use, and torch finds none.")
     result = measure([arguments.only] if arguments.only else ["kernels", "models"])
     if not arguments.json:
         print(describe(result))

@@ -1,9 +1,9 @@
-"""Each bundled kernel for itself, for the benchmark on a GPU.
+"""Each bundled kernel on its own, for the benchmark on a GPU.
 
 Device time is that of a CUDA graph of many calls over inputs that do not fit into the cache,
-divided by the calls. It is compared with the larger of two limits: the bytes that must be moved,
-at the bandwidth that a copy of a large tensor reaches here, and the time of an empty kernel in such
-a graph. Time with launch is that of a loop of calls from Python, until the device is done.
+divided by the number of calls. It is compared with the larger of two limits: the time to move the
+necessary bytes at the bandwidth of a large copy, and the time of an empty kernel in such a graph.
+Time with launch is that of a loop of calls in Python, including the work of the device.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _rotary_eager(
 
 
 def cases(ours: Any) -> dict[str, Case]:
-    """By name: bytes to move per row, what makes the inputs for some rows, ours, and eager."""
+    """By name: bytes to move per row, a function that makes inputs, ours, and eager."""
     device = torch.device("cuda")
     weight, bias = torch.rand(2, SIZE, device=device, dtype=DTYPE)
 
@@ -65,7 +65,7 @@ def cases(ours: Any) -> dict[str, Case]:
         return make
 
     def heads(rows: int) -> tuple[torch.Tensor, ...]:
-        # As attention has them: the projection's output, seen with the heads in front.
+        # As in attention: a view of the projection's output with the heads in front.
         def project(count: int) -> torch.Tensor:
             flat = torch.randn(1, rows, count, HEAD_SIZE, device=device, dtype=DTYPE)
             return flat.transpose(1, 2)
@@ -133,7 +133,7 @@ def cases(ours: Any) -> dict[str, Case]:
 
 
 def events() -> tuple[Any, Any]:
-    """Two events that note when the device gets to them."""
+    """Two events that record when the device reaches them."""
     cuda: Any = torch.cuda
     return cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
 
@@ -162,7 +162,7 @@ def device_ms(call: Callable[..., Any], inputs: Sequence[tuple[Any, ...]]) -> fl
 
 
 def launched_us(call: Callable[..., Any], inputs: tuple[Any, ...], calls: int) -> float:
-    """Microseconds per call of a loop in Python, until the device is done."""
+    """Microseconds per call of a loop in Python, including the work of the device."""
     for _ in range(10):
         call(*inputs)
     times = []
@@ -177,7 +177,7 @@ def launched_us(call: Callable[..., Any], inputs: tuple[Any, ...], calls: int) -
 
 
 def copied_bytes_per_ms() -> float:
-    """Bytes read and written per millisecond by a copy of a large tensor, out of a graph."""
+    """Bytes read and written per millisecond by a copy of a large tensor, without a graph."""
     source = torch.randn(2**31, device="cuda", dtype=DTYPE)
     target = torch.empty_like(source)
     target.copy_(source)
@@ -193,7 +193,7 @@ def copied_bytes_per_ms() -> float:
 
 
 def empty_ms() -> float:
-    """Milliseconds of a kernel that does as good as nothing."""
+    """Milliseconds of a kernel that does almost nothing."""
     one = torch.zeros(1, device="cuda")
     return device_ms(lambda: one.add_(1), [()] * CALLS)
 
@@ -212,13 +212,13 @@ def norm_against_copy(ours: Any) -> dict[str, float]:
 def measure() -> dict[str, Any]:
     """All kernels at all sizes."""
     ours = kernel()
-    bandwidth, floor = copied_bytes_per_ms(), empty_ms()
+    bandwidth, least = copied_bytes_per_ms(), empty_ms()
     rows_found = []
     for name, (row_bytes, make, call, eager) in cases(ours).items():
         for rows in ROWS:
             count = max(1, min(CALLS, int(CACHE_BYTES // (row_bytes * rows))))
             inputs = [make(rows) for _ in range(count)]
-            limit = max(row_bytes * rows / bandwidth, floor)
+            limit = max(row_bytes * rows / bandwidth, least)
             calls = 1000 if rows <= 256 else 50
             found: dict[str, Any] = {
                 "kernel": name,
@@ -235,7 +235,7 @@ def measure() -> dict[str, Any]:
             torch.cuda.empty_cache()
     return {
         "copy_tb_per_s": bandwidth / 1e9,
-        "empty_kernel_us": floor * 1e3,
+        "empty_kernel_us": least * 1e3,
         "norm_8192x2048": norm_against_copy(ours),
         "kernels": rows_found,
     }

@@ -1,7 +1,7 @@
 """A Llama in several implementations, for the benchmark on a GPU.
 
-Each implementation has a model of its own with the same weights, and is entered with a context
-manager, since the rotation of queries and keys is a function of transformers' module.
+Each implementation has its own model, with the same weights. The rotation of queries and keys is a
+function in transformers' module, so a context manager replaces it while an implementation runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import nn
 import kernels_core
 from kernels_core import Mode
 
-# With the peer installed transformers would mark its function itself, for all implementations.
+# With Hugging Face `kernels` installed, transformers would mark its function for all of them.
 os.environ["USE_HUB_KERNELS"] = "NO"
 
 from transformers import LlamaConfig
@@ -40,7 +40,7 @@ EAGER_ROTARY = llama.apply_rotary_pos_emb
 MODES = Mode.INFERENCE | Mode.TORCH_COMPILE
 
 
-# Makes Llama's layers extensible, for us and for the peer.
+# Makes Llama's layers extensible, for kernels-core and for Hugging Face `kernels`.
 ROTARY = kernels_core.use_kernel_forward_from_hub("rotary_pos_emb")(EAGER_ROTARY)
 RMS_NORM, MLP = llama.LlamaRMSNorm, llama.LlamaMLP
 kernels_core.replace_kernel_forward_from_hub(RMS_NORM, "RMSNorm")
@@ -65,7 +65,7 @@ def installed(package: str) -> bool:
 
 
 def with_ours(model: Any, mode: Mode = Mode.INFERENCE) -> Any:
-    """Kernelize with the kernels that the backend brings along; every layer has to get one."""
+    """Kernelize with the kernels of the backend, and check that every layer gets one."""
     mapping = kernels_core.bundled_mapping()
     kernels_core.kernelize(model, mode=mode, mapping=mapping)
     found = {row.layer_name: row for row in kernels_core.report(model).rows}
@@ -82,7 +82,7 @@ class LigerRMSNorm(nn.Module):
     variance_epsilon: float
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Normalize with Liger's function, the way its own module for Llama does."""
+        """Normalize with Liger's function, as its own module for Llama does."""
         from liger_kernel.ops import rms_norm
 
         result: torch.Tensor = rms_norm.LigerRMSNormFunction.apply(
@@ -99,7 +99,7 @@ class LigerSwiGLUMLP(nn.Module):
     down_proj: nn.Module
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute with Liger's function, the way its own module does."""
+        """Compute with Liger's function, as its own module does."""
         from liger_kernel.ops import swiglu
 
         result: torch.Tensor = self.down_proj(
@@ -109,7 +109,7 @@ class LigerSwiGLUMLP(nn.Module):
 
 
 class _InMemory:
-    """A repository for the peer whose layer is at hand."""
+    """A repository for Hugging Face `kernels` that holds its layer in memory."""
 
     def __init__(self, layer: type[nn.Module]) -> None:
         self.layer = layer
@@ -118,21 +118,21 @@ class _InMemory:
         return self.layer
 
 
-def with_peer(model: Any) -> Any:
-    """Kernelize with the peer and Liger's RMSNorm and SwiGLU."""
+def with_hf_kernels(model: Any) -> Any:
+    """Kernelize with Hugging Face `kernels`, and Liger's RMSNorm and SwiGLU."""
     import kernels
 
     mapping: Any = {
         "RMSNorm": {"cuda": _InMemory(LigerRMSNorm)},
         "SwiGLUMLP": {"cuda": _InMemory(LigerSwiGLUMLP)},
     }
-    # It says for each layer that it has no kernel for the rotation.
+    # It logs for each layer that it has no kernel for the rotation.
     logging.getLogger("kernels.layer.layer").setLevel(logging.ERROR)
     with kernels.use_kernel_mapping(mapping, inherit_mapping=False):
         kernels.kernelize(model, mode=kernels.Mode.INFERENCE, use_fallback=True)
     for module in model.modules():
         if type(module) in (RMS_NORM, MLP) and "forward" not in vars(module):
-            raise RuntimeError(f"the peer left {type(module).__name__} as it was")
+            raise RuntimeError(f"Hugging Face kernels did not replace {type(module).__name__}")
     return model
 
 
@@ -148,7 +148,7 @@ def with_liger(model: Any) -> Any:
         fused_linear_cross_entropy=False,
         model=model,
     )
-    # It also replaced the classes in the module, for models to come.
+    # It also replaced the classes in the module, which later models would use.
     vars(llama).update(LlamaRMSNorm=RMS_NORM, LlamaMLP=MLP)
     return model
 
@@ -165,7 +165,7 @@ def rotation(function: Callable[..., Any]) -> Iterator[None]:
 
 
 def implementations(device: torch.device) -> dict[str, tuple[Any, Callable[..., Any]]]:
-    """Every implementation that can be had here: a model, and the rotation that it runs with."""
+    """Every implementation that is installed: a model, and the rotation that it runs with."""
     eager = build(device)
     weights = eager.state_dict()
     found: dict[str, tuple[Any, Callable[..., Any]]] = {
@@ -173,7 +173,7 @@ def implementations(device: torch.device) -> dict[str, tuple[Any, Callable[..., 
         "ours": (with_ours(build(device, weights)), ROTARY),
     }
     if installed("kernels") and installed("liger_kernel"):
-        found["peer with Liger"] = (with_peer(build(device, weights)), EAGER_ROTARY)
+        found["HF kernels with Liger"] = (with_hf_kernels(build(device, weights)), EAGER_ROTARY)
     if installed("liger_kernel"):
         from liger_kernel.transformers.rope import liger_rotary_pos_emb
 
