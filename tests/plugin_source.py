@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
+from typing import Any
 
 PLUGIN_HEADER = """
 import attrs
@@ -100,7 +101,7 @@ def install_plugin(
     distribution: str | None = None,
     entry_points: dict[str, str] | None = None,
     version: str = "0.1",
-    **plugin: str | int | None,
+    **plugin: Any,
 ) -> Path:
     """Write the distribution `<name>-kernels` with the module `<name>_plugin`, as pip would.
 

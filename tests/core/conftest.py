@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,14 +44,16 @@ class InstalledPlugins:
             finally:
                 self.warnings += [str(w.message) for w in caught if w.category is RuntimeWarning]
 
-    def backend(self, name: str = "acme", **plugin: str | int | None) -> Backend:
+    def backend(self, name: str = "acme", **plugin: Any) -> Backend:
         """Install a plugin and return its backend."""
         self.install(name, **plugin)
         return self.load().backend(name)
 
 
 @pytest.fixture
-def installed_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def installed_plugins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[InstalledPlugins]:
     """No backend plugin is installed but those that the test installs, and no variable is set."""
     folder = tmp_path / "site-packages"
     folder.mkdir()

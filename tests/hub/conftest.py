@@ -43,8 +43,7 @@ def reread_environment(hub: Hub) -> Callable[[], None]:
 
 
 def _reread() -> None:
-    from huggingface_hub import constants
-    from huggingface_hub.utils import close_session
+    from huggingface_hub import close_session, constants
 
     from kernels_core.loading import resolver
 

@@ -71,7 +71,7 @@ class Environment:
             for top in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
                 link = site_packages / top
                 if not link.exists():
-                    link.symlink_to(distribution.locate_file(top))
+                    link.symlink_to(str(distribution.locate_file(top)))
 
     def run(self, code: str, **variables: str) -> Any:
         """Run a program that calls `tell(value)`, and return that value."""

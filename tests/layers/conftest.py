@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,20 +14,22 @@ MakeKernel = Callable[..., Callable[[str], LocalLayerRepository]]
 
 
 @pytest.fixture(autouse=True)
-def _empty_mapping():
+def _empty_mapping() -> Iterator[None]:
     """Tests register what they need and leave nothing behind."""
     with use_kernel_mapping({}, inherit_mapping=False):
         yield
 
 
 @pytest.fixture
-def make_kernel(make_repository) -> MakeKernel:
+def make_kernel(make_repository: Callable[..., Path]) -> MakeKernel:
     """Write a kernel repository from the source of its layers.
 
     Returns what makes a LocalLayerRepository for one of the layers, by name.
     """
 
-    def make(layers: str, *, variant: str = "torch-cpu", name: str = "kernel"):
+    def make(
+        layers: str, *, variant: str = "torch-cpu", name: str = "kernel"
+    ) -> Callable[[str], LocalLayerRepository]:
         source = "import torch\nfrom torch import nn\n\n" + textwrap.dedent(layers)
         files = {
             "__init__.py": "from . import layers\n\n__all__ = ['layers']\n",
@@ -39,7 +42,7 @@ def make_kernel(make_repository) -> MakeKernel:
 
 
 @pytest.fixture
-def scaled(make_kernel) -> Callable[[str], LocalLayerRepository]:
+def scaled(make_kernel: MakeKernel) -> Callable[[str], LocalLayerRepository]:
     """A kernel whose layers all have the forward of `Scale`, and tell that they ran by a factor."""
     return make_kernel(
         """
