@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
+import click
 
 from kernels_core.bundles.archives import is_archive
 from kernels_core.bundles.bundle import unpack_bundle, verify_bundle, write_bundle
@@ -19,8 +20,11 @@ from kernels_core.cli.download import (
     kernels_as_text,
     rows,
 )
-from kernels_core.cli.tables import as_table, size_text
+from kernels_core.cli.output import as_table, size_text
 from kernels_core.loading.download import Request, Selection, download_kernels, merged
+from kernels_core.locks.files import read_lock
+from kernels_core.locks.lock import LOCK_NAME
+from kernels_core.locks.project import parse_requirement
 
 
 @attrs.frozen
@@ -40,6 +44,19 @@ class BundleReport:
     size: int
     kernels: tuple[KernelRow, ...]
     failures: tuple[FailedRow, ...]
+
+
+def named(kernels: Sequence[str]) -> list[Request]:
+    """Requests for the kernels that the command line names; raises click's error for a wrong one."""
+    try:
+        return [Request(parse_requirement(kernel)) for kernel in kernels]
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="KERNEL") from None
+
+
+def locked(project: Path | None) -> list[Request]:
+    """Requests for all that the lock of a project names."""
+    return Request.of_lock(read_lock(project / LOCK_NAME)) if project else []
 
 
 def bundle(

@@ -19,7 +19,7 @@ from kernels_core.check.report import Report
 from kernels_core.check.rule import Rule, all_rules, chosen_rules
 from kernels_core.cli.check_formats import as_github, as_json, as_sarif, rule_as_json
 from kernels_core.cli.check_text import as_text, printable
-from kernels_core.cli.tables import as_table
+from kernels_core.cli.output import as_table
 from kernels_core.errors import CheckError
 
 # What a command line takes, one line of a terminal.

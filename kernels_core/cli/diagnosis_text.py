@@ -1,14 +1,11 @@
-"""A diagnosis as text for people and as JSON."""
+"""A diagnosis as text for people."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
-
-from kernels_core.cli.values import plain
 
 if TYPE_CHECKING:
     from kernels_core.cli.doctor import Active, Diagnosis
@@ -17,11 +14,6 @@ if TYPE_CHECKING:
 
 # Of text that is not for a terminal, so that every row stays on one line.
 _UNLIMITED = 100_000
-
-
-def to_json(diagnosis: Diagnosis) -> str:
-    """A diagnosis as a JSON object; its keys are the attributes of `Diagnosis`."""
-    return json.dumps(plain(diagnosis), indent=2)
 
 
 def as_text(diagnosis: Diagnosis, width: int | None) -> str:

@@ -23,10 +23,10 @@ from kernels_core.host import HostInfo, host_info
 from kernels_core.plugins import Backend, BlockedPlugin, PluginFailure, Registry, registry
 from kernels_core.plugins.backend import describe
 from kernels_core.plugins.discovery import ALLOW_LIST, DENY_LIST
-from kernels_core.plugins.registry import CHOICE, STRICT
+from kernels_core.plugins.registry import NAMED, STRICT
 
 _FLAGS = (STRICT, "DISABLE_KERNEL_MAPPING")
-_VARIABLES = (ALLOW_LIST, DENY_LIST, CHOICE, *_FLAGS)
+_VARIABLES = (ALLOW_LIST, DENY_LIST, NAMED, *_FLAGS)
 
 _T = TypeVar("_T")
 
@@ -195,17 +195,19 @@ class _Doctor:
         """Which backend serves each device type that a plugin has to do with."""
         device_types = {kind for e in examinations for kind in e.report.device_types}
         device_types.update(kind for failure in failures for kind in failure.device_types)
-        active = {}
-        for kind in sorted(filter(str.isidentifier, device_types)):
-            rivals = [e for e in examinations if kind in e.report.device_types]
-            reports = [examination.report for examination in rivals]
-            if any(examination.hangs for examination in rivals):
-                active[kind] = Active(None, "a plugin that serves it does not answer")
-            elif reports and all(report.available is False for report in reports):
-                active[kind] = Active(None, "no device")
-            else:
-                active[kind] = self._who_serves(partial(loaded.backend_for, kind), reports, kind)
-        return active
+        kinds = sorted(filter(str.isidentifier, device_types))
+        return {kind: self._who_serves_type(kind, loaded, examinations) for kind in kinds}
+
+    def _who_serves_type(
+        self, kind: str, loaded: Registry, examinations: Iterable[Examination]
+    ) -> Active:
+        rivals = [e for e in examinations if kind in e.report.device_types]
+        if any(examination.hangs for examination in rivals):
+            return Active(None, "a plugin that serves it does not answer")
+        reports = [examination.report for examination in rivals]
+        if reports and all(report.available is False for report in reports):
+            return Active(None, "no device")
+        return self._who_serves(partial(loaded.backend_for, kind), reports, kind)
 
     def _who_serves(
         self, ask: Callable[[], Backend], rivals: Iterable[BackendReport], wanted: str = ""
@@ -215,12 +217,12 @@ class _Doctor:
         except Exception as error:
             return Active(None, str(error))
         others = [rival.name for rival in rivals if rival.available and rival.name != chosen]
-        if os.environ.get(CHOICE, "").strip().lower() == chosen:
-            return Active(chosen, f"{CHOICE} names it")
+        if os.environ.get(NAMED, "").strip().lower() == chosen:
+            return Active(chosen, f"{NAMED} names it")
         if not others:
             return Active(chosen, "the only one that finds a device")
         reason = "it has the device's name" if chosen == wanted else "it has the highest priority"
-        return Active(chosen, f"{reason}; {CHOICE} can choose {' or '.join(others)} instead")
+        return Active(chosen, f"{reason}; {NAMED} can choose {' or '.join(others)} instead")
 
 
 def _merge(*failures: Iterable[PluginFailure]) -> tuple[PluginFailure, ...]:

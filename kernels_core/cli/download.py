@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import attrs
+import click
 
-from kernels_core.cli.tables import as_table, size_text
+from kernels_core.cli.output import as_table, size_text
+from kernels_core.hub.trust import TrustList
 from kernels_core.loading.download import (
     Downloaded,
     Request,
@@ -66,6 +68,19 @@ class DownloadReport:
 
     kernels: tuple[KernelRow, ...]
     failures: tuple[FailedRow, ...]
+
+
+def selected(
+    all_variants: bool, variants: tuple[str, ...], backend: str | None, trust: tuple[str, ...]
+) -> Selection:
+    """The builds that the options of a command select; raises click's errors for wrong options."""
+    if all_variants + bool(variants) + bool(backend) > 1:
+        raise click.UsageError("Give one of --all-variants, --variant and --backend.")
+    try:
+        TrustList.of(trust)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--trust") from None
+    return Selection(("*",) if all_variants else variants or None, backend, trust)
 
 
 def download(project: Path, selection: Selection) -> DownloadReport:

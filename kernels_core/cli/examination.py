@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from kernels_core.cli.values import plain
+from kernels_core.cli.output import plain
 from kernels_core.device import (
     Architectures,
     CapabilityRange,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import attrs
 
-from kernels_core.cli.tables import as_table
+from kernels_core.cli.output import as_table
 from kernels_core.errors import LockFileError, LockFileNotFoundError, ProjectError
 from kernels_core.locks.check import check_lock
 from kernels_core.locks.files import read_lock, write_lock

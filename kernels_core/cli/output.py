@@ -1,0 +1,119 @@
+"""How commands show what they found, and keep standard output for it alone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import Any
+
+import click
+
+from kernels_core.errors import KernelsError, ProjectError
+
+
+def show(report: object, text: str, as_json: bool) -> None:
+    """Print a report as its text or, with `--json`, as one JSON object."""
+    click.echo(to_json(report) if as_json else text)
+
+
+def to_json(report: object) -> str:
+    """A report as JSON; the keys of an object of an attrs class are its attributes."""
+    return json.dumps(plain(report), indent=2)
+
+
+def plain(value: object) -> Any:
+    """A value in terms of what JSON has: sets become sorted lists, what it has no form for text.
+
+    Example:
+        >>> from kernels_core.device import DeviceFacts
+        >>> plain({"facts": DeviceFacts(0, "Acme One"), "names": {"b", "a"}, 1: (9, 0)})
+        {'facts': {'index': 0, 'name': 'Acme One'}, 'names': ['a', 'b'], '1': [9, 0]}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Set):
+        return sorted(map(plain, value), key=str)
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    # What `attrs.fields` returns. Importing attrs would make `kernels-core --help` slower by half.
+    fields = getattr(type(value), "__attrs_attrs__", None)
+    if fields is not None:
+        return {field.name: plain(getattr(value, field.name)) for field in fields}
+    return value if _is_json(value) else str(value)
+
+
+def _is_json(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, (bool, int, str))
+
+
+def as_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Text in columns; those with empty cells only are left out.
+
+    Example:
+        >>> print(as_table(["kernel", "note", "builds"], [["org/activation", "", "12"]]))
+        KERNEL          BUILDS
+        org/activation  12
+    """
+    columns = [
+        (heading.upper(), *cells)
+        for heading, *cells in zip(headings, *rows, strict=True)
+        if any(cells)
+    ]
+    widths = [max(map(len, column)) for column in columns]
+    return "\n".join(
+        "  ".join(map(str.ljust, row, widths)).rstrip() for row in zip(*columns, strict=True)
+    )
+
+
+def size_text(size: int) -> str:
+    """A number of bytes for people.
+
+    Example:
+        >>> size_text(512), size_text(1_500_000)
+        ('512 B', '1.5 MB')
+    """
+    amount, unit = float(size), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if amount < 1000 or unit == "TB":
+            break
+        amount /= 1000
+    return f"{amount:.3g} {unit}"
+
+
+def width() -> int | None:
+    """The width of the terminal; None where the output goes to a file or a program."""
+    return os.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+@contextlib.contextmanager
+def errors_for_people() -> Iterator[None]:
+    """Print an error without its traceback: exit status 2 for a wrong project, else 1."""
+    try:
+        yield
+    except (KernelsError, OSError) as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2 if isinstance(error, ProjectError) else 1)
+
+
+@contextlib.contextmanager
+def only_the_result_on_stdout() -> Iterator[None]:
+    """Send what plugins and native libraries print to standard error."""
+    sys.stdout.flush()
+    # Names of devices and tracebacks may hold what the terminal's encoding lacks.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    stdout, stderr = 1, 2
+    kept = os.dup(stdout)
+    os.dup2(stderr, stdout)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, stdout)
+        os.close(kept)
