@@ -47,7 +47,7 @@ class BundleReport:
 
 
 def named(kernels: Sequence[str]) -> list[Request]:
-    """Requests for the kernels that the command line names; raises click's error for a wrong one."""
+    """Requests for kernels by their names; raises click's error for a malformed name."""
     try:
         return [Request(parse_requirement(kernel)) for kernel in kernels]
     except ValueError as error:

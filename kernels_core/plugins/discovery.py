@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from importlib import metadata
 
 import attrs
+from packaging.utils import canonicalize_name
 
 from kernels_core import environment
 from kernels_core.errors import PluginError
@@ -70,6 +71,9 @@ class BlockedPlugin:
     plugin: str
     distribution: str
     reason: str
+
+    def __str__(self) -> str:
+        return f"{self.plugin} ({self.distribution}): {self.reason}"
 
 
 @attrs.frozen
@@ -144,8 +148,6 @@ def _plugins_of(distribution: metadata.Distribution) -> Iterator[FoundPlugin]:
 
 
 def _canonical_name(distribution: metadata.Distribution) -> str:
-    from packaging.utils import canonicalize_name
-
     return canonicalize_name(_metadata(distribution, "Name") or _describe(distribution))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NoReturn, TypeVar
 
@@ -17,13 +17,13 @@ from kernels_core.errors import (
     PluginError,
     UnknownDeviceError,
 )
-from kernels_core.hookspecs import BackendTag
+from kernels_core.hookspecs import BackendTag, Detection
 from kernels_core.plugins.backend import Backend
 from kernels_core.plugins.discovery import BlockedPlugin
 from kernels_core.plugins.failures import PluginFailure, conflict
 
 STRICT = "KERNELS_STRICT_PLUGINS"
-CHOICE = "KERNELS_BACKEND"
+NAMED = "KERNELS_BACKEND"
 
 _T = TypeVar("_T")
 
@@ -109,7 +109,7 @@ class Registry:
             ...     if backend.detection().available:
             ...         assert registry().backend_for(name) is backend
         """
-        chosen = self._chosen_by_environment()
+        named = self._named_by_environment()
         candidates = [
             backend
             for backend in self.backends.values()
@@ -118,8 +118,8 @@ class Registry:
         failed = [f for f in self.failures if device_type in f.device_types]
         if not candidates:
             self._raise_absent(device_type, failed)
-        if chosen is not None and chosen in candidates:
-            return self._require(chosen)
+        if named is not None and named in candidates:
+            return self._require(named)
         candidates.sort(key=lambda backend: (backend.name != device_type, *_preference(backend)))
         return self._first_available(
             candidates,
@@ -140,9 +140,9 @@ class Registry:
             UnknownDeviceError: no plugin has the name in `KERNELS_BACKEND`.
             PluginConflictError: several plugins claim that name.
         """
-        chosen = self._chosen_by_environment()
-        if chosen is not None:
-            return self._require(chosen)
+        named = self._named_by_environment()
+        if named is not None:
+            return self._require(named)
         if not (self.backends or self.failures or self.blocked):
             raise BackendNotInstalledError(
                 "No backend plugin is installed: install the one for your device, for example "
@@ -168,16 +168,16 @@ class Registry:
             raise TypeError(f"backend must be the name of a backend, such as 'cpu', got {name!r}.")
         return self.backend_for(name)
 
-    def _chosen_by_environment(self) -> Backend | None:
-        name = os.environ.get(CHOICE, "").strip().lower()
+    def _named_by_environment(self) -> Backend | None:
+        name = os.environ.get(NAMED, "").strip().lower()
         if not name:
             return None
         if name not in self.backends:
-            self._raise_absent(name, [f for f in self.failures if name in f.names], by=CHOICE)
+            self._raise_absent(name, [f for f in self.failures if name in f.names], by=NAMED)
         return self.backends[name]
 
-    def _require(self, chosen: Backend) -> Backend:
-        return self._first_available([chosen], f"{CHOICE}={chosen.name} cannot be used here:")
+    def _require(self, named: Backend) -> Backend:
+        return self._first_available([named], f"{NAMED}={named.name} cannot be used here:")
 
     def _first_available(
         self,
@@ -189,27 +189,26 @@ class Registry:
         wanted: str = "",
     ) -> Backend:
         """The first candidate that finds a device, or an error that lists why each does not."""
-        reasons = []
-        errors: list[PluginError] = []
+        detections: dict[Backend, Detection | PluginError] = {}
         for backend in candidates:
-            try:
-                detection = backend.detection()
-            except PluginError as error:
-                if environment.flag(STRICT):
-                    raise
-                errors.append(error)
-            else:
-                if detection.available:
-                    return backend
-                reasons.append(f"{backend.name} ({backend.distribution}): {detection.reason}")
+            detections[backend] = found = self._detection_of(backend)
+            if isinstance(found, Detection) and found.available:
+                return backend
         _raise_conflict(failure for failure in failed if failure.error.backend == wanted)
+        errors = [found for found in detections.values() if isinstance(found, PluginError)]
         errors += [failure.error for failure in failed if failure.error not in errors]
-        reasons += [str(error) for error in errors]
-        reasons += [f"{b.plugin} ({b.distribution}): {b.reason}" for b in blocked]
         raise BackendUnavailableError(
-            "\n  ".join([problem, *reasons]),
+            "\n  ".join([problem, *_reasons(detections), *map(str, errors), *map(str, blocked)]),
             backend=wanted or (candidates[0].name if candidates else ""),
         ) from next(iter(errors), None)
+
+    def _detection_of(self, backend: Backend) -> Detection | PluginError:
+        try:
+            return backend.detection()
+        except PluginError as error:
+            if environment.flag(STRICT):
+                raise
+            return error
 
     def _raise_absent(
         self, wanted: str, failed: Collection[PluginFailure], *, by: str = ""
@@ -318,6 +317,12 @@ class Registry:
 
     def _keep(self, backends: Iterable[Backend]) -> None:
         self.backends = MappingProxyType({backend.name: backend for backend in backends})
+
+
+def _reasons(detections: Mapping[Backend, Detection | PluginError]) -> Iterator[str]:
+    for backend, found in detections.items():
+        if isinstance(found, Detection):
+            yield f"{backend.name} ({backend.distribution}): {found.reason}"
 
 
 def _preference(backend: Backend) -> tuple[int, str]:
