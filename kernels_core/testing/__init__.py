@@ -4,15 +4,15 @@ A vendor's test suite subclasses `BackendConformance`; see docs/testing-a-backen
 hypothesis are needed here and nowhere else: `pip install kernels-core[testing]`.
 
 conformance.py   `BackendConformance`: what a vendor states, and all groups of rules
-rules.py         what a rule is and what its failure says; what all rules work with
+rule.py          what a rule is, and what its failure says
 rules_*.py       the rules, by what they are about
 subject.py       the installed plugin that is judged
+base.py          what all rules work with
 machines.py      recorded machines: the format of `hosts.json`
 replay.py        a machine's answers in place of the functions that ask the machine
 questions.py     what a plugin is asked about recorded machines, here and in another process
 observations.py  what a plugin does in processes of its own
 processes.py     running a function in another process
-vocabulary.py    requirements of the core's own kinds: any at all, and looser ones
 """
 
 from __future__ import annotations

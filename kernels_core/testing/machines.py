@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
+from packaging.version import Version
 
 from kernels_core.device import DeviceProperties
 from kernels_core.host import HostInfo, TorchInfo
@@ -19,7 +20,7 @@ _T = TypeVar("_T", bound=attrs.AttrsInstance)
 
 
 @attrs.frozen
-class Choice:
+class ExpectedFits:
     """What is accepted, best first, and what is not.
 
     Attributes:
@@ -63,8 +64,8 @@ class ExpectedDevice:
     """
 
     facts: Mapping[str, Any] = attrs.field(factory=dict)
-    requirements: Choice = attrs.field(factory=Choice)
-    archs: Choice = attrs.field(factory=Choice)
+    requirements: ExpectedFits = attrs.field(factory=ExpectedFits)
+    archs: ExpectedFits = attrs.field(factory=ExpectedFits)
 
 
 @attrs.frozen
@@ -92,7 +93,7 @@ class RecordedMachine:
     detection: ExpectedDetection
     probe: Mapping[str, Any] = attrs.field(factory=dict)
     host: HostInfo = attrs.field(factory=lambda: _host({}))
-    tags: Choice = attrs.field(factory=Choice)
+    tags: ExpectedFits = attrs.field(factory=ExpectedFits)
     devices: tuple[ExpectedDevice, ...] = ()
 
     @property
@@ -178,17 +179,17 @@ def _machine(table: object) -> RecordedMachine:
         sources=tuple,
         detection=lambda value: _make(ExpectedDetection, value),
         host=_host,
-        tags=_choice,
+        tags=_fits,
         devices=lambda values: tuple(map(_device, values)),
     )
 
 
 def _device(table: object) -> ExpectedDevice:
-    return _make(ExpectedDevice, table, requirements=_choice, archs=_choice)
+    return _make(ExpectedDevice, table, requirements=_fits, archs=_fits)
 
 
-def _choice(table: object) -> Choice:
-    return _make(Choice, table, fits=tuple, rejects=tuple)
+def _fits(table: object) -> ExpectedFits:
+    return _make(ExpectedFits, table, fits=tuple, rejects=tuple)
 
 
 def _host(table: Mapping[str, Any]) -> HostInfo:
@@ -204,7 +205,5 @@ def _host(table: Mapping[str, Any]) -> HostInfo:
 
 
 def _torch(version: str, cxx11_abi: bool | None) -> TorchInfo:
-    from packaging.version import Version
-
     parsed = Version(version)
     return TorchInfo(version, (parsed.major, parsed.minor), cxx11_abi)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 import attrs
@@ -20,10 +20,9 @@ from kernels_core.device import (
 )
 from kernels_core.hookspecs import Detection, Match
 from kernels_core.testing.base import NO_MACHINE, Rules, declared_archs
-from kernels_core.testing.machines import Choice, RecordedMachine, make_requirement
+from kernels_core.testing.machines import ExpectedFits, RecordedMachine, make_requirement
 from kernels_core.testing.rule import broken, rule, unjudged
 from kernels_core.testing.rules_tags import property_based
-from kernels_core.testing.vocabulary import looser, requirements
 
 
 @attrs.frozen
@@ -41,6 +40,10 @@ _KINDS = (
     Features("teapot"),
     MinimumVersions({"teapot": "4.18"}),
 )
+
+
+# No device has it: an alternative that makes a requirement looser and fits nothing by itself.
+_NOBODYS = "no such architecture"
 
 
 class MatchingRules(Rules):
@@ -119,7 +122,7 @@ class MatchingRules(Rules):
                 match = backend.match_device(required, facts)
                 if match.fits:
                     fitting.append((required, match))
-                    for less in looser(required):
+                    for less in _looser(required):
                         _check_order([(required, match), (less, backend.match_device(less, facts))])
             _check_order(fitting)
 
@@ -129,7 +132,7 @@ class MatchingRules(Rules):
 
         Mend: return `Match.no(reason)` where a requirement makes no sense to the device.
         """
-        kinds = requirements(self.subject.info.properties)
+        kinds = _requirements(self.subject.info.properties)
         if kinds.is_empty:
             unjudged("the plugin declares none of the core's own kinds")
         backend = self.subject.backend()
@@ -212,10 +215,10 @@ class MatchingRules(Rules):
                     broken(f"{question.hook}{asked}: {answer} here, {other} there")
 
 
-def _check_fits(choice: Choice, entry: object, match: Match) -> None:
-    if match.fits and entry not in choice.fits:
+def _check_fits(expected: ExpectedFits, entry: object, match: Match) -> None:
+    if match.fits and entry not in expected.fits:
         broken(f"{entry!r} fits with rank {match.rank}")
-    if not match.fits and entry in choice.fits:
+    if not match.fits and entry in expected.fits:
         broken(f"{entry!r} does not fit: {match.reason}")
 
 
@@ -224,3 +227,48 @@ def _check_order(fitting: Sequence[tuple[object, Match]]) -> None:
         if not match > other:
             has = f"has rank {other.rank}" if other.fits else f"does not fit: {other.reason}"
             broken(f"{better!r} has rank {match.rank}, and {worse!r} {has}")
+
+
+def _is_core_range(kind: type[DeviceProperties]) -> bool:
+    # A plugin's own subclass may have more attributes.
+    return issubclass(kind, CapabilityRange) and kind.__module__ == CapabilityRange.__module__
+
+
+def _range(kind: type[CapabilityRange], one: int, other: int) -> CapabilityRange:
+    return kind(min(one, other), max(one, other))
+
+
+def _requirements(
+    kinds: Iterable[type[DeviceProperties]],
+) -> st.SearchStrategy[DeviceProperties]:
+    """Any requirement of the core's kinds among these; a plugin's own kinds are left out."""
+    capability = st.sampled_from([0, 1, 9, 10, 99, 1000, 10**9]) | st.integers(0, 10**12)
+    versions = st.lists(st.integers(0, 10**6), min_size=1, max_size=4).map(
+        lambda numbers: ".".join(map(str, numbers))
+    )
+    names = st.frozensets(st.text(min_size=1), min_size=1, max_size=4)
+    strategies: list[st.SearchStrategy[DeviceProperties]] = []
+    for kind in kinds:
+        if _is_core_range(kind):
+            strategies.append(st.builds(_range, st.just(kind), capability, capability))
+        elif kind in (Architectures, Features):
+            strategies.append(st.builds(kind, names))
+        elif kind is MinimumVersions:
+            tables = st.dictionaries(st.text(), versions, min_size=1, max_size=3)
+            strategies.append(st.builds(kind, tables))
+    return st.one_of(strategies)
+
+
+def _looser(required: DeviceProperties) -> Iterator[DeviceProperties]:
+    """Requirements that are less specific, and fit wherever this one does."""
+    if _is_core_range(type(required)):
+        assert isinstance(required, CapabilityRange)
+        yield attrs.evolve(required, max_capability=required.max_capability + 1)
+    elif type(required) is Architectures:
+        yield Architectures(required.names | {_NOBODYS})
+    elif type(required) is Features and len(required.names) > 1:
+        yield from (Features(required.names - {name}) for name in sorted(required.names))
+    elif type(required) is MinimumVersions:
+        for name, version in required.versions:
+            if version != "0":
+                yield MinimumVersions({**dict(required.versions), name: "0"})
