@@ -7,8 +7,10 @@ import importlib.util
 import platform
 import sys
 import sysconfig
+from importlib import metadata
 
 import attrs
+from packaging.version import Version
 
 _CPU_NAMES = {"arm64": "aarch64", "amd64": "x86_64"}
 
@@ -62,8 +64,6 @@ class HostInfo:
 
 
 def _release(version: str) -> tuple[int, int]:
-    from packaging.version import Version
-
     parsed = Version(version)
     return parsed.major, parsed.minor
 
@@ -81,8 +81,6 @@ def _torch_info(os_name: str) -> TorchInfo | None:
 
 
 def _tvm_ffi_release() -> tuple[int, int] | None:
-    from importlib import metadata
-
     try:
         return _release(metadata.version("apache-tvm-ffi"))
     except metadata.PackageNotFoundError:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from packaging.version import Version
+
 from kernels_core.device import Architectures, CapabilityRange, Features, MinimumVersions
 from kernels_core.hookspecs import BackendTag, Detection, Match
 
@@ -108,8 +110,6 @@ def match_minimum_versions(required: MinimumVersions, versions: Mapping[str, str
         >>> match_minimum_versions(MinimumVersions({"os": "26.0"}), {"os": "15.5"}).reason
         'it has os 15.5, and at least 26.0 is required'
     """
-    from packaging.version import Version
-
     for name, least in required.versions:
         if name not in versions:
             return Match.no(f"{name!r} is not a version of it; those are {', '.join(versions)}")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kernels_backend_cpu import _probe
+from kernels_backend_cpu.bundled import bundled_mapping
 from kernels_backend_cpu.facts import CPUFacts, known_features
 from kernels_core.device import Features
 from kernels_core.hookspecs import BackendInfo, BackendTag, Detection, Match, hookimpl
@@ -66,6 +67,4 @@ def kernels_match_device(required: Features, facts: CPUFacts) -> Match:
 @hookimpl
 def kernels_bundled() -> Mapping[str, Mapping[Any, Any]]:
     """The kernels in this package."""
-    from kernels_backend_cpu.bundled import bundled_mapping
-
     return bundled_mapping()

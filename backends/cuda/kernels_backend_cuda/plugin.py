@@ -8,6 +8,7 @@ from typing import Any
 from kernels_backend_cuda import _probe
 from kernels_backend_cuda._archs import covers
 from kernels_backend_cuda.facts import CUDAFacts
+from kernels_bundled_triton import bundled_mapping
 from kernels_core.device import CUDAProperties
 from kernels_core.hookspecs import BackendInfo, BackendTag, Detection, Match, hookimpl
 from kernels_core.host import HostInfo
@@ -113,8 +114,6 @@ def kernels_match_archs(archs: Sequence[str], facts: CUDAFacts) -> Match:
 @hookimpl
 def kernels_bundled() -> Mapping[str, Mapping[Any, Any]]:
     """The kernels of kernels-bundled-triton."""
-    from kernels_bundled_triton import bundled_mapping
-
     return bundled_mapping("cuda")
 
 

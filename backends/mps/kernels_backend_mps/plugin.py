@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from packaging.version import Version
+
 from kernels_backend_mps import _probe
 from kernels_backend_mps.facts import MPSFacts, chip_family, metal_version
 from kernels_core.device import MinimumVersions
@@ -70,8 +72,6 @@ def kernels_parse_tag(text: str) -> BackendTag | None:
 @hookimpl
 def kernels_match_tag(tag: BackendTag, detection: Detection) -> Match:
     """Accept builds where macOS is new enough for them."""
-    from packaging.version import Version
-
     macos = detection.runtime_version
     if macos is None:
         return Match.no(f"{tag} builds need macOS {_OLDEST_MACOS} on Apple silicon")

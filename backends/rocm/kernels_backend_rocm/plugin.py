@@ -8,6 +8,7 @@ from typing import Any
 
 from kernels_backend_rocm import _probe
 from kernels_backend_rocm.facts import ROCMFacts
+from kernels_bundled_triton import bundled_mapping
 from kernels_core.device import Architectures, ROCMProperties
 from kernels_core.hookspecs import BackendInfo, BackendTag, Detection, Match, hookimpl
 from kernels_core.host import HostInfo
@@ -97,6 +98,4 @@ def kernels_match_archs(archs: Sequence[str], facts: ROCMFacts) -> Match:
 @hookimpl
 def kernels_bundled() -> Mapping[str, Mapping[Any, Any]]:
     """The kernels of kernels-bundled-triton."""
-    from kernels_bundled_triton import bundled_mapping
-
     return bundled_mapping("rocm")

@@ -8,6 +8,7 @@ from typing import Any
 
 from kernels_backend_xpu import _probe
 from kernels_backend_xpu.facts import XPUFacts, architecture_name
+from kernels_bundled_triton import bundled_mapping
 from kernels_core.device import Architectures
 from kernels_core.hookspecs import BackendInfo, BackendTag, Detection, Match, hookimpl
 from kernels_core.host import HostInfo
@@ -88,6 +89,4 @@ def kernels_match_device(required: Architectures, facts: XPUFacts) -> Match:
 @hookimpl
 def kernels_bundled() -> Mapping[str, Mapping[Any, Any]]:
     """The kernels of kernels-bundled-triton."""
-    from kernels_bundled_triton import bundled_mapping
-
     return bundled_mapping("xpu")
