@@ -13,10 +13,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kernels_core.api.kernelize import Plan as Plan
     from kernels_core.api.kernelize import kernelize as kernelize
     from kernels_core.api.kernelize import kernelized as kernelized
-    from kernels_core.api.kernelize import plan as plan
     from kernels_core.api.kernelize import unkernelize as unkernelize
     from kernels_core.api.kernels import get_kernel as get_kernel
     from kernels_core.api.kernels import get_kernel_variants as get_kernel_variants
@@ -25,6 +23,8 @@ if TYPE_CHECKING:
     from kernels_core.api.kernels import has_kernel as has_kernel
     from kernels_core.api.kernels import install_kernel as install_kernel
     from kernels_core.api.kernels import load_kernel as load_kernel
+    from kernels_core.api.plan import Plan as Plan
+    from kernels_core.api.plan import plan as plan
     from kernels_core.device import Architectures as Architectures
     from kernels_core.device import CapabilityRange as CapabilityRange
     from kernels_core.device import CUDAProperties as CUDAProperties
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from kernels_core.device import ROCMProperties as ROCMProperties
     from kernels_core.errors import KernelsError as KernelsError
     from kernels_core.hookspecs import hookimpl as hookimpl
-    from kernels_core.layers.bundled import bundled_mapping as bundled_mapping
     from kernels_core.layers.extensible import (
         replace_kernel_forward_from_hub as replace_kernel_forward_from_hub,
     )
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     )
     from kernels_core.layers.extensible import use_kernelized_func as use_kernelized_func
     from kernels_core.layers.fallback import KernelizeFallback as KernelizeFallback
+    from kernels_core.layers.mapping import bundled_mapping as bundled_mapping
     from kernels_core.layers.mapping import register_kernel_mapping as register_kernel_mapping
     from kernels_core.layers.mapping import use_kernel_mapping as use_kernel_mapping
     from kernels_core.layers.report import KernelizeReport as KernelizeReport
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from kernels_core.mode import Mode as Mode
 
 _MODULES = {
-    "api.kernelize": ("Plan", "kernelize", "kernelized", "plan", "unkernelize"),
+    "api.kernelize": ("kernelize", "kernelized", "unkernelize"),
     "api.kernels": (
         "get_kernel",
         "get_kernel_variants",
@@ -69,6 +69,7 @@ _MODULES = {
         "install_kernel",
         "load_kernel",
     ),
+    "api.plan": ("Plan", "plan"),
     "device": (
         "Architectures",
         "CUDAProperties",
@@ -83,14 +84,13 @@ _MODULES = {
     ),
     "errors": ("KernelsError",),
     "hookspecs": ("hookimpl",),
-    "layers.bundled": ("bundled_mapping",),
     "layers.extensible": (
         "replace_kernel_forward_from_hub",
         "use_kernel_forward_from_hub",
         "use_kernelized_func",
     ),
     "layers.fallback": ("KernelizeFallback",),
-    "layers.mapping": ("register_kernel_mapping", "use_kernel_mapping"),
+    "layers.mapping": ("bundled_mapping", "register_kernel_mapping", "use_kernel_mapping"),
     "layers.report": ("KernelizeReport", "report"),
     "layers.repositories": (
         "LayerRepository",

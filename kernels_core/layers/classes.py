@@ -4,8 +4,8 @@ A subclass has the name of the original and is cached on it, so torch.compile se
 often a model is kernelized.
 
 torch itself gives modules new classes at run time (FSDP2, parametrize), derived from the module's
-class, and relies on what stands in their bases. So the kernel's forward always goes below those:
-they are made again around the kernelized class, and again around the original to undo it.
+class, and relies on their bases. So the kernel's forward always goes below those: they are made
+again around the kernelized class, and again around the original to undo it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from kernels_core.errors import ApplyError
 from kernels_core.layers import copying
-from kernels_core.layers.no_backward import guarded
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,31 +28,26 @@ _PER_CLASS = frozenset({"__dict__", "__weakref__"})
 
 
 def swapped_layer(cls: type[nn.Module]) -> type[nn.Module] | None:
-    """The layer whose forward a class runs; None for a class that nothing was swapped in."""
-    while is_generated(cls):
+    """The kernel's layer whose forward a class runs, or None."""
+    while _is_generated(cls):
         cls = cls.__bases__[-1]
     return cls.__dict__.get(_LAYER)
 
 
 def original_class(cls: type[nn.Module]) -> type[nn.Module]:
-    """The class without a kernel's forward; a class without one itself."""
-    if is_generated(cls):
+    """The class without a kernel's forward, which may be the class itself."""
+    if _is_generated(cls):
         return _around(cls, original_class(cls.__bases__[-1]))
     original: type[nn.Module] = cls.__dict__.get(copying.ORIGINAL, cls)
     return original
 
 
 def kernelized_class(cls: type[nn.Module], layer: type[nn.Module]) -> type[nn.Module]:
-    """The class that runs a layer's forward instead; the same one at each call.
+    """The class that runs a layer's forward instead, the same one at each call.
 
-    Args:
-        cls: the class of the modules now, kernelized or not.
-        layer: the kernel's layer.
-
-    Raises:
-        ApplyError: the class does not let itself be subclassed.
+    ApplyError where the class cannot be subclassed.
     """
-    if is_generated(cls):
+    if _is_generated(cls):
         return _around(cls, kernelized_class(cls.__bases__[-1], layer))
     original = original_class(cls)
     known = _cache(original)
@@ -63,16 +57,16 @@ def kernelized_class(cls: type[nn.Module], layer: type[nn.Module]) -> type[nn.Mo
             known.setdefault(layer, _make(original, layer))
         except TypeError as error:
             raise ApplyError(
-                f"The forward of {original.__qualname__} cannot be replaced: its class does not "
-                f"let itself be subclassed ({error}).",
+                f"The forward of {original.__qualname__} cannot be replaced: its class cannot be "
+                f"subclassed ({error}).",
                 layer=layer.__name__,
             ) from error
     return known[layer]
 
 
-def is_generated(cls: type) -> bool:
+def _is_generated(cls: type) -> bool:
     """Whether torch made a class at run time around the class of some module."""
-    # Such a class claims to live in a module of torch, where nobody can find it.
+    # Such a class claims to be defined in a module of torch, where it cannot be found.
     module = cls.__module__ or ""  # code that is run without a name has none
     return (
         module.startswith("torch.")
@@ -90,7 +84,10 @@ def _cache(cls: type[nn.Module]) -> dict[Any, type[nn.Module]]:
 
 
 def _make(original: type[nn.Module], layer: type[nn.Module]) -> type[nn.Module]:
+    # Here, so that `kernelize` can be imported without importing torch.
     from torch import nn
+
+    from kernels_core.layers.no_backward import guarded
 
     namespace: dict[str, Any] = {
         name: value
@@ -115,7 +112,7 @@ def _make(original: type[nn.Module], layer: type[nn.Module]) -> type[nn.Module]:
         derived: type[nn.Module] = metaclass(original.__name__, (original,), namespace)
         return derived
     # Under its real base from the start, it would run the original's __init_subclass__, which may
-    # register the class or demand arguments.
+    # register the class or require arguments.
     made: type[nn.Module] = metaclass(original.__name__, (nn.Module,), namespace)
     made.__bases__ = (original,)
     return made

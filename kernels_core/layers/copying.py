@@ -1,14 +1,21 @@
-"""How kernelized modules are copied and pickled.
+"""How kernelized modules, and extensible functions, are copied and pickled.
 
-A copy stays kernelized and computes with its own weights. A pickle holds the original class, so
-that it loads where this package is not installed.
+A copy of a module stays kernelized and computes with its own weights. A pickle holds the original
+class, so that it loads where this package is not installed.
+
+A function is pickled and copied by its name. Those that another implementation made extensible need
+help: each is an instance of a class that cannot be found by its name, so a model that holds one
+could not be pickled, and a copy of it would hold a function of its own, which its forward never
+calls.
 """
 
 from __future__ import annotations
 
 import copy
 import copyreg
-from collections.abc import Callable
+import pkgutil
+import sys
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,11 +25,7 @@ ORIGINAL = "_kernels_core_original"
 
 
 def methods(original: type[nn.Module]) -> dict[str, Any]:
-    """What a kernelized class needs to copy and pickle its instances.
-
-    Args:
-        original: the class that it is derived from.
-    """
+    """What a class that is derived from `original` needs to copy and pickle its instances."""
     return {
         ORIGINAL: original,
         "__reduce_ex__": _reduce_ex,
@@ -54,7 +57,7 @@ def _reduce_ex(self: Any, protocol: Any) -> Any:
 
 
 def _rebuilt(self: Any, copied_state: Callable[[Any, Any], Any]) -> Any:
-    """A copy of a module, made the way that the copy module makes it, in the module's own class."""
+    """A copy of a module, made as the `copy` module makes one, with the class of the module."""
     reduced = self.__reduce_ex__(4)
     if isinstance(reduced, str):
         return self
@@ -94,8 +97,32 @@ def _deepcopy(self: Any, memo: dict[int, Any]) -> Any:
 
 
 def deepcopy_members(self: Any, memo: dict[int, Any]) -> Any:
-    """Copy a parametrized module as torch does, which forbids to take its state."""
+    """Copy a parametrized module as torch does, which forbids `__getstate__` for it."""
     result = object.__new__(type(self))
     memo[id(self)] = result
     result.__dict__ = copy.deepcopy(self.__dict__, memo)
     return result
+
+
+def reference_to(function: nn.Module, original: type, owners: Iterable[nn.Module]) -> str:
+    """Where an extensible function is found, as "module:name"; "" where it needs no help.
+
+    The code of its owners, the modules that use it, refers to it by a name in their own module.
+    """
+    if "__reduce_ex__" in original.__dict__:
+        return ""
+    for module in dict.fromkeys(type(owner).__module__ for owner in owners):
+        names = vars(sys.modules[module]) if module in sys.modules else {}
+        for name, value in list(names.items()):  # other threads may import
+            if value is function:
+                return f"{module}:{name}"
+    return ""
+
+
+def refer_by_name(original: Any, reference: str) -> None:
+    """Let the only instance of a class be pickled and copied as functions are: by its name."""
+
+    def reduce_ex(self: Any, protocol: Any) -> Any:
+        return pkgutil.resolve_name, (reference,)
+
+    original.__reduce_ex__ = reduce_ex

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import Flag
 
+import attrs
+
 
 class KernelizeFallback(Flag):
     """The cases in which `kernelize` keeps a layer's original forward instead of raising.
@@ -14,7 +16,7 @@ class KernelizeFallback(Flag):
         NO_DEVICE: the mapping has nothing for the layer's device.
         NO_COMPATIBLE_PROPERTIES: it has, but not for a device with these properties.
         NO_COMPATIBLE_MODE: it has, but nothing that can serve the requested mode.
-        NO_BUILD: the repository is there and none of its builds fits this machine.
+        NO_BUILD: the repository exists, but none of its builds fits this machine.
         CANNOT_LOAD: everything else that can go wrong from resolving to validating.
         DEFAULT: all but `CANNOT_LOAD`; what `use_fallback=True` means.
         ALL: every case.
@@ -35,16 +37,17 @@ class KernelizeFallback(Flag):
     ALL = DEFAULT | CANNOT_LOAD
 
 
-def policy(use_fallback: bool | KernelizeFallback) -> KernelizeFallback:
-    """The flags that a `use_fallback` argument stands for.
+@attrs.frozen(eq=False)
+class Obstacle:
+    """Why a layer, or one candidate for it, cannot be used, and which case of fallback that is."""
 
-    Raises:
-        TypeError: it is neither a bool nor a `KernelizeFallback`.
+    case: KernelizeFallback
+    reason: str
+    error: Exception | None = None
 
-    Example:
-        >>> policy(False)
-        <KernelizeFallback.NONE: 0>
-    """
+
+def allowed_cases(use_fallback: bool | KernelizeFallback) -> KernelizeFallback:
+    """The cases that a `use_fallback` argument allows; TypeError where it is none."""
     if use_fallback is True:
         return KernelizeFallback.DEFAULT
     if use_fallback is False:

@@ -26,6 +26,7 @@ KernelMapping: TypeAlias = (
 """What users write: layer name -> device -> repository, or mode -> repository."""
 
 
+# What `KernelMapping` becomes: layer name -> device type -> repositories.
 Repositories: TypeAlias = "Mapping[str, Mapping[str, DeviceRepositories]]"
 
 _base: Repositories = {}
@@ -159,3 +160,30 @@ def use_kernel_mapping(mapping: KernelMapping, inherit_mapping: bool = True) -> 
         ...     pass  # kernelize(model, mode=Mode.INFERENCE)
     """
     return _MappingContext(mapping, inherit_mapping)
+
+
+def bundled_mapping() -> dict[str, dict[Device | str, Any]]:
+    """The mapping of the kernels that the installed backends bundle.
+
+    Nothing is loaded and no device is needed: there are entries for every installed backend.
+
+    Returns:
+        A mapping for `register_kernel_mapping` or `use_kernel_mapping`; empty when no installed
+        backend bundles kernels. A plugin that fails to declare its kernels is left out, with a
+        warning.
+
+    Raises:
+        PluginError: a plugin failed and `KERNELS_STRICT_PLUGINS` is set.
+
+    Example:
+        >>> from kernels_core import bundled_mapping, register_kernel_mapping
+        >>> register_kernel_mapping(bundled_mapping())
+    """
+    # Here, because declaring a mapping needs no plugins.
+    from kernels_core.plugins import Backend, registry
+
+    merged: dict[str, dict[Device | str, Any]] = {}
+    for mapping in registry().ask_each(Backend.bundled).values():
+        for layer_name, devices in mapping.items():
+            merged.setdefault(layer_name, {}).update(devices)
+    return merged

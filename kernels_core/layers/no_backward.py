@@ -1,4 +1,4 @@
-"""Kernels without a backward fail when gradients are asked of them.
+"""Kernels without a backward fail when gradients are computed through them.
 
 Without this, autograd would see an output that depends on nothing: the weights below such a kernel
 would silently keep their values while the rest of the model trains.
@@ -8,25 +8,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch.utils import _pytree
 
 from kernels_core.errors import NoBackwardError
 
-if TYPE_CHECKING:
-    import torch
-
 
 def guarded(forward: Callable[..., Any], layer: str) -> Callable[..., Any]:
-    """The forward of a kernel without a backward, whose outputs raise when it is asked for.
+    """The forward of a kernel without a backward; its outputs raise in a backward pass.
 
     It costs something only where gradients are recorded; under `torch.no_grad` or
     `torch.inference_mode` the kernel's forward runs as it is.
-
-    Args:
-        forward: the kernel's forward.
-        layer: the layer's name, for the message.
     """
-    import torch
 
     @functools.wraps(forward)
     def guarded_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -47,17 +42,15 @@ def guarded(forward: Callable[..., Any], layer: str) -> Callable[..., Any]:
 
 def _error(layer: str) -> NoBackwardError:
     return NoBackwardError(
-        f"Gradients are asked of the kernel layer {layer!r}, which has no backward. For training, "
-        f"call kernelize(model, mode=Mode.TRAINING) first; for inference, use torch.no_grad().",
+        f"Gradients cannot be computed through kernel layer {layer!r}, which has no backward. For "
+        f"training, call kernelize(model, mode=Mode.TRAINING) first; for inference, use "
+        f"torch.no_grad().",
         layer=layer,
     )
 
 
 def _recorded(module: Any, args: Any, kwargs: Any) -> Iterator[torch.Tensor]:
     """The tensors that a call depends on and that gradients are recorded for."""
-    import torch
-    from torch.utils import _pytree
-
     for leaf in _pytree.tree_leaves((args, kwargs)):
         if isinstance(leaf, torch.Tensor) and leaf.requires_grad:
             yield leaf
@@ -67,29 +60,23 @@ def _recorded(module: Any, args: Any, kwargs: Any) -> Iterator[torch.Tensor]:
 
 
 def _with_failing_backward(output: Any, recorded: torch.Tensor, layer: str) -> Any:
-    import torch
-    from torch.utils import _pytree
-
     def mark(leaf: Any) -> Any:
         if isinstance(leaf, torch.Tensor) and leaf.dtype.is_floating_point:
-            return _failing_backward().apply(leaf.detach(), recorded, layer)
+            return _with_no_backward(leaf.detach(), recorded, layer)
         return leaf
 
     return _pytree.tree_map(mark, output)
 
 
-@functools.cache
-def _failing_backward() -> Any:
-    import torch
+class _FailingBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, output: torch.Tensor, recorded: torch.Tensor, layer: str) -> Any:
+        ctx.layer = layer
+        return output.view_as(output)
 
-    class FailingBackward(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, output: torch.Tensor, recorded: torch.Tensor, layer: str) -> Any:
-            ctx.layer = layer
-            return output.view_as(output)
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        raise _error(ctx.layer)
 
-        @staticmethod
-        def backward(ctx: Any, *gradients: Any) -> Any:
-            raise _error(ctx.layer)
 
-    return FailingBackward
+_with_no_backward: Any = _FailingBackward.apply  # torch declares no types for it

@@ -15,11 +15,6 @@ if TYPE_CHECKING:
     from rich.table import Table
     from torch import nn
 
-    from kernels_core.layers.choose import Choice
-    from kernels_core.layers.plan import PlannedRow
-
-_FUNCTION_NOTE = "one function for the whole process"
-
 
 @attrs.frozen
 class ReportRow:
@@ -155,60 +150,13 @@ def rows_to_dict(mode: Mode, rows: Iterable[ReportRow]) -> dict[str, Any]:
 _reports: weakref.WeakKeyDictionary[nn.Module, KernelizeReport] = weakref.WeakKeyDictionary()
 
 
-def planned_row(planned: PlannedRow) -> ReportRow:
-    """The row of a plan for one group."""
-    group = planned.group
-    obstacle = planned.obstacle.reason if planned.obstacle else ""
-    return _row(
-        planned,
-        count=len(group.modules),
-        candidates=tuple(f"{one.repository} ({one.mode})" for one in planned.candidates),
-        reason=group.kept or obstacle,
-        note=_FUNCTION_NOTE if group.function else "",
-    )
-
-
-def _row(planned: PlannedRow, **decision: Any) -> ReportRow:
-    group = planned.group
-    return ReportRow(
-        layer_name=group.layer_name,
-        class_name=group.function or group.original.__qualname__,
-        device=str(group.device),
-        backend=planned.target.backend.name if planned.target else None,
-        **decision,
-    )
-
-
-def _decided_row(choice: Choice) -> ReportRow:
-    """The row of a choice, without the number of modules."""
-    loaded, candidate = choice.loaded, choice.candidate
-    if loaded is None or candidate is None:
-        return _row(choice.row, count=0, reason=choice.reason)
-    build = loaded.build
-    notes = (choice.note, _FUNCTION_NOTE if choice.row.group.function else "")
-    return _row(
-        choice.row,
-        count=0,
-        kernel=loaded.layer.__name__,
-        repository=str(candidate.repository),
-        variant=build.variant if build else None,
-        commit=build.commit if build else None,
-        mode=str(candidate.mode),
-        note="; ".join(note for note in notes if note),
-    )
-
-
-def make_report(model: nn.Module, mode: Mode, choices: list[Choice]) -> KernelizeReport:
-    """Make the report of a call.
-
-    Args:
-        model: the model that was kernelized.
-        mode: the mode that was asked for.
-        choices: what was chosen. Modules that differ only in the class they had before share a row.
-    """
+def make_report(
+    model: nn.Module, mode: Mode, decided: Iterable[tuple[ReportRow, list[nn.Module]]]
+) -> KernelizeReport:
+    """Make the report of a call. Groups with equal rows share one row, which counts them all."""
     members: dict[ReportRow, list[int]] = {}
-    for choice in choices:
-        members.setdefault(_decided_row(choice), []).extend(map(id, choice.row.group.modules))
+    for row, modules in decided:
+        members.setdefault(row, []).extend(map(id, modules))
     return KernelizeReport(
         mode,
         tuple(attrs.evolve(row, count=len(ids)) for row, ids in members.items()),

@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import attrs
 
 from kernels_core.device import LayerRepositoryProtocol
-from kernels_core.errors import InvalidLayerError
+from kernels_core.hub.trust import trusted_names
+from kernels_core.hub.versions import check_reference
 from kernels_core.repository.names import check_repo_id
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from kernels_core.loading.resolver import Resolver
     from kernels_core.locks.installed import Caller
+    from kernels_core.locks.lock import Lock
     from kernels_core.plugins import Backend
     from kernels_core.repository.builds import Build
 
@@ -38,44 +41,50 @@ class ResolvableRepository(LayerRepositoryProtocol, Protocol):
         ...
 
 
-def layer_of(build: Build, layer_name: str) -> type[nn.Module]:
-    """Import a build and pick one of the layers that it exports.
+class _LayerRepository:
+    """What the repositories of this package share; `resolve` is theirs."""
 
-    Args:
-        build: the build.
-        layer_name: name of the layer in its `layers` module.
+    __slots__ = ()
 
-    Raises:
-        InvalidLayerError: the kernel exports no `layers`, or not this one.
-    """
-    from kernels_core.loading.loaded import load_build
+    layer_name: str
 
-    layers = getattr(load_build(build), "layers", None)
-    if layers is None:
-        raise InvalidLayerError(
-            f"{build.repository} (variant {build.variant}) has no layers: its __init__.py must "
-            f"export a module named 'layers'.",
-            repository=build.repository,
-            layer=layer_name,
-            rule="exported",
-        )
-    layer: type[nn.Module] | None = getattr(layers, layer_name, None)
-    if layer is None:
-        there = sorted(name for name, value in vars(layers).items() if _is_layer(value))
-        raise InvalidLayerError(
-            f"{build.repository} (variant {build.variant}) has no layer {layer_name!r}; "
-            f"its layers are: {', '.join(there) or 'none'}.",
-            repository=build.repository,
-            layer=layer_name,
-            rule="exported",
-        )
-    return layer
+    def resolve(self, backend: Backend, device_index: int) -> Build:
+        """Choose the build for a device. Imports nothing."""
+        raise NotImplementedError
+
+    def load_layer(self, build: Build) -> type[nn.Module]:
+        """Import a build and return the layer's class.
+
+        Args:
+            build: what `resolve` chose.
+
+        Raises:
+            InvalidLayerError: the kernel does not export the layer.
+        """
+        from kernels_core.layers.validation import exported_layer
+        from kernels_core.loading.loaded import load_build
+
+        return exported_layer(load_build(build), build, self.layer_name)
+
+    def load(self) -> type[nn.Module]:
+        """Load the layer for the default backend of this machine."""
+        from kernels_core.plugins import registry
+
+        return self.load_layer(self.resolve(registry().default_backend(), 0))
 
 
-def _is_layer(value: object) -> bool:
-    from torch import nn
+class HubLayer(_LayerRepository):
+    """What the repositories on the Hub share."""
 
-    return isinstance(value, type) and issubclass(value, nn.Module)
+    __slots__ = ()
+
+    trust_remote_code: bool | tuple[str, ...]
+    user_agent: str | tuple[tuple[str, str], ...] | None
+
+    def _resolver(self, backend: Backend, device_index: int, lock: Lock | None = None) -> Resolver:
+        from kernels_core.loading.resolver import Resolver
+
+        return Resolver(backend, device_index, self.trust_remote_code, self.user_agent, lock=lock)
 
 
 def _check_name(_: object, attribute: attrs.Attribute[str], value: object) -> None:
@@ -96,7 +105,7 @@ def _absolute(path: str | os.PathLike[str]) -> Path:
 
 
 @attrs.frozen
-class LocalLayerRepository:
+class LocalLayerRepository(_LayerRepository):
     """A layer of a kernel repository on disk.
 
     Attributes:
@@ -132,29 +141,8 @@ class LocalLayerRepository:
 
         return Resolver(backend, device_index).resolve_local(self.repo_path, self.package_name)
 
-    def load_layer(self, build: Build) -> type[nn.Module]:
-        """Import a build and return the layer's class.
-
-        Args:
-            build: what `resolve` chose.
-
-        Raises:
-            InvalidLayerError: the kernel does not export the layer.
-        """
-        return layer_of(build, self.layer_name)
-
-    def load(self) -> type[nn.Module]:
-        """Load the layer for the default backend of this machine."""
-        return _load_for_default_backend(self)
-
     def __str__(self) -> str:
         return str(self.repo_path)
-
-
-def _trusted(value: object) -> bool | tuple[str, ...]:
-    from kernels_core.hub.trust import trusted_names
-
-    return value if isinstance(value, bool) else trusted_names(value)
 
 
 def _agent(value: str | Mapping[str, str] | None) -> str | tuple[tuple[str, str], ...] | None:
@@ -162,7 +150,7 @@ def _agent(value: str | Mapping[str, str] | None) -> str | tuple[tuple[str, str]
 
 
 @attrs.frozen
-class LayerRepository:
+class LayerRepository(HubLayer):
     """A layer of a kernel repository on the Hub.
 
     Attributes:
@@ -191,17 +179,14 @@ class LayerRepository:
     )
     version: int | str | None = attrs.field(kw_only=True, default=None)
     trust_remote_code: bool | tuple[str, ...] = attrs.field(
-        kw_only=True, default=False, converter=_trusted
+        kw_only=True, default=False, converter=trusted_names
     )
     user_agent: str | tuple[tuple[str, str], ...] | None = attrs.field(
         kw_only=True, default=None, converter=_agent
     )
 
     def __attrs_post_init__(self) -> None:
-        if self.revision is not None or self.version is not None:
-            from kernels_core.hub.versions import check_reference
-
-            check_reference(self.revision, self.version)
+        check_reference(self.revision, self.version)
 
     def resolve(self, backend: Backend, device_index: int) -> Build:
         """Choose the build for a device, and get it onto this machine. Imports nothing.
@@ -214,25 +199,8 @@ class LayerRepository:
             LoadError: there is no such kernel, none that fits, none that is trusted, or it cannot
                 be fetched; the subclass says which.
         """
-        from kernels_core.loading.resolver import Resolver
-
-        resolver = Resolver(backend, device_index, self.trust_remote_code, self.user_agent)
+        resolver = self._resolver(backend, device_index)
         return resolver.resolve(self.repo_id, self.revision, self.version)
-
-    def load_layer(self, build: Build) -> type[nn.Module]:
-        """Import a build and return the layer's class.
-
-        Args:
-            build: what `resolve` chose.
-
-        Raises:
-            InvalidLayerError: the kernel does not export the layer.
-        """
-        return layer_of(build, self.layer_name)
-
-    def load(self) -> type[nn.Module]:
-        """Load the layer for the default backend of this machine."""
-        return _load_for_default_backend(self)
 
     def __str__(self) -> str:
         at = f"version {self.version}" if self.version is not None else self.revision or "main"
@@ -248,7 +216,7 @@ def _find_same_lock(one: Caller | None, other: Caller | None) -> bool:
 
 
 @attrs.frozen
-class LockedLayerRepository:
+class LockedLayerRepository(HubLayer):
     """A layer of a kernel repository on the Hub, at the commit that a lock file names.
 
     Two with equal arguments are equal, unless the code that makes them has different locks.
@@ -272,7 +240,7 @@ class LockedLayerRepository:
         kw_only=True, default=None, converter=attrs.converters.optional(_absolute)
     )
     trust_remote_code: bool | tuple[str, ...] = attrs.field(
-        kw_only=True, default=False, converter=_trusted
+        kw_only=True, default=False, converter=trusted_names
     )
     user_agent: str | tuple[tuple[str, str], ...] | None = attrs.field(
         kw_only=True, default=None, converter=_agent
@@ -303,35 +271,10 @@ class LockedLayerRepository:
             NotLockedError: it does not name the repository.
             LoadError: as for `LayerRepository.resolve`.
         """
-        from kernels_core.loading.resolver import Resolver
         from kernels_core.locks.installed import find_lock
 
         lock = find_lock(self.lockfile, self._caller)
-        resolver = Resolver(
-            backend, device_index, self.trust_remote_code, self.user_agent, lock=lock
-        )
-        return resolver.resolve(self.repo_id)
-
-    def load_layer(self, build: Build) -> type[nn.Module]:
-        """Import a build and return the layer's class.
-
-        Args:
-            build: what `resolve` chose.
-
-        Raises:
-            InvalidLayerError: the kernel does not export the layer.
-        """
-        return layer_of(build, self.layer_name)
-
-    def load(self) -> type[nn.Module]:
-        """Load the layer for the default backend of this machine."""
-        return _load_for_default_backend(self)
+        return self._resolver(backend, device_index, lock).resolve(self.repo_id)
 
     def __str__(self) -> str:
         return f"{self.repo_id} at its locked commit"
-
-
-def _load_for_default_backend(repository: ResolvableRepository) -> type[nn.Module]:
-    from kernels_core.plugins import registry
-
-    return repository.load_layer(repository.resolve(registry().default_backend(), 0))

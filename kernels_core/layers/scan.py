@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from kernels_core.errors import MissingDeviceError
 from kernels_core.layers.classes import original_class
+from kernels_core.layers.copying import reference_to
 from kernels_core.layers.extensible import Condition, mark_of
-from kernels_core.layers.functions import reference_to
 from kernels_core.layers.swap import has_foreign_forward
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 FOREIGN_FORWARD = (
     "another package set a forward on the instance itself (a hook or a wrapper), "
@@ -273,8 +272,6 @@ def _first_device(module: nn.Module) -> torch.device | None:
 
 
 def _hook_device(module: nn.Module) -> torch.device | None:
-    import torch
-
     hook = module.__dict__.get("_hf_hook")
     for one in (hook, *getattr(hook, "hooks", ())):
         device = getattr(one, "execution_device", None)
@@ -320,6 +317,6 @@ def _function_group(function: nn.Module, name: str, owners: list[nn.Module], wal
     device = walk.given or walk.device_of((asking or owners)[0])
     kept = "" if asking else CONDITION
     group = Group(layer_name, cls, device, kept=kept, function=name)
-    group.reference = reference_to(function, owners)
+    group.reference = reference_to(function, group.original, owners)
     group.modules.append(function)
     return group

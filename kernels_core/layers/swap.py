@@ -1,16 +1,17 @@
 """Replacing the forward of modules by giving them another class: all of them, or none.
 
 Nothing is stored on a module, so there is no reference cycle, copies compute with their own
-weights, `state_dict` and hooks stay as they were, and undoing it is assigning the class that was.
+weights, `state_dict` and hooks stay as they were, and undoing it is assigning the former class.
 
-A forward on the instance itself hides the one of the class. Most belong to others, who wrapped the
-module, and are left alone. Two kinds are the class's own forward, bound to the module, and move
-with the class: one that a wrapper left behind when it was removed, and the one that accelerate's
-hook keeps in `_old_forward` and calls.
+A `forward` attribute of the instance hides the one of the class. Most were set by other packages,
+which wrapped the module, and are left alone. Two kinds are the class's own forward, bound to the
+module, and move with the class: one that a wrapper left behind when it was removed, and the one
+that accelerate's hook keeps in `_old_forward` and calls.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable
 from types import MethodType
@@ -18,15 +19,19 @@ from typing import TYPE_CHECKING, Any
 
 from kernels_core.errors import ApplyError, StalePlanError
 from kernels_core.layers.classes import swapped_layer
+from kernels_core.layers.report import KernelizeReport, keep_report, saved_report
 
 if TYPE_CHECKING:
     from torch import nn
 
+    # A group of modules: the class that they have, the class that they get, the modules.
     Change = tuple[type[nn.Module], type[nn.Module], list[nn.Module]]
+
+logger = logging.getLogger("kernels_core")
 
 
 def has_foreign_forward(module: nn.Module) -> bool:
-    """Whether somebody else's forward on the instance hides the one of its class."""
+    """Whether another package's forward on the instance hides the one of its class."""
     attributes = module.__dict__
     if "forward" not in attributes or _is_own(module, attributes["forward"]):
         return False
@@ -56,32 +61,35 @@ def kernelized_modules(model: nn.Module) -> dict[type[nn.Module], list[nn.Module
     return by_class
 
 
-def check_current(changes: Iterable[Change]) -> None:
-    """Make sure that modules have the class that they had when the changes were planned.
+def replace(model: nn.Module, changes: list[Change], made: KernelizeReport | None) -> None:
+    """Change the classes of modules and the report of their model, or leave both as they were.
 
-    Args:
-        changes: groups of modules, as (their class, the class they get, the modules).
-
-    Raises:
-        StalePlanError: a module has another class by now.
+    StalePlanError where a module has another class by now, ApplyError where Python refuses one.
     """
+    before = saved_report(model)
+    _check_current(changes)
+    try:
+        _assign(changes)
+        keep_report(model, made)
+        if made is not None:
+            logger.info("kernelized %s:\n%s", type(model).__qualname__, made)
+    except BaseException:  # Ctrl-C, or a handler of log records that raises
+        put_back(changes)
+        keep_report(model, before)
+        raise
+
+
+def _check_current(changes: Iterable[Change]) -> None:
     for before, _, modules in changes:
         if any(type(module) is not before for module in modules):
             raise StalePlanError(
-                f"A {before.__qualname__} was changed since this was planned. Plan again.",
+                f"The class of a {before.__qualname__} was changed after the plan was made. "
+                f"Call plan again.",
                 layer=before.__name__,
             )
 
 
-def assign(changes: Iterable[Change]) -> None:
-    """Give modules another class. Whatever is raised, `put_back` undoes what was done until then.
-
-    Args:
-        changes: as for `check_current`.
-
-    Raises:
-        ApplyError: Python refuses the assignment.
-    """
+def _assign(changes: Iterable[Change]) -> None:
     for before, after, modules in changes:
         try:
             for module in modules:
@@ -94,11 +102,7 @@ def assign(changes: Iterable[Change]) -> None:
 
 
 def put_back(changes: Iterable[Change]) -> None:
-    """Give modules the class that they had before some changes, whatever they have now.
-
-    Args:
-        changes: as for `check_current`.
-    """
+    """Give modules the class that they had before some changes, whatever they have now."""
     for before, _, modules in changes:
         for module in modules:
             if type(module) is not before:

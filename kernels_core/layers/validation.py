@@ -10,12 +10,14 @@ import inspect
 import typing
 import weakref
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
 
 from kernels_core.errors import InvalidLayerError, SignatureMismatchError
-
-if TYPE_CHECKING:
-    from torch import nn
+from kernels_core.repository.builds import Build
 
 _FLAGS = frozenset({"has_backward", "can_torch_compile"})
 
@@ -37,18 +39,39 @@ _IMPLICIT = frozenset(
 )
 
 
+def exported_layer(kernel: ModuleType, build: Build, layer_name: str) -> type[nn.Module]:
+    """The layer of this name that an imported kernel exports."""
+    layers = getattr(kernel, "layers", None)
+    if layers is None:
+        raise InvalidLayerError(
+            f"{build.repository} (variant {build.variant}) has no layers: its __init__.py must "
+            f"export a module named 'layers'.",
+            repository=build.repository,
+            layer=layer_name,
+            rule="exported",
+        )
+    layer: type[nn.Module] | None = getattr(layers, layer_name, None)
+    if layer is None:
+        exported = sorted(name for name, value in vars(layers).items() if _is_layer(value))
+        raise InvalidLayerError(
+            f"{build.repository} (variant {build.variant}) has no layer {layer_name!r}; "
+            f"its layers are: {', '.join(exported) or 'none'}.",
+            repository=build.repository,
+            layer=layer_name,
+            rule="exported",
+        )
+    return layer
+
+
+def _is_layer(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, nn.Module)
+
+
 def check_layer(layer: object, *, repository: str, name: str) -> None:
     """Check that a layer is pure: a subclass of nn.Module with a forward and nothing else.
 
-    Args:
-        layer: what the repository loaded.
-        repository: the repository, for the message.
-        name: the layer's name, for the message.
-
-    Raises:
-        InvalidLayerError: the rule that it breaks, and the member that breaks it.
+    InvalidLayerError names the rule that it breaks, and the member that breaks it.
     """
-    from torch import nn
 
     def invalid(rule: str, text: str) -> InvalidLayerError:
         return InvalidLayerError(
@@ -79,13 +102,10 @@ def check_layer(layer: object, *, repository: str, name: str) -> None:
             raise invalid("flags", f"must have a bool as {flag}, got {value!r}.")
 
 
-def required_members(layer: type[nn.Module]) -> tuple[str, ...]:
+def _required_members(layer: type[nn.Module]) -> tuple[str, ...]:
     """The members that a layer's forward expects of the module that adopts it.
 
     A layer names them by annotations in its class body, such as `weight: torch.Tensor`.
-
-    Args:
-        layer: a layer that passed `check_layer`.
     """
     return tuple(name for name in _raw_annotations(layer) if name not in _FLAGS)
 
@@ -94,22 +114,13 @@ Conditions = tuple[tuple[str, tuple[Any, ...]], ...]
 
 
 def conditions(layer: type[nn.Module]) -> Conditions:
-    """What a layer's forward demands of its members beyond their presence.
+    """What a layer's forward requires of its members beyond their presence; empty for most layers.
 
     A layer states it with `typing.Annotated`: `weight: Annotated[torch.Tensor, torch.bfloat16]`
-    takes weights of these dtypes only (several are alternatives), and a callable there is given the
-    member and tells whether it will do.
-
-    Args:
-        layer: a layer that passed `check_layer`.
-
-    Returns:
-        Pairs of a member and what is demanded of it; empty for most layers.
-
-    Raises:
-        InvalidLayerError: an annotation with `Annotated` cannot be read.
+    takes weights of these dtypes only (several are alternatives), and a callable there is called
+    with the member and returns whether it will do.
     """
-    members = required_members(layer)
+    members = _required_members(layer)
     raw = [str(annotation) for annotation in _raw_annotations(layer).values()]
     if not any("Annotated" in text for text in raw):
         return ()
@@ -123,31 +134,27 @@ def conditions(layer: type[nn.Module]) -> Conditions:
             rule="annotations",
         ) from error
     found = ((member, getattr(hints[member], "__metadata__", ())) for member in members)
-    return tuple((member, demanded) for member, demanded in found if demanded)
+    return tuple((member, required) for member, required in found if required)
 
 
 def _raw_annotations(layer: type[nn.Module]) -> dict[str, Any]:
-    from torch import nn
-
     merged: dict[str, Any] = {}
     for base in layer.__mro__[: layer.__mro__.index(nn.Module)]:
         merged.update(inspect.get_annotations(base))
     return merged
 
 
-def unmet(module: nn.Module, demanded: Conditions) -> str:
+def unmet(module: nn.Module, required: Conditions) -> str:
     """Why a module does not meet a layer's conditions, or ""."""
-    import torch
-
-    for member, demands in demanded:
+    for member, conditions_of_it in required:
         value = getattr(module, member)
-        dtypes = [demand for demand in demands if isinstance(demand, torch.dtype)]
+        dtypes = [one for one in conditions_of_it if isinstance(one, torch.dtype)]
         if dtypes and getattr(value, "dtype", None) not in dtypes:
-            there = getattr(value, "dtype", type(value).__name__)
-            return f"its {member} is {there}, and {' or '.join(map(str, dtypes))} is required"
-        for demand in demands:
-            if callable(demand) and not isinstance(demand, torch.dtype) and not demand(value):
-                return f"its {member} does not meet the condition {_name_of(demand)}"
+            found = getattr(value, "dtype", type(value).__name__)
+            return f"its {member} is {found}, and {' or '.join(map(str, dtypes))} is required"
+        for one in conditions_of_it:
+            if callable(one) and not isinstance(one, torch.dtype) and not one(value):
+                return f"its {member} does not meet the condition {_name_of(one)}"
     return ""
 
 
@@ -156,17 +163,8 @@ def _name_of(condition: Any) -> str:
 
 
 def check_members(modules: Iterable[nn.Module], layer: type[nn.Module], repository: str) -> None:
-    """Check that modules have every member that a layer's forward expects.
-
-    Args:
-        modules: the modules that are to adopt the layer.
-        layer: the layer.
-        repository: the repository, for the message.
-
-    Raises:
-        InvalidLayerError: the first module and the member that it lacks.
-    """
-    expected = required_members(layer)
+    """Check that modules have every member that a layer's forward expects."""
+    expected = _required_members(layer)
     for module in modules:
         for member in expected:
             if not hasattr(module, member):
@@ -181,21 +179,11 @@ def check_members(modules: Iterable[nn.Module], layer: type[nn.Module], reposito
 
 
 def check_signature(layer: type[nn.Module], adopting: type[nn.Module], repository: str) -> str:
-    """Check that a layer's forward can be called as the one that it replaces.
+    """Check that a layer's forward can be called as that of the class that adopts it.
 
     Both must take the same number of parameters of the same kinds, with a default wherever the
-    original has one; keyword-only parameters must have the same names.
-
-    Args:
-        layer: the kernel's layer.
-        adopting: the class whose forward it replaces.
-        repository: the repository, for the message.
-
-    Returns:
-        A note when positional parameters have other names, so that calls by keyword fail; or "".
-
-    Raises:
-        SignatureMismatchError: names both signatures and the first difference.
+    original has one; keyword-only parameters must have the same names. Returns a note where
+    positional parameters have other names, so that calls by keyword fail, or "".
     """
     ours = _parameters(layer, layer.__name__, repository)
     theirs = _parameters(adopting, layer.__name__, repository)

@@ -23,7 +23,7 @@ from kernels_core import (  # noqa: E402
     unkernelize,
     use_kernel_forward_from_hub,
 )
-from kernels_core.layers import choose  # noqa: E402
+from kernels_core.layers import load  # noqa: E402
 from kernels_core.loading.resolver import forget  # noqa: E402
 
 COUNT = 8
@@ -43,12 +43,12 @@ LAYERS = [layer_class(f"Layer{index}") for index in range(COUNT)]
 
 @pytest.fixture(autouse=True)
 def nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choose, "_loaded", {})
+    monkeypatch.setattr(load, "_loaded", {})
 
 
 def new_process(hub: Hub) -> None:
     forget()
-    choose._loaded.clear()
+    load._loaded.clear()
     hub.forget()
 
 

@@ -75,7 +75,9 @@ def test_a_plan_of_a_model_that_changed_is_refused(scaled):
     model = nn.Sequential(Scale(), Scale())
     planned = plan(model, mode=Mode.INFERENCE)
     kernelize(model[1], mode=Mode.INFERENCE, mapping={"Scale": {"cpu": scaled("Times100")}})
-    with pytest.raises(errors.StalePlanError, match=r"^A Scale was .* Plan again\.$") as caught:
+    with pytest.raises(
+        errors.StalePlanError, match=r"^The class of a Scale was .* Call plan again\.$"
+    ) as caught:
         planned.apply()
     assert caught.value.layer == "Scale"
     assert [value(module) for module in model] == [2, 200]

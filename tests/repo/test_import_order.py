@@ -161,12 +161,12 @@ def test_no_core_module_names_a_device_family(file: str) -> None:
     [
         ("kernels_core/host.py", "from kernels_core import hookspecs"),
         ("kernels_core/mode.py", "from kernels_core.environment import flag"),
-        ("kernels_core/plugins/registry.py", "def f():\n    import kernels_core.layers.plan"),
-        ("kernels_core/plugins/registry.py", "from ..layers import plan"),
-        ("kernels_core/layers/plan.py", "from kernels_core import Mode"),
+        ("kernels_core/plugins/registry.py", "def f():\n    import kernels_core.layers.scan"),
+        ("kernels_core/plugins/registry.py", "from ..layers import scan"),
+        ("kernels_core/layers/candidates.py", "from kernels_core import Mode"),
         ("kernels_core/loading.py", "import torch.nn"),
-        ("kernels_core/layers/plan.py", "import huggingface_hub"),
-        ("kernels_core/layers/plan.py", "from kernels_backend_cpu import plugin"),
+        ("kernels_core/layers/candidates.py", "import huggingface_hub"),
+        ("kernels_core/layers/candidates.py", "from kernels_backend_cpu import plugin"),
         ("kernels_core/device.py", "from kernels_core.layers.mapping import DeviceRepositories"),
         ("kernels_core/hub/install.py", "from kernels_core.locks.lock import Lock"),
     ],
@@ -180,7 +180,7 @@ def test_a_forbidden_import_is_noticed(file: str, code: str) -> None:
     [
         ("kernels_core/mode.py", "from kernels_core.errors import InvalidModeError"),
         ("kernels_core/plugins/registry.py", "from kernels_core.plugins.backend import Backend"),
-        ("kernels_core/layers/plan.py", "from .mapping import Entry"),
+        ("kernels_core/layers/candidates.py", "from .mapping import Entry"),
     ],
 )
 def test_an_allowed_import_is_no_complaint(file: str, code: str) -> None:

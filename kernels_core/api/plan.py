@@ -1,0 +1,136 @@
+"""`plan` and `Plan`: what `kernelize` would do to a model, and doing it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from kernels_core.layers.copying import refer_by_name
+from kernels_core.layers.fallback import KernelizeFallback, allowed_cases
+from kernels_core.layers.mapping import KernelMapping, current_mapping, normalized
+from kernels_core.layers.report import (
+    KernelizeReport,
+    ReportRow,
+    make_report,
+    report,
+    rows_to_dict,
+    table,
+)
+from kernels_core.layers.swap import replace
+from kernels_core.mode import Mode, stand_ins
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from kernels_core.layers.candidates import PlannedGroup
+    from kernels_core.layers.swap import Change
+
+
+@attrs.frozen(eq=False)
+class Plan:
+    """What `kernelize` would do to a model: nothing is loaded and nothing changed yet.
+
+    Attributes:
+        model: the model.
+        mode: the requested mode.
+    """
+
+    model: nn.Module
+    mode: Mode
+    _allowed: KernelizeFallback
+    _groups: tuple[PlannedGroup, ...]
+
+    @property
+    def rows(self) -> tuple[ReportRow, ...]:
+        """One row per distinct class, layer name and device, with its candidates in order."""
+        return tuple(group.row() for group in self._groups)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain data, ready for JSON."""
+        return rows_to_dict(self.mode, self.rows)
+
+    def __str__(self) -> str:
+        return table(self.rows)
+
+    def apply(self) -> KernelizeReport:
+        """Load what the plan needs and replace the forwards, all of them or none.
+
+        Returns:
+            What every layer got, or why not; `kernels_core.report(model)` returns it again.
+
+        Raises:
+            StalePlanError: the model's layers were changed since it was planned.
+            LayerModeError: an entry is registered for a mode that its layer does not support.
+            NoKernelError: a layer has no compatible kernel, and that is not allowed.
+            LoadError: a kernel could not be loaded, and that is not allowed.
+        """
+        apply_plan(self)
+        return report(self.model)
+
+
+def plan(
+    model: nn.Module,
+    *,
+    mode: Mode,
+    device: str | torch.device | None = None,
+    use_fallback: bool | KernelizeFallback = True,
+    mapping: KernelMapping | None = None,
+) -> Plan:
+    """Plan what `kernelize` would do, without loading or changing anything.
+
+    Args:
+        model: as for `kernelize`.
+        mode: as for `kernelize`.
+        device: as for `kernelize`.
+        use_fallback: as for `kernelize`.
+        mapping: as for `kernelize`.
+
+    Returns:
+        The plan; print it, or `apply()` it.
+
+    Raises:
+        KernelsError: an argument or the device cannot be used; see `kernelize`.
+
+    Example:
+        >>> from torch import nn
+        >>> import kernels_core
+        >>> model = nn.Linear(2, 2)
+        >>> print(kernels_core.plan(model, mode=kernels_core.Mode.INFERENCE, device="cpu"))
+        no extensible layers
+    """
+    # Here, so that `kernelize` and `plan` can be imported without importing torch.
+    from kernels_core.layers.candidates import plan_groups
+
+    check_model(model)
+    if not isinstance(mode, Mode):
+        raise TypeError(f"mode must be a Mode such as Mode.INFERENCE, got {mode!r}.")
+    stand_ins(mode)
+    allowed = allowed_cases(use_fallback)
+    repositories = current_mapping() if mapping is None else normalized(mapping)
+    return Plan(model, mode, allowed, plan_groups(model, mode, device, repositories))
+
+
+def check_model(model: object) -> None:
+    """TypeError unless it is an nn.Module."""
+    from torch import nn
+
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {model!r}.")
+
+
+def apply_plan(plan: Plan) -> list[Change]:
+    """Apply a plan; returns the class of each group before and after, also where it is the same."""
+    from kernels_core.layers.decide import decide
+
+    decided = [(one, one.planned.group) for one in decide(plan._groups, plan.mode, plan._allowed)]
+    made = make_report(
+        plan.model, plan.mode, ((one.row(), group.modules) for one, group in decided)
+    )
+    for planned in plan._groups:
+        if planned.group.reference:
+            refer_by_name(planned.group.original, planned.group.reference)
+    classes = [(group.current, one.cls, group.modules) for one, group in decided]
+    replace(plan.model, [change for change in classes if change[0] is not change[1]], made)
+    return classes

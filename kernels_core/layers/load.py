@@ -1,0 +1,126 @@
+"""Loading layers: builds on the Hub are resolved in parallel, and each layer is loaded once."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import attrs
+from torch import nn
+
+from kernels_core.errors import KernelImportError, KernelsError
+from kernels_core.layers.repositories import HubLayer, ResolvableRepository
+from kernels_core.layers.targets import Target
+from kernels_core.layers.validation import check_layer
+from kernels_core.mode import Mode
+from kernels_core.parallel import in_parallel
+from kernels_core.plugins import Backend
+from kernels_core.repository.builds import Build
+
+Resolve = Callable[[ResolvableRepository, Target], Build]
+
+_Key = tuple[Any, Backend, int]
+
+
+@attrs.frozen(eq=False)
+class LoadedLayer:
+    """A layer's class that was loaded and validated."""
+
+    layer: type[nn.Module]
+    build: Build | None  # None for a repository that only knows `load`
+
+    def lacks(self, mode: Mode) -> str:
+        """What a mode needs that the layer does not support, or ""."""
+        if mode & Mode.TRAINING and not getattr(self.layer, "has_backward", True):
+            return "backward"
+        if mode & Mode.TORCH_COMPILE and not getattr(self.layer, "can_torch_compile", False):
+            return "torch.compile"
+        return ""
+
+
+_loaded: dict[_Key, LoadedLayer] = {}
+_loaded_lock = threading.Lock()
+
+
+def resolve_ahead(candidates: Iterable[tuple[Any, Target]]) -> Resolve:
+    """Resolve those repositories that are on the Hub and not loaded yet, in parallel.
+
+    The function that comes back returns these builds, or raises what went wrong for that one
+    repository, and resolves all other repositories when it is called.
+    """
+    on_hub = {
+        (repository, target.backend, target.index): target
+        for repository, target in candidates
+        if isinstance(repository, HubLayer) and not _known(repository, target)
+    }
+    if len(on_hub) < 2:
+        return _resolve
+    # The Hub client takes long to import, and nothing else here needs it.
+    from kernels_core.loading.resolver import warm_up
+
+    warm_up()
+    outcomes = in_parallel(lambda pair: _outcome(pair[0][0], pair[1]), on_hub.items())
+    resolved = dict(zip(on_hub, outcomes, strict=True))
+
+    def resolve(repository: ResolvableRepository, target: Target) -> Build:
+        outcome = None
+        if isinstance(repository, HubLayer):
+            outcome = resolved.get((repository, target.backend, target.index))
+        if outcome is None:
+            return _resolve(repository, target)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    return resolve
+
+
+def _resolve(repository: ResolvableRepository, target: Target) -> Build:
+    return repository.resolve(target.backend, target.index)
+
+
+def _outcome(repository: HubLayer, target: Target) -> Build | BaseException:
+    try:
+        return _resolve(repository, target)
+    except (Exception, SystemExit) as error:
+        return error
+
+
+def load_layer(repository: Any, target: Target, resolve: Resolve) -> LoadedLayer:
+    """Load the layer of a repository for a device, unless that was done before."""
+    known = _known(repository, target)
+    if known is not None:
+        return known
+    loaded = _load(repository, target, resolve)
+    with _loaded_lock, contextlib.suppress(TypeError):
+        return _loaded.setdefault((repository, target.backend, target.index), loaded)
+    return loaded
+
+
+def _known(repository: Any, target: Target) -> LoadedLayer | None:
+    try:
+        return _loaded.get((repository, target.backend, target.index))
+    except TypeError:  # a user's own repository that is not hashable is loaded each time
+        return None
+
+
+def _load(repository: Any, target: Target, resolve: Resolve) -> LoadedLayer:
+    name = str(repository)
+    build = None
+    try:
+        if isinstance(repository, ResolvableRepository):
+            build = resolve(repository, target)
+            layer = repository.load_layer(build)
+        else:
+            layer = repository.load()
+    except KernelsError:
+        raise
+    # A kernel is foreign code: whatever it raises on import, sys.exit() included, is its failure.
+    except (Exception, SystemExit) as error:
+        raise KernelImportError(
+            f"{name} could not be loaded: {type(error).__name__}: {error}", repository=name
+        ) from error
+    check_layer(layer, repository=name, name=getattr(layer, "__name__", repr(layer)))
+    return LoadedLayer(layer, build)

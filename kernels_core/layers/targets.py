@@ -1,0 +1,93 @@
+"""The devices that layers are on, as the backends that serve them know them."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+
+from kernels_core.device import DeviceFacts
+from kernels_core.errors import BackendNotInstalledError, BackendUnavailableError, PluginError
+from kernels_core.layers.fallback import KernelizeFallback, Obstacle
+from kernels_core.plugins import Backend, registry
+
+
+@attrs.frozen(eq=False)
+class Target:
+    """One device, with the backend that serves it and what that backend knows of it."""
+
+    backend: Backend
+    index: int  # within the torch device type
+    facts: DeviceFacts
+
+
+class Targets:
+    """Looks up the target of each torch device once per `kernelize` call."""
+
+    def __init__(self) -> None:
+        self._found: dict[torch.device, Target | Obstacle] = {}
+
+    def given(self, device: str | torch.device | None) -> torch.device | None:
+        """The torch device that the `device` argument names. Raises if no backend can serve it."""
+        if device is None:
+            return None
+        name, index = _parse(device)
+        # The name of a backend is not always what torch calls its devices.
+        torch_type = registry().backend_for(name).info.torch_device_type
+        parsed = torch.device(torch_type) if index is None else torch.device(torch_type, index)
+        self._found[parsed] = _target(parsed, name)
+        return parsed
+
+    def find(self, device: torch.device) -> Target | Obstacle:
+        """The target of a device that a module is on, or why it has none.
+
+        A device type that no backend knows raises UnknownDeviceError.
+        """
+        found = self._found.get(device)
+        if found is None:
+            found = self._found[device] = _find(device)
+        return found
+
+
+def _parse(device: str | torch.device) -> tuple[str, int | None]:
+    if isinstance(device, torch.device):
+        return device.type, device.index
+    if not isinstance(device, str):
+        raise TypeError(f"device must be a string or a torch.device, got {device!r}.")
+    name, _, number = device.partition(":")
+    if ":" in device and not (number.isascii() and number.isdecimal()):
+        raise ValueError(f"device {device!r} is not of the form 'type' or 'type:index'.")
+    return name, int(number) if number else None
+
+
+def _find(device: torch.device) -> Target | Obstacle:
+    if device.type == "meta":
+        return Obstacle(
+            KernelizeFallback.NO_DEVICE,
+            "its tensors are on the meta device, which computes nothing",
+        )
+    try:
+        return _target(device, device.type)
+    except (BackendNotInstalledError, BackendUnavailableError, PluginError) as error:
+        return Obstacle(KernelizeFallback.NO_DEVICE, str(error), error)
+
+
+def _target(device: torch.device, name: str) -> Target:
+    backend = registry().backend_for(name)
+    index = _index(device)
+    count = backend.detection().device_count
+    if index >= count:
+        raise BackendUnavailableError(
+            f"There is no device {device.type}:{index}: the {backend.name} backend found "
+            f"{count} device{'s' if count != 1 else ''}.",
+            backend=backend.name,
+        )
+    return Target(backend, index, backend.device_facts(index))
+
+
+def _index(device: torch.device) -> int:
+    """A device's index; without one torch means the current device of that type."""
+    index: int | None = device.index
+    if index is not None:
+        return index
+    current = getattr(torch.get_device_module(device.type), "current_device", lambda: 0)()
+    return current if isinstance(current, int) else 0
