@@ -112,17 +112,16 @@ def _fall_back(
 def _by_conditions(decision: Decision) -> tuple[Decision | None, list[nn.Module], str]:
     """The decision for modules that meet the layer's conditions, the others, and why not."""
     assert decision.loaded is not None
-    demanded = conditions(decision.loaded.layer)
-    if not demanded:
+    required = conditions(decision.loaded.layer)
+    if not required:
         return decision, [], ""
-    modules = decision.planned.group.modules
-    reasons = [unmet(module, demanded) for module in modules]
-    unfit = [module for module, reason in zip(modules, reasons, strict=True) if reason]
+    checked = [(module, unmet(module, required)) for module in decision.planned.group.modules]
+    unfit = [(module, reason) for module, reason in checked if reason]
     if not unfit:
         return decision, [], ""
-    fit = [module for module, reason in zip(modules, reasons, strict=True) if not reason]
+    fit = [module for module, reason in checked if not reason]
     part = attrs.evolve(decision, planned=decision.planned.part(fit)) if fit else None
-    return part, unfit, next(reason for reason in reasons if reason)
+    return part, [module for module, _ in unfit], unfit[0][1]
 
 
 def _refusal(group: Group, obstacle: Obstacle) -> Exception:

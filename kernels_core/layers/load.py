@@ -14,6 +14,7 @@ from kernels_core.errors import KernelImportError, KernelsError
 from kernels_core.layers.repositories import HubLayer, ResolvableRepository
 from kernels_core.layers.targets import Target
 from kernels_core.layers.validation import check_layer
+from kernels_core.loading.resolver import warm_up
 from kernels_core.mode import Mode
 from kernels_core.parallel import in_parallel
 from kernels_core.plugins import Backend
@@ -57,9 +58,6 @@ def resolve_ahead(candidates: Iterable[tuple[Any, Target]]) -> Resolve:
     }
     if len(on_hub) < 2:
         return _resolve
-    # The Hub client takes long to import, and nothing else here needs it.
-    from kernels_core.loading.resolver import warm_up
-
     warm_up()
     outcomes = in_parallel(lambda pair: _outcome(pair[0][0], pair[1]), on_hub.items())
     resolved = dict(zip(on_hub, outcomes, strict=True))

@@ -1,7 +1,10 @@
 """Layer repositories: the values that mappings hold. Making one touches nothing.
 
-Anything with `load() -> type[nn.Module]` is a layer repository. Those of this package can also be
-asked to resolve a build for one device first, which imports nothing, and to load that build after.
+Anything with `load() -> type[nn.Module]` is a layer repository. Those of this package can also
+resolve a build for one device first, which imports nothing, and load that build after.
+
+Methods import what loads kernels when they run: importing it here would make this module take more
+than twice as long to import, and libraries import it to declare mappings that may never be used.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ class ResolvableRepository(LayerRepositoryProtocol, Protocol):
 
 
 class _LayerRepository:
-    """What the repositories of this package share; `resolve` is theirs."""
+    """What the repositories of this package share."""
 
     __slots__ = ()
 
