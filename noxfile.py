@@ -29,6 +29,7 @@ TEST_HELPERS = (
     "plugin_source.py",
     "hub_server/*.py",
     "check/native_files.py",
+    "layers/models.py",
     "native/build.py",
 )
 # Tests in one file share expensive fixtures, so each process runs whole files.

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
+from layers.models import Scale
 from torch import nn
 
 import kernels_core
@@ -24,16 +25,6 @@ from kernels_core import (
 )
 
 X = torch.ones(3)
-
-
-@use_kernel_forward_from_hub("Scale")
-class Scale(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.full((3,), 2.0))
-
-    def forward(self, x):
-        return self.weight * x
 
 
 @use_kernel_forward_from_hub("Other")

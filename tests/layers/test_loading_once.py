@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from layers.models import Scale
 from torch import nn
 
 import kernels_core
@@ -40,16 +41,6 @@ class Scale(nn.Module):
     def forward(self, x):
         return {factor} * self.weight * x
 """
-
-
-@use_kernel_forward_from_hub("Scale")
-class Scale(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.full((3,), 2.0))
-
-    def forward(self, x):
-        return self.weight * x
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from layers.models import Scale
 from torch import nn
 
 import kernels_core
@@ -18,20 +19,9 @@ from kernels_core import (
     kernelized,
     plan,
     register_kernel_mapping,
-    use_kernel_forward_from_hub,
 )
 
 X = torch.ones(3)
-
-
-@use_kernel_forward_from_hub("Scale")
-class Scale(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.full((3,), 2.0))
-
-    def forward(self, x):
-        return self.weight * x
 
 
 def value(module):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
+from layers.models import Scale
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -15,21 +16,10 @@ from kernels_core import (
     kernelize,
     register_kernel_mapping,
     unkernelize,
-    use_kernel_forward_from_hub,
     use_kernel_mapping,
 )
 
 X = torch.ones(3)
-
-
-@use_kernel_forward_from_hub("Scale")
-class Scale(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.full((3,), 2.0))
-
-    def forward(self, x):
-        return self.weight * x
 
 
 @pytest.fixture(autouse=True)
