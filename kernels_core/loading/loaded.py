@@ -46,7 +46,7 @@ def load_build(build: Build) -> ModuleType:
     """Import a build, once per process, and remember it for `get_loaded_kernels`.
 
     Args:
-        build: what `resolve_local` chose.
+        build: what `Resolver` found.
 
     Raises:
         NamespaceTakenError: a native build whose operators are registered already, by the same
@@ -73,22 +73,29 @@ def load_build(build: Build) -> ModuleType:
 def _check_namespace(build: Build) -> None:
     # torch ends the process when a library registers an operator that is there already: the error
     # comes out of an initializer that runs before anybody could catch it.
-    namespace = build.metadata.id if build.metadata else None
-    torch = sys.modules.get("torch")
-    if namespace is None or torch is None or not _is_native(build):
+    namespace = _namespace(build)
+    if namespace is None or not _is_native(build) or not _has_operators(namespace):
         return
-    if any(name.startswith(f"{namespace}::") for name in torch._C._dispatch_get_all_op_names()):
-        others = [
-            one.build for one in _loaded.values() if one.metadata and one.metadata.id == namespace
-        ]
-        by = f"by the build in {others[0].path}" if others else "by something else in this process"
-        raise NamespaceTakenError(
-            f"The operators of {build.repository} ({build.variant}), torch.ops.{namespace}, are "
-            f"registered already, {by}. A native build can be loaded once in a process: use that "
-            f"one, or start another process.",
-            repository=build.repository,
-            namespace=namespace,
-        )
+    others = [one.build for one in _loaded.values() if _namespace(one.build) == namespace]
+    by = f"by the build in {others[0].path}" if others else "by something else in this process"
+    raise NamespaceTakenError(
+        f"The operators of {build.repository} ({build.variant}), torch.ops.{namespace}, are "
+        f"registered already, {by}. A native build can be loaded once in a process: use that "
+        f"one, or start another process.",
+        repository=build.repository,
+        namespace=namespace,
+    )
+
+
+def _namespace(build: Build) -> str | None:
+    return build.metadata.id if build.metadata else None
+
+
+def _has_operators(namespace: str) -> bool:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return False
+    return any(name.startswith(f"{namespace}::") for name in torch._C._dispatch_get_all_op_names())
 
 
 def _is_native(build: Build) -> bool:

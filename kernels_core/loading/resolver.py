@@ -217,12 +217,3 @@ def warm_up() -> None:
     from huggingface_hub import get_session
 
     get_session()
-
-
-def forget() -> None:
-    """Forget what this process knows of the Hub and its kernels, but for what is on disk."""
-    from kernels_core.hub import client, install, repository
-
-    client.reset()
-    repository.forget()
-    install.forget()

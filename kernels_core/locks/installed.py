@@ -61,29 +61,6 @@ def calling_code() -> Caller:
     return Caller("")
 
 
-def locked_commit(repo_id: str, lockfile: Path | None = None, caller: Caller | None = None) -> str:
-    """The commit at which a kernel is locked; see `find_lock` for arguments and errors.
-
-    Args:
-        repo_id: the repository, "org/name".
-        lockfile: the lock file.
-        caller: who asks.
-
-    Raises:
-        NotLockedError: the lock does not name the repository.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp(), "kernels.lock")
-        >>> dependency = {"repo-id": "org/activation", "version": 1}
-        >>> entry = {"dependency": dependency, "lock": {"commit": "0a" * 20}}
-        >>> _ = path.write_text(json.dumps([entry]))
-        >>> locked_commit("org/activation", path)
-        '0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a'
-    """
-    return find_lock(lockfile, caller).kernel(repo_id).commit
-
-
 def find_lock(lockfile: Path | None = None, caller: Caller | None = None) -> Lock:
     """Read the lock that counts.
 

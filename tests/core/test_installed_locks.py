@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from kernels_core.errors import LockFileError, LockFileNotFoundError, NotLockedError
-from kernels_core.locks.installed import Caller, find_lock, locked_commit
+from kernels_core.locks.installed import Caller, find_lock
 
 A, B = "a" * 40, "b" * 40
 PROGRAM = """
 from kernels_core import LockedLayerRepository
-from kernels_core.locks.installed import locked_commit
+from kernels_core.locks.installed import find_lock
 
 commit = None
 
@@ -28,7 +28,7 @@ def layer():
 
 
 def ask(repo_id="org/name"):
-    return locked_commit(repo_id)
+    return find_lock().kernel(repo_id).commit
 
 
 if __name__ == "__main__":
@@ -92,7 +92,7 @@ def test_the_lock_that_is_named_counts(install: Install, tmp_path: Path) -> None
     install("lk_named", **{"kernels.lock": lock_of(A)})
     other = tmp_path / "other.lock"
     other.write_text(lock_of(B))
-    assert locked_commit("org/name", other) == B
+    assert find_lock(other).kernel("org/name").commit == B
     assert find_lock(other).source == str(other)
 
 
@@ -160,10 +160,11 @@ def test_a_source_tree_on_the_path_brings_its_packages(
     (info / "top_level.txt").write_text("lk_tree\n")
     (info / "kernels.lock").write_text(lock_of(A))
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert locked_commit("org/name", caller=Caller("lk_tree.tool", str(package / "tool.py"))) == A
+    inside = Caller("lk_tree.tool", str(package / "tool.py"))
+    assert find_lock(caller=inside).kernel("org/name").commit == A
     outside = Caller("elsewhere", str(tmp_path / "elsewhere.py"))
     with pytest.raises(LockFileNotFoundError):
-        locked_commit("org/name", caller=outside)
+        find_lock(caller=outside)
 
 
 def test_a_caller_without_a_lock_is_told_what_to_do(install: Install) -> None:
@@ -177,9 +178,9 @@ def test_a_caller_without_a_lock_is_told_what_to_do(install: Install) -> None:
 
 def test_code_that_stands_in_no_file_has_no_lock(install: Install) -> None:
     install("lk_unused", **{"kernels.lock": lock_of(A)})
-    namespace = {"__name__": "__main__", "locked_commit": locked_commit}
+    namespace = {"__name__": "__main__", "find_lock": find_lock}
     with pytest.raises(LockFileNotFoundError, match="__main__"):
-        eval("locked_commit('org/name')", namespace)
+        eval("find_lock()", namespace)
 
 
 def test_a_kernel_that_the_callers_lock_lacks_is_named(install: Install) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("huggingface_hub")
 
-from hub_server import Forks, Hub, client_environment, settings
+from hub_server import Forks, Hub, client_environment, forget, settings
 
 
 @pytest.fixture
@@ -45,11 +45,9 @@ def reread_environment(hub: Hub) -> Callable[[], None]:
 def _reread() -> None:
     from huggingface_hub import close_session, constants
 
-    from kernels_core.loading import resolver
-
     importlib.reload(constants)  # the client reads the environment there, and only there
     close_session()
-    resolver.forget()
+    forget()
 
 
 @pytest.fixture

@@ -10,10 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hub_server import Forks, Hub, client_environment, kernel_files
+from hub_server import Forks, Hub, client_environment, forget, kernel_files
 
 from kernels_core import errors, get_kernel, install_kernel
-from kernels_core.loading.resolver import forget
 from kernels_core.repository import hashes, integrity
 
 REPOSITORY = "org/activation"

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from hub_server import Hub, kernel_files
+from hub_server import Hub, forget, kernel_files
 
 from kernels_core.cli.main import main
-from kernels_core.loading.resolver import forget
 
 CPU, GPU = "torch-cpu", "torch213-cxx11-cu130-x86_64-linux"
 

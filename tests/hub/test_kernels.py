@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import Hub, kernel_files, longest_chain
+from hub_server import Hub, forget, kernel_files, longest_chain
 
 from kernels_core import (
     errors,
@@ -20,7 +20,6 @@ from kernels_core import (
     install_kernel,
 )
 from kernels_core.hookspecs import Match
-from kernels_core.loading.resolver import forget
 from kernels_core.plugins import Backend
 
 REPOSITORY = "org/activation"

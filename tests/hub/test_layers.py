@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import Hub, kernel_files, longest_chain, round_trips
+from hub_server import Hub, forget, kernel_files, longest_chain, round_trips
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
@@ -24,7 +24,6 @@ from kernels_core import (  # noqa: E402
     use_kernel_forward_from_hub,
 )
 from kernels_core.layers import load  # noqa: E402
-from kernels_core.loading.resolver import forget  # noqa: E402
 
 COUNT = 8
 # Seconds. What a busy machine delays must not look like one request after another.

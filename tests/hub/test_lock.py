@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from hub_server import Forks, Hub, client_environment, kernel_files
+from hub_server import Forks, Hub, client_environment, forget, kernel_files
 
 from kernels_core import errors, get_locked_kernel, load_kernel
 from kernels_core.cli.main import main
-from kernels_core.loading.resolver import forget
 from kernels_core.locks.files import read_lock
 from kernels_core.repository.metadata import KernelDependency
 

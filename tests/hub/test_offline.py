@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hub_server import Hub, kernel_files
+from hub_server import Hub, forget, kernel_files
 
 from kernels_core import (
     errors,
@@ -15,7 +15,6 @@ from kernels_core import (
     has_kernel,
     install_kernel,
 )
-from kernels_core.loading.resolver import forget
 
 REPOSITORY = "org/activation"
 BASE = "org/base"

@@ -6,7 +6,7 @@ with Hub() as hub:
     assert [request.kind for request in hub.requests] == ["organization", "refs", ...]
 """
 
-from hub_server.environment import client_environment, settings
+from hub_server.environment import client_environment, forget, settings
 from hub_server.faults import FAULTS, Fault
 from hub_server.forks import Fork, Forks
 from hub_server.kernels import kernel_files
@@ -21,6 +21,7 @@ __all__ = [
     "Hub",
     "Request",
     "client_environment",
+    "forget",
     "kernel_files",
     "longest_chain",
     "round_trips",

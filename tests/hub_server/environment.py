@@ -30,3 +30,12 @@ def client_environment(endpoint: str, home: Path) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "KERNELS_TRUST_FILE": os.devnull,  # an empty list
     }
+
+
+def forget() -> None:
+    """Make this process know no more of the Hub than a new one; the cache on disk stays."""
+    from kernels_core.hub import client, install, repository
+
+    client.reset()
+    repository.forget()
+    install.forget()

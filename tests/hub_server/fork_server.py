@@ -28,7 +28,7 @@ def prepare() -> None:
 
     own = pkgutil.iter_modules(kernels_core.repository.__path__, "kernels_core.repository.")
     names = [module.name for module in own]
-    others = ("kernels_core.loading", "huggingface_hub.hf_api", "packaging.requirements")
+    others = ("kernels_core.loading.download", "huggingface_hub.hf_api", "packaging.requirements")
     for name in (*names, *others):
         importlib.import_module(name)
     backend = registry().default_backend()
