@@ -13,14 +13,13 @@ from kernels_core.errors import (
     RepositoryNotFoundError,
     VersionNotFoundError,
 )
-from kernels_core.hub.versions import check_reference
 from kernels_core.loading.loaded import load_build
 from kernels_core.loading.resolver import FIRST_DEVICE, Resolver
 from kernels_core.locks.installed import find_lock
 from kernels_core.locks.lock import Lock
 from kernels_core.plugins import registry
 from kernels_core.repository.local import LocalRepository
-from kernels_core.repository.names import check_repo_id
+from kernels_core.repository.names import check_reference, check_repo_id
 from kernels_core.variants.fit import BuildDecision
 
 Trust = bool | Iterable[str]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import attrs
 
@@ -31,14 +30,12 @@ from kernels_core.hub.single_flight import SingleFlight
 from kernels_core.hub.trust import check_trust, is_allowed_here
 from kernels_core.hub.versions import Pinned, Refs, choose_ref, is_commit, newer_versions
 from kernels_core.parallel import in_background, in_parallel
+from kernels_core.plugins import Backend
 from kernels_core.repository.builds import Build, BuildSelector, make_build
 from kernels_core.repository.hashes import variant_hash
 from kernels_core.repository.metadata import Metadata, read_metadata
 from kernels_core.repository.names import publisher_of
-
-if TYPE_CHECKING:
-    from kernels_core.plugins import Backend
-    from kernels_core.variants.fit import BuildDecision
+from kernels_core.variants.fit import BuildDecision
 
 # Of how many newer versions to find out whether they have a build for this machine.
 _NEWER_VERSIONS = 3

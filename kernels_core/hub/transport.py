@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import attrs
@@ -232,6 +233,4 @@ def _common_headers(agent: str) -> dict[str, str]:
 
 @functools.cache
 def _own_agent() -> str:
-    from importlib.metadata import version
-
     return f"kernels-core/{version('kernels-core')}"

@@ -18,8 +18,7 @@ import attrs
 
 from kernels_core.device import LayerRepositoryProtocol
 from kernels_core.hub.trust import trusted_names
-from kernels_core.hub.versions import check_reference
-from kernels_core.repository.names import check_repo_id
+from kernels_core.repository.names import check_reference, check_repo_id
 
 if TYPE_CHECKING:
     from torch import nn

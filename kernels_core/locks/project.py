@@ -8,14 +8,10 @@ from typing import Any
 import attrs
 
 from kernels_core.errors import ProjectError, VersionNotFoundError
-from kernels_core.hub.versions import (
-    DEFAULT_REVISION,
-    Refs,
-    check_version,
-    choose_ref,
-)
+from kernels_core.hub.versions import DEFAULT_REVISION, Refs, choose_ref
 from kernels_core.locks.lock import LockedKernel
 from kernels_core.repository.metadata import read_repo_id
+from kernels_core.repository.names import check_version
 from kernels_core.repository.schema import (
     InvalidError,
     fail,

@@ -6,19 +6,16 @@ import functools
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import attrs
 
 from kernels_core.errors import MetadataError, NoFittingBuildError, RepositoryNotFoundError
 from kernels_core.host import HostInfo, host_info
+from kernels_core.plugins import Backend, registry
 from kernels_core.repository.dependencies import check_dependencies
 from kernels_core.repository.metadata import Metadata
 from kernels_core.variants.fit import BuildDecision, decide
 from kernels_core.variants.names import TagParser
-
-if TYPE_CHECKING:
-    from kernels_core.plugins import Backend
 
 
 @attrs.frozen
@@ -63,8 +60,6 @@ class BuildSelector:
 
     def decisions_by_name(self, names: Iterable[str]) -> tuple[BuildDecision, ...]:
         """Decide over builds by nothing but their names; see `fit.decide`."""
-        from kernels_core.plugins import registry
-
         host = self.host or host_info()
         return _decided(tuple(names), self.backend, host, registry().parse_tag)
 

@@ -27,10 +27,8 @@ from importlib.machinery import (
 )
 from importlib.util import spec_from_file_location
 from types import CodeType, ModuleType
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from kernels_core.repository.builds import Build
+from kernels_core.repository.builds import Build
 
 _PREFIX = "kernel_build_"
 

@@ -10,16 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import attrs
 
 from kernels_core.errors import DigestError
 from kernels_core.repository.hashes import FileHash, hash_file_as
+from kernels_core.repository.metadata import Metadata
 from kernels_core.repository.paths import first_collision, is_safe
-
-if TYPE_CHECKING:
-    from kernels_core.repository.metadata import Metadata
 
 _SHOWN = 5
 

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import attrs
 
 from kernels_core.errors import RepositoryNotFoundError
 from kernels_core.host import HostInfo
+from kernels_core.plugins import Backend
 from kernels_core.repository.builds import Build, BuildSelector, make_build, subdirectories
 from kernels_core.repository.metadata import Metadata, read_metadata
 from kernels_core.variants.fit import BuildDecision
 from kernels_core.variants.names import is_variant_name
-
-if TYPE_CHECKING:
-    from kernels_core.plugins import Backend
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:

@@ -1,4 +1,4 @@
-"""How repositories on the Hub, and those who publish them, are named."""
+"""How repositories on the Hub, their publishers and their versions are named."""
 
 from __future__ import annotations
 
@@ -40,3 +40,68 @@ def publisher_of(repo_id: str) -> str:
     """
     check_repo_id(repo_id)
     return repo_id.partition("/")[0]
+
+
+def check_reference(revision: object, version: object) -> None:
+    """Refuse what cannot say which commit of a repository is meant.
+
+    Args:
+        revision: a branch, tag or commit, or None.
+        version: see `check_version`.
+
+    Raises:
+        TypeError: one of them is of another type.
+        ValueError: both are given, or the version is malformed.
+
+    Example:
+        >>> check_reference("main", None)
+        >>> check_reference("main", 1)
+        Traceback (most recent call last):
+        ...
+        ValueError: Give revision or version, not both: each of them names a commit.
+    """
+    check_version(version)
+    if revision is not None and not isinstance(revision, str):
+        raise TypeError(f"revision must be a branch, tag or commit, got {revision!r}.")
+    if revision is not None and version is not None:
+        raise ValueError("Give revision or version, not both: each of them names a commit.")
+
+
+def check_version(version: object) -> None:
+    """Refuse what cannot choose a version.
+
+    Args:
+        version: a PEP 440 specifier, a major version, or None.
+
+    Raises:
+        TypeError: it is of another type.
+        ValueError: the specifier is malformed, or the major version negative.
+
+    Example:
+        >>> check_version(">=0.0.3,<0.1")
+        >>> check_version("0.0.3")
+        Traceback (most recent call last):
+        ...
+        ValueError: version '0.0.3' is not a PEP 440 specifier ... write '==0.0.3'.
+    """
+    if version is None:
+        return
+    if isinstance(version, bool) or not isinstance(version, (int, str)):
+        raise TypeError(
+            f"version must be a specifier such as '>=0.0.3,<0.1' or a major version such as 1, "
+            f"got {version!r}."
+        )
+    if isinstance(version, int):
+        if version < 0:
+            raise ValueError(f"version must not be negative, got {version}.")
+        return
+    # Declaring layers imports this module, and should not import a parser of versions.
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    try:
+        SpecifierSet(version)
+    except InvalidSpecifier:
+        raise ValueError(
+            f"version {version!r} is not a PEP 440 specifier such as '>=0.0.3,<0.1'; "
+            f"for exactly one version write '==0.0.3'."
+        ) from None
