@@ -1,9 +1,8 @@
 """Benchmark of kernelize, of finding kernels, of the import, and of calling a kernelized layer.
 
-Measures kernels-core and its peer, Hugging Face `kernels`, in turn, each time in a fresh process,
-and compares with what would be ideal. Prints a table and, as the last line, the same as JSON; with
-`--json` only JSON goes to standard output. Figures are information: whether a target was met does
-not change the exit code.
+Measures kernels-core and Hugging Face `kernels` in turn, each time in a fresh process. Prints a
+table and, as the last line, the same as JSON; with `--json` only JSON goes to standard output.
+Whether a target was met does not change the exit code.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ from typing import Any
 from tables import describe
 from trees import write_repository
 
-PACKAGES = {"ours": "kernels_core", "peer": "kernels"}
+PACKAGES = {"ours": "kernels_core", "hf_kernels": "kernels"}
 LAYERS = (100, 1_000, 10_000, 50_000)
 PROCESSES = 5
 
-# In multiples of the floor, by what tells a layer's device.
+# In multiples of the baseline, by what determines a layer's device.
 SCALE_TARGETS = {"own tensors": 2.0, "subtree": 2.5, "device=": 2.0, "own, condition": 3.0}
 if sys.version_info >= (3, 12):
     SCALE_TARGETS |= {"own tensors": 2.5, "device=": 2.5}
 SCALE_TARGET_LAYERS = 10_000
-# In milliseconds; None: what the peer takes.
+# In milliseconds; None: as long as Hugging Face `kernels` takes.
 CHOOSING_TARGETS = {
     "builds": 2.0,
     "mapping": 0.05,
@@ -60,7 +59,7 @@ def run_python(*arguments: str) -> Any:
     """Run a fresh Python and read the JSON that it prints last.
 
     Raises:
-        CalledProcessError: it failed; what it said is on standard error.
+        CalledProcessError: it failed; its output is on standard error.
     """
     command = [sys.executable, *arguments]
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -72,11 +71,11 @@ def in_turn(processes: int, what: str, measure: Callable[[str], Any]) -> dict[st
 
     Args:
         processes: how many processes for each of them.
-        what: what is measured, for people who wait.
+        what: what is measured, for the progress line.
         measure: runs a process for the package of that name.
 
     Returns:
-        What the processes said, by implementation.
+        The results of the processes, by implementation.
     """
     said: dict[str, list[Any]] = {who: [] for who in PACKAGES}
     for number in range(processes):
@@ -99,25 +98,25 @@ def worker(what: str, package: str, repository: Path, *layers: int) -> Any:
 
 
 def scale(processes: int, repository: Path, layers: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Run kernelize over trees of all sizes, in milliseconds and in multiples of the floor.
+    """Run kernelize over trees of all sizes, in milliseconds and in multiples of the baseline.
 
-    The multiple is taken within each process, against the floor measured right before.
+    The multiple is computed within each process, from a baseline measured right before.
     """
     said = in_turn(processes, "kernelize", lambda of: worker("scale", of, repository, *layers))
     found: dict[tuple[Any, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for who, runs in said.items():
         for figures in (figures for run in runs for figures in run):
             values = found[figures["layers"], figures["device_from"], figures["step"]]
-            values["floor_ms"].append(figures["floor_ms"])
+            values["baseline_ms"].append(figures["baseline_ms"])
             values[f"{who}_ms"].append(figures["ms"])
-            values[f"{who}_floors"].append(figures["floors"])
+            values[f"{who}_times"].append(figures["times"])
     rows = []
     for (count, device_from, step), values in found.items():
         row: dict[str, Any] = {"layers": count, "device_from": device_from, "step": step}
         row |= {name: summary(figures) for name, figures in values.items()}
         if count >= SCALE_TARGET_LAYERS and step != "first":
-            row["target_floors"] = SCALE_TARGETS[device_from]
-            row["met"] = row["ours_floors"]["median"] <= row["target_floors"]
+            row["target_times"] = SCALE_TARGETS[device_from]
+            row["met"] = row["ours_times"]["median"] <= row["target_times"]
         rows.append(row)
     return rows
 
@@ -132,7 +131,7 @@ def imports(processes: int) -> dict[str, Any]:
     said = in_turn(processes, "import", measure)
     result: dict[str, Any] = {who: summary([run["ms"] for run in said[who]]) for who in said}
     result["ours_imports_heavy"] = sorted({name for run in said["ours"] for name in run["heavy"]})
-    result["target_ms"] = round(result["peer"]["median"] * IMPORT_TARGET, 3)
+    result["target_ms"] = round(result["hf_kernels"]["median"] * IMPORT_TARGET, 3)
     result["met"] = (
         result["ours"]["median"] <= result["target_ms"] and not result["ours_imports_heavy"]
     )
@@ -154,7 +153,7 @@ def choosing(processes: int, repository: Path) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, target in CHOOSING_TARGETS.items():
         row: dict[str, Any] = {who: summary([run[name] for run in said[who]]) for who in said}
-        row["target_ms"] = row["peer"]["median"] if target is None else target
+        row["target_ms"] = row["hf_kernels"]["median"] if target is None else target
         row["met"] = row["ours"]["median"] <= row["target_ms"]
         result[name] = row
     return result

@@ -1,4 +1,4 @@
-"""The benchmark's result as tables for people."""
+"""The results of benchmarks as text tables."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 def scale_table(rows: list[dict[str, Any]]) -> list[str]:
     """One line per tree and step."""
-    head = ("layers", "device from", "step", "floor ms", "ours ms", "times floor", "peer ms")
-    lines = [(*head, "times floor", "target", "")]
+    head = ("layers", "device from", "step", "baseline ms", "ours ms", "times baseline")
+    lines = [(*head, "HF kernels ms", "times baseline", "target", "")]
     for row in rows:
-        target = f"at most {row['target_floors']}" if "target_floors" in row else ""
+        target = f"at most {row['target_times']}" if "target_times" in row else ""
         lines.append(
             (
                 f"{row['layers']:,}",
                 row["device_from"],
                 row["step"],
-                *(f"{row[key]['median']:.2f}" for key in ("floor_ms", "ours_ms")),
-                spread(row["ours_floors"]),
-                f"{row['peer_ms']['median']:.2f}",
-                spread(row["peer_floors"]),
+                *(f"{row[key]['median']:.2f}" for key in ("baseline_ms", "ours_ms")),
+                spread(row["ours_times"]),
+                f"{row['hf_kernels_ms']['median']:.2f}",
+                spread(row["hf_kernels_times"]),
                 target,
                 verdict(row),
             )
@@ -56,30 +56,30 @@ def scale_table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def describe(result: dict[str, Any], processes: int) -> str:
-    """The result as a table for people."""
+    """The result as a text table."""
     imported, called = result["import"], result["call"]
     heavy = ", ".join(imported["ours_imports_heavy"]) or "neither torch nor huggingface_hub"
     rows = [
-        ("", "ours", "peer", "target", ""),
+        ("", "ours", "HF kernels", "target", ""),
         (
             "import",
             spread(imported["ours"], " ms"),
-            spread(imported["peer"], " ms"),
-            f"at most {imported['target_ms']:.1f} ms, a third of the peer's",
+            spread(imported["hf_kernels"], " ms"),
+            f"at most {imported['target_ms']:.1f} ms, a third of HF kernels'",
             verdict(imported),
         ),
         (
             "overhead per call",
             spread(called["ours"], " ns"),
-            spread(called["peer"], " ns"),
+            spread(called["hf_kernels"], " ns"),
             f"at most {called['target_ns']} ns",
             verdict(called),
         ),
     ]
     for name, row in result["choosing"].items():
-        ours, peer = (spread(row[who], " ms", 3) for who in ("ours", "peer"))
+        ours, theirs = (spread(row[who], " ms", 3) for who in ("ours", "hf_kernels"))
         target = f"at most {row['target_ms']:.2f} ms"
-        rows.append((CHOOSING[name], ours, peer, target, verdict(row)))
+        rows.append((CHOOSING[name], ours, theirs, target, verdict(row)))
     about = ", ".join(f"{name} {value}" for name, value in result["environment"].items())
     return "\n".join(
         [
@@ -89,6 +89,6 @@ def describe(result: dict[str, Any], processes: int) -> str:
             *scale_table(result["kernelize"]),
             "",
             *aligned(rows),
-            f"the import of ours brings in {heavy}",
+            f"importing ours imports {heavy}",
         ]
     )

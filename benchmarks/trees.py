@@ -1,7 +1,7 @@
-"""What is measured: a kernel repository, trees of extensible layers, and the floor.
+"""What is measured: a kernel repository, trees of extensible layers, and the baseline.
 
-The floor is the least that replacing forwards can cost: one walk that binds a function to every
-extensible layer, and decides nothing.
+The baseline, `bind`, is the least that replacing forwards can cost: one walk that binds a function
+to every extensible layer, and decides nothing.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def write_repository(folder: Path) -> None:
     """Write a kernel repository that both implementations can load, on any backend.
 
     Args:
-        folder: where it goes; made when it is not there.
+        folder: the directory to create.
     """
     variant = folder / "build" / "torch-universal"
     variant.mkdir(parents=True)
     layers = "".join(KERNEL_LAYER.format(number=number) for number in range(CLASSES))
-    # An id of its own: the peer mixes up kernels that share one.
+    # A distinct id: Hugging Face `kernels` confuses kernels that share one.
     metadata = {"name": folder.name, "id": folder.name, "version": 1, "license": "Apache-2.0"}
     metadata |= {"python-depends": [], "backend": {"type": "cpu"}}
     (variant / "__init__.py").write_text(KERNEL, "utf-8")
@@ -88,7 +88,7 @@ def write_builds(folder: Path, count: int) -> None:
     """Write a kernel repository of many builds, of which one fits every backend.
 
     Args:
-        folder: where it goes; made when it is not there.
+        folder: the directory to create.
         count: how many builds there are.
     """
     write_repository(folder)
@@ -111,7 +111,7 @@ def layer_classes(
     Args:
         api: the implementation's package.
         base: what they all derive from.
-        condition: what each instance is asked, or None.
+        condition: the condition on instances, or None.
     """
     made = []
     for number in range(CLASSES):
@@ -152,7 +152,7 @@ class Tree:
         block[2].forward = lambda x: wrapped(x)
 
 
-def floor(model: nn.Module, functions: Mapping[type, FunctionType]) -> None:
+def bind(model: nn.Module, functions: Mapping[type, FunctionType]) -> None:
     """Bind to every extensible layer the function of its class, and nothing else.
 
     Args:

@@ -23,14 +23,14 @@ from trees import (
     OwnTensor,
     SubtreeTensor,
     Tree,
-    floor,
+    bind,
     layer_classes,
     mapping,
     write_builds,
     write_repository,
 )
 
-# What the layers derive from, and what tells their device.
+# What the layers derive from, by what determines their device.
 KINDS: dict[str, type[nn.Module]] = {
     "own tensors": OwnTensor,
     "subtree": SubtreeTensor,
@@ -53,14 +53,14 @@ def timed_ms(function: Callable[[], object]) -> float:
 
 
 def scale(api: Any, layers: list[int]) -> list[dict[str, Any]]:
-    """Time kernelize beside the floor, over trees of all sizes and kinds.
+    """Time kernelize and the baseline, over trees of all sizes and kinds.
 
     Args:
         api: the implementation's package.
         layers: sizes of the trees.
     """
     figures = []
-    # The collector would strike whoever runs when it is due. Off, it is equal for all of them.
+    # A collection would count for whatever runs at that moment.
     gc.disable()
     for device_from, base in KINDS.items():
         condition = (lambda layer: True) if device_from == "own, condition" else None
@@ -81,8 +81,8 @@ def _scale_one(
         return timed_ms(lambda: api.kernelize(tree.model, mode=api.Mode.INFERENCE, device=device))
 
     kernelize(Tree(classes, len(classes)))  # loads the kernels
-    # A tree of its own: binding must not meet what kernelize left behind, nor the other way round.
-    tree, floor_tree = Tree(classes, layers), Tree(classes, layers)
+    # Two trees, since binding and kernelize would find each other's changes in one.
+    tree, bound_tree = Tree(classes, layers), Tree(classes, layers)
     figures = []
 
     def measure(step: str, repeats: int, change: bool = False) -> None:
@@ -90,17 +90,17 @@ def _scale_one(
         for _ in range(repeats):
             if change:
                 tree.change()
-                floor_tree.change()
-            pairs.append((timed_ms(lambda: floor(floor_tree.model, functions)), kernelize(tree)))
+                bound_tree.change()
+            pairs.append((timed_ms(lambda: bind(bound_tree.model, functions)), kernelize(tree)))
         figures.append(
             {
                 "layers": layers,
                 "device_from": device_from,
                 "step": step,
-                "floor_ms": statistics.median(least for least, _ in pairs),
+                "baseline_ms": statistics.median(least for least, _ in pairs),
                 "ms": statistics.median(whole for _, whole in pairs),
                 # pair by pair, since the speed of a busy machine drifts
-                "floors": statistics.median(whole / least for least, whole in pairs),
+                "times": statistics.median(whole / least for least, whole in pairs),
             }
         )
 

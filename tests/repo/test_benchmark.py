@@ -1,4 +1,4 @@
-"""The benchmark runs, and its floor does what it is said to do."""
+"""The benchmark runs, and its baseline does what it is documented to do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("kernels", reason="the benchmark needs the peer: pip install kernels")
+pytest.importorskip("kernels", reason="needs Hugging Face kernels: pip install kernels")
 
 
 @pytest.fixture
@@ -22,12 +22,12 @@ def trees(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return trees
 
 
-def test_the_floor_binds_a_function_to_every_extensible_layer(trees: Any) -> None:
+def test_the_baseline_binds_a_function_to_every_extensible_layer(trees: Any) -> None:
     classes: list[Any] = [type(f"Layer{number}", (trees.OwnTensor,), {}) for number in range(5)]
     tree = trees.Tree(classes, 20)
     tree.model.append(tree.model[0])  # a block twice in the tree
     functions = {cls: lambda module, x: (type(module), x) for cls in classes}
-    trees.floor(tree.model, functions)
+    trees.bind(tree.model, functions)
     layers = [module for module in tree.model.modules() if type(module) in functions]
     assert len(layers) == 20
     for layer in layers:
@@ -60,9 +60,9 @@ def test_it_measures_both_implementations_and_prints_json(repository: Path) -> N
     ]
     for row in result["kernelize"]:
         assert row["ours_ms"]["median"] > 0
-        assert row["peer_ms"]["median"] > 0
+        assert row["hf_kernels_ms"]["median"] > 0
     assert result["import"]["ours_imports_heavy"] == []
-    assert set(result["call"]) == {"ours", "peer", "target_ns", "met"}
+    assert set(result["call"]) == {"ours", "hf_kernels", "target_ns", "met"}
     assert list(result["choosing"]) == [
         "builds",
         "mapping",
@@ -71,5 +71,5 @@ def test_it_measures_both_implementations_and_prints_json(repository: Path) -> N
         "first load in a process",
     ]
     for row in result["choosing"].values():
-        assert set(row) == {"ours", "peer", "target_ms", "met"}
-    assert "times floor" in run.stderr
+        assert set(row) == {"ours", "hf_kernels", "target_ms", "met"}
+    assert "times baseline" in run.stderr
