@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -40,44 +40,59 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
         >>> in_parallel(abs, [-1, 2, -3])
         [1, 2, 3]
     """
-    todo = deque(enumerate(items))
-    count = len(todo)
-    results: dict[int, R] = {}
-    errors: dict[int, BaseException] = {}
-
-    def do_next() -> bool:
-        try:
-            index, item = todo.popleft()
-        except IndexError:
-            return False
-        try:
-            results[index] = work(item)
-        except BaseException as error:
-            # Items are begun in order, so no item before the first that fails is skipped.
-            errors[index] = error
-            todo.clear()
-        return True
-
-    def help_out() -> None:
-        while do_next():
-            pass
-
+    batch = _Batch(work, items)
     threads: list[threading.Thread] = []
     try:
         going_on = True
         while going_on:
             # Tried again before each item, because other calls may have ended since.
-            while todo and len(threads) < count - 1 and (thread := _start(help_out)):
+            while batch.needs(len(threads)) and (thread := _start(batch.do_rest)):
                 threads.append(thread)
-            going_on = do_next()
+            going_on = batch.do_next()
         for thread in threads:
             thread.join()
     except BaseException:  # Ctrl-C
-        todo.clear()
+        batch.todo.clear()
         raise
-    if errors:
-        raise errors[min(errors)]
-    return [results[index] for index in range(count)]
+    return batch.outcome()
+
+
+class _Batch(Generic[T, R]):
+    """The items of one call, and what came of those that are done."""
+
+    def __init__(self, work: Callable[[T], R], items: Iterable[T]) -> None:
+        self.work = work
+        self.todo = deque(enumerate(items))
+        self.count = len(self.todo)
+        self.results: dict[int, R] = {}
+        self.errors: dict[int, BaseException] = {}
+
+    def needs(self, threads: int) -> bool:
+        """Whether there is something to do for a thread more, beside the calling one."""
+        return bool(self.todo) and threads < self.count - 1
+
+    def do_next(self) -> bool:
+        """Do an item; return False when none is left."""
+        try:
+            index, item = self.todo.popleft()
+        except IndexError:
+            return False
+        try:
+            self.results[index] = self.work(item)
+        except BaseException as error:
+            # Items are begun in order, so no item before the first that fails is skipped.
+            self.errors[index] = error
+            self.todo.clear()
+        return True
+
+    def do_rest(self) -> None:
+        while self.do_next():
+            pass
+
+    def outcome(self) -> list[R]:
+        if self.errors:
+            raise self.errors[min(self.errors)]
+        return [self.results[index] for index in range(self.count)]
 
 
 @contextlib.contextmanager

@@ -188,8 +188,7 @@ def _refuse(request: Request, response: Response) -> NoReturn:
     about: dict[str, Any] = {"repository": request.repository, "request": str(request)}
     answer = f"The Hub answered HTTP {status} ({code or said or 'no reason given'}) to {request}"
     login = "log in with 'hf auth login' or set HF_TOKEN to a token that has access"
-    if code in _MISSING or (status == 404 and not code):
-        missing = _MISSING.get(code, "repository")
+    if missing := _MISSING.get(code, "repository" if status == 404 and not code else None):
         hint = f" If it is private or gated, {login}." if missing == "repository" else ""
         raise HubNotFoundError(f"{answer}.{hint}", missing=missing, **about)
     if status in (401, 403, 451):

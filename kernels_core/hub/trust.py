@@ -197,26 +197,21 @@ def check_trust(
         "the Hub trusts the publisher 'org'"
     """
     publisher = publisher_of(repo_id)
-    entry = _named_by_caller(trust_remote_code, repo_id, commit, digest)
-    if entry:
-        return entry
-    if trust_list is None:
-        trust_list = read_trust_list()
-    if allowed := trust_list.entry_for(repo_id, commit, digest):
-        return f"the trust list of this machine names {allowed!r}"
+    reason = _named_by_caller(trust_remote_code, repo_id, commit, digest)
+    reason = reason or _named_by_user(trust_list, repo_id, commit, digest)
+    if reason:
+        return reason
     if cached and record.recall(publisher):
         return _last_said_yes(publisher)
     try:
         trusted = ask_hub(publisher)
-    except HubUnreachableError as error:
-        earlier = record.recall(publisher)
-        if earlier:
-            return _last_said_yes(publisher)
+    except HubError as error:
+        earlier = record.recall(publisher) if isinstance(error, HubUnreachableError) else None
         if earlier is None:
             raise _unknown(repo_id, commit, publisher, error) from error
+        if earlier:
+            return _last_said_yes(publisher)
         raise _untrusted(repo_id, commit, publisher, digest) from error
-    except HubError as error:
-        raise _unknown(repo_id, commit, publisher, error) from error
     record.remember(publisher, trusted)
     if trusted:
         return f"the Hub trusts the publisher {publisher!r}"
@@ -241,6 +236,14 @@ def _named_by_caller(
     except ValueError as error:
         raise ValueError(f"trust_remote_code: {error}") from None
     return f"trust_remote_code names {named!r}" if named else None
+
+
+def _named_by_user(
+    trust_list: TrustList | None, repo_id: str, commit: str, digest: str | None
+) -> str | None:
+    trusted = read_trust_list() if trust_list is None else trust_list
+    named = trusted.entry_for(repo_id, commit, digest)
+    return f"the trust list of this machine names {named!r}" if named else None
 
 
 def _last_said_yes(publisher: str) -> str:

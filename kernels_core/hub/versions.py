@@ -119,14 +119,16 @@ def newer_versions(refs: Refs, pinned: Pinned) -> list[str]:
     if chosen is None:
         return []
     if isinstance(chosen, int):
-        newer = {ref: refs.branches[ref] for major, ref in _majors(refs).items() if major > chosen}
+        commits = refs.branches
+        newer = [ref for major, ref in _majors(refs).items() if major > chosen]
     else:
-        newer = {
-            ref: refs.tags[ref]
-            for version, ref in _versions(refs).items()
-            if version > chosen and (chosen.is_prerelease or not version.is_prerelease)
-        }
-    return [ref for ref, commit in reversed(newer.items()) if commit != pinned.commit]
+        commits = refs.tags
+        newer = [ref for version, ref in _versions(refs).items() if _is_newer(version, chosen)]
+    return [ref for ref in reversed(newer) if commits[ref] != pinned.commit]
+
+
+def _is_newer(version: Version, chosen: Version) -> bool:
+    return version > chosen and (chosen.is_prerelease or not version.is_prerelease)
 
 
 def newest_version(refs: Refs) -> int | None:

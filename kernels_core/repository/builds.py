@@ -191,20 +191,21 @@ def _find_package(
     if _is_package(path):
         return path
     packages = [name for name in subdirectories(path) if _is_package(path / name)]
-    if package_name is not None:
-        wanted = [package_name]
-    else:
-        wanted = [name.replace("-", "_") for name in names if name]
-        wanted += packages if len(packages) == 1 else []
-    for name in wanted:
-        if name in packages:
-            return path / name
+    wanted = [package_name] if package_name is not None else _package_names(names, packages)
+    found = next((name for name in wanted if name in packages), None)
+    if found is not None:
+        return path / found
     there = f"the packages {', '.join(packages)}" if packages else "no package"
     raise RepositoryNotFoundError(
         f"{path} has no '__init__.py' and no package {' or '.join(map(repr, wanted))}; "
         f"it holds {there}. Name the package with package_name=.",
         repository=repository,
     )
+
+
+def _package_names(names: Iterable[str | None], packages: list[str]) -> list[str]:
+    by_name = [name.replace("-", "_") for name in names if name]
+    return by_name + (packages if len(packages) == 1 else [])
 
 
 def subdirectories(path: Path) -> tuple[str, ...]:

@@ -56,31 +56,6 @@ def verify_tree(
     verify_build(variant_dir, expected, None, repository=repository)
 
 
-def verify_metadata_digest(
-    variant_dir: Path, metadata: Metadata, *, repository: str | None = None
-) -> None:
-    """Hold a variant directory against the digest in its metadata.
-
-    The digest covers every file but `metadata.json`, its signature, and bytecode. Metadata without
-    a digest has nothing to verify: that passes, and the caller decides whether it is enough.
-
-    Args:
-        variant_dir: the directory of the build; links as for `verify_tree`.
-        metadata: what its `metadata.json` says.
-        repository: what to call the repository in errors; the directory by default.
-
-    Raises:
-        DigestError: a file is missing, differs or is not listed, or a path is one that could lie
-            or be taken for something else.
-
-    Example:
-        >>> from kernels_core.repository.metadata import Metadata
-        >>> verify_metadata_digest(Path("build/torch-cpu"), Metadata())
-    """
-    if metadata.digest is not None:
-        verify_build(variant_dir, None, metadata, repository=repository)
-
-
 def verify_build(
     variant_dir: Path,
     expected: Mapping[str, FileHash] | None,
@@ -88,7 +63,10 @@ def verify_build(
     *,
     repository: str | None = None,
 ) -> None:
-    """Do both in one pass over the files: `verify_tree` and `verify_metadata_digest`.
+    """Do what `verify_tree` does, and hold the files against the digest in the metadata.
+
+    The digest covers every file but `metadata.json`, its signature, and bytecode. Metadata without
+    a digest is no reason to refuse.
 
     Args:
         variant_dir: the directory of the build.
@@ -194,27 +172,39 @@ class FileProblem:
 
 
 def _problems(variant_dir: Path, lists: list[_List]) -> Iterator[FileProblem]:
-    wanted: dict[str, list[FileHash]] = {}
     for listed in lists:
         yield from _problems_of_paths(listed.hashes)
-        for path, file_hash in listed.hashes.items():
-            if is_safe(path) and not is_ignored(path):
-                wanted.setdefault(path, []).append(file_hash)
-    there = set()
-    for path, got in sorted(_walk(variant_dir)):
-        if got:
-            yield FileProblem(path, "no such thing", got)
-        elif is_bytecode(path):
-            yield FileProblem(path, "no bytecode, which cannot be checked,", "a file")
-        elif any(path not in listed.hashes and path not in listed.left_out for listed in lists):
-            yield FileProblem(path, "no such file", "a file that is not listed")
+    found = set()
+    for path, instead in sorted(_walk(variant_dir)):
+        if problem := _unexpected(path, instead, lists):
+            yield problem
         else:
-            there.add(path)
-    for path, hashes in sorted(wanted.items()):
-        if path in there:
+            found.add(path)
+    for path, hashes in sorted(_hashes_by_path(lists).items()):
+        if path in found:
             yield from _compare(variant_dir, path, hashes)
         else:
             yield FileProblem(path, " and ".join(map(str, hashes)), "no such file")
+
+
+def _hashes_by_path(lists: list[_List]) -> dict[str, list[FileHash]]:
+    hashes: dict[str, list[FileHash]] = {}
+    for listed in lists:
+        for path, file_hash in listed.hashes.items():
+            if is_safe(path) and not is_ignored(path):
+                hashes.setdefault(path, []).append(file_hash)
+    return hashes
+
+
+def _unexpected(path: str, instead: str, lists: list[_List]) -> FileProblem | None:
+    """The problem with a path that exists, whatever it holds."""
+    if instead:
+        return FileProblem(path, "no such thing", instead)
+    if is_bytecode(path):
+        return FileProblem(path, "no bytecode, which cannot be checked,", "a file")
+    if any(path not in listed.hashes and path not in listed.left_out for listed in lists):
+        return FileProblem(path, "no such file", "a file that is not listed")
+    return None
 
 
 def _problems_of_paths(paths: Iterable[str]) -> Iterator[FileProblem]:

@@ -30,7 +30,6 @@ from kernels_core.repository.integrity import (
     is_ignored,
     verify_build,
     verify_file,
-    verify_metadata_digest,
     verify_tree,
 )
 from kernels_core.repository.metadata import Digest, Metadata
@@ -88,21 +87,25 @@ def build(tmp_path: Path) -> Path:
     return write(tmp_path / "build" / "torch-cpu", FILES)
 
 
+def verify_digest(build: Path, metadata: Metadata) -> None:
+    verify_build(build, None, metadata)
+
+
 def refused(build: Path, expected: Mapping[str, FileHash] | None = None) -> DigestError:
     """The error of the tree; that of the digest in the metadata must name the same files."""
     with pytest.raises(DigestError) as tree:
         verify_tree(build, tree_of(FILES) if expected is None else expected)
     if expected is None:
         with pytest.raises(DigestError) as digest:
-            verify_metadata_digest(build, digest_of(FILES))
+            verify_digest(build, digest_of(FILES))
         assert digest.value.files == tree.value.files
     return tree.value
 
 
 def verify_both(build: Path, files: Mapping[str, bytes] = FILES) -> None:
     verify_tree(build, tree_of(files))
-    verify_metadata_digest(build, digest_of(files, "sha256"))
-    verify_metadata_digest(build, digest_of(files, "sha512"))
+    verify_digest(build, digest_of(files, "sha256"))
+    verify_digest(build, digest_of(files, "sha512"))
     verify_build(build, tree_of(files), digest_of(files))
 
 
@@ -163,7 +166,7 @@ def test_a_build_as_it_was_published_passes(build: Path) -> None:
 
 
 def test_a_build_without_a_digest_has_nothing_to_verify(build: Path) -> None:
-    verify_metadata_digest(build, Metadata())
+    verify_digest(build, Metadata())
 
 
 def test_links_to_files_are_followed_since_the_cache_is_made_of_them(
@@ -191,7 +194,7 @@ def test_bytecode_that_was_published_is_neither_needed_nor_compared(build: Path)
 
 def test_a_signature_of_the_metadata_is_not_in_the_digest(build: Path) -> None:
     write(build, {"metadata.json.sigstore": b"{}"})
-    verify_metadata_digest(build, digest_of(FILES))
+    verify_digest(build, digest_of(FILES))
     with pytest.raises(DigestError):
         verify_tree(build, tree_of(FILES))
 
@@ -202,7 +205,7 @@ def test_a_build_below_a_directory_named_pycache_is_verified_all_the_same(tmp_pa
     write(build, {"layers.py": b"evil = 1\n"})
     assert refused(build).files == ("layers.py",)
     with pytest.raises(DigestError):
-        verify_metadata_digest(build, digest_of({}))
+        verify_digest(build, digest_of({}))
 
 
 # Builds that are not
@@ -280,7 +283,7 @@ def test_bytecode_that_was_published_as_a_module_is_refused(build: Path) -> None
     with pytest.raises(DigestError, match="bytecode"):
         verify_tree(build, tree_of(FILES | files))
     with pytest.raises(DigestError, match="bytecode"):
-        verify_metadata_digest(build, digest_of(FILES | files))
+        verify_digest(build, digest_of(FILES | files))
 
 
 @pytest.mark.parametrize("name", ["linked", "__pycache__", "ops/deeper", "linked.pyc"])
@@ -345,7 +348,7 @@ def test_an_expected_path_that_could_lead_elsewhere_is_refused(build: Path, path
         with pytest.raises(DigestError, match="unsafe path"):
             verify_tree(build, tree_of(files))
         with pytest.raises(DigestError, match="unsafe path"):
-            verify_metadata_digest(build, digest_of(files))
+            verify_digest(build, digest_of(files))
     with pytest.raises(ValueError, match="not the path of a file"):
         tree_digest({path: git_sha1(b"")})
     with pytest.raises(ValueError, match="not the path of a file"):
@@ -357,7 +360,7 @@ def test_expected_paths_that_differ_in_case_only_are_refused(tmp_path: Path) -> 
     build = write(tmp_path, files)
     for check in (
         lambda: verify_tree(build, tree_of(files)),
-        lambda: verify_metadata_digest(build, digest_of(files)),
+        lambda: verify_digest(build, digest_of(files)),
     ):
         with pytest.raises(DigestError, match="the same as"):
             check()
@@ -369,7 +372,7 @@ def test_a_list_that_leaves_out_a_file_is_refused(build: Path, left_out: str) ->
     with pytest.raises(DigestError, match="not listed") as tree:
         verify_tree(build, tree_of(listed))
     with pytest.raises(DigestError, match="not listed") as digest:
-        verify_metadata_digest(build, digest_of(listed))
+        verify_digest(build, digest_of(listed))
     with pytest.raises(DigestError, match="not listed"):
         verify_build(build, tree_of(FILES), digest_of(listed))
     assert tree.value.files == digest.value.files == (left_out,)
@@ -441,7 +444,7 @@ def test_whatever_could_be_imported_was_published_and_is_unchanged(
         build = write(Path(folder), there)
         for check in (
             lambda: verify_tree(build, tree_of(published)),
-            lambda: verify_metadata_digest(build, digest_of(published)),
+            lambda: verify_digest(build, digest_of(published)),
         ):
             if same and not loose:
                 check()
@@ -517,7 +520,7 @@ def test_the_digest_that_the_ecosystem_writes_is_understood(build: Path) -> None
         written = peer.Digest.hash_variant(algorithm, build)
         pairs = ((name, base64.b64decode(text)) for name, text in written.files.items())
         digest = Digest(str(algorithm).lower(), tuple(pairs))
-        verify_metadata_digest(build, Metadata(digest=digest))
+        verify_digest(build, Metadata(digest=digest))
         assert {name for name, _ in digest.files} == FILES.keys() - {"metadata.json"}
 
 
