@@ -1,7 +1,7 @@
-"""`Device`: what a mapping entry requires of a device, what a device has, and the entries.
+"""Devices: what a mapping entry requires of one, what one has, and the entries of a mapping.
 
-This is the only core module that names device families, because the public API fixes the names
-`CUDAProperties` and `ROCMProperties`. Plugins interpret requirements; the core only carries them.
+This is the only core module that names device families, because the public API has the names
+`CUDAProperties` and `ROCMProperties`. Plugins interpret requirements; the core only stores them.
 """
 
 from __future__ import annotations
@@ -19,32 +19,18 @@ from kernels_core.mode import Mode
 _BUNDLED = frozenset({"cpu", "cuda", "mps", "rocm", "xpu"})
 
 EXAMPLE_TAGS = ("cpu", "cu130", "metal", "rocm71", "xpu20252")
-"""Backend tags that published builds bear: what two plugins are likely to claim both."""
+"""Backend tags in the names of published builds: those that two plugins may both claim."""
 
 
 def install_hint(device_type: str) -> str:
-    """What to install for a device type that no installed backend serves.
-
-    Example:
-        >>> install_hint("cpu")
-        'pip install kernels-backend-cpu'
-    """
+    """What to install for a device type that no installed backend serves."""
     if device_type in _BUNDLED:
         return f"pip install kernels-backend-{device_type}"
-    return f"install the package of its vendor that provides the {device_type!r} backend"
+    return f"install its vendor's package that provides the {device_type!r} backend"
 
 
 def backend_name(torch_device_type: str, versions: Mapping[str, object]) -> str:
-    """The device type, as mappings name it, behind what torch calls a device type.
-
-    Args:
-        torch_device_type: what torch calls it.
-        versions: what torch was built with: the names and values in `torch.version`.
-
-    Example:
-        >>> backend_name("cuda", {"cuda": None, "hip": "7.1.25424"})
-        'rocm'
-    """
+    """The device type in mappings for a torch device type; `versions` is `vars(torch.version)`."""
     return "rocm" if torch_device_type == "cuda" and versions.get("hip") else torch_device_type
 
 
@@ -69,11 +55,12 @@ def _check_names(_: object, attribute: attrs.Attribute[frozenset[str]], value: o
 class DeviceProperties:
     """Base of everything that a mapping entry can require of a device.
 
-    A plugin brings a kind of its own by subclassing this with `attrs.frozen`: instances must be
+    A plugin adds a kind of its own by subclassing this with `attrs.frozen`: instances must be
     hashable values, since a mapping replaces the entry that has equal properties.
 
     Attributes:
-        device_type: the only device type it may be paired with; None leaves that to the plugin.
+        device_type: the only device type that it may be combined with; None leaves that to the
+            plugin.
     """
 
     device_type: ClassVar[str | None] = None
@@ -117,7 +104,7 @@ class CapabilityRange(DeviceProperties):
 
     @property
     def width(self) -> int:
-        """How many capabilities beside the smallest one fit: the narrower, the more specific."""
+        """The size of the range; of two ranges that fit, the narrower one is more specific."""
         return self.max_capability - self.min_capability
 
 
@@ -137,7 +124,7 @@ class CUDAProperties(CapabilityRange):
 class ROCMProperties(CapabilityRange):
     """A range of capabilities of AMD GPUs as torch numbers them.
 
-    These numbers cannot tell some architectures apart; `Architectures` with gfx names can.
+    Some architectures share a number; `Architectures` tells them apart by their gfx names.
     """
 
     device_type: ClassVar[str | None] = "rocm"
@@ -200,7 +187,7 @@ class MinimumVersions(DeviceProperties):
 
 @attrs.frozen
 class DeviceFacts:
-    """What a device has. Plugins subclass this with what their family knows.
+    """What a device has. Plugins subclass this to add what is specific to their devices.
 
     Attributes:
         index: index of the device within its torch device type.
@@ -216,8 +203,8 @@ def _check_type(_: object, __: object, value: Any) -> None:
         raise TypeError(f"Device type must be a string such as 'cpu', got {value!r}.")
     if not value.isidentifier() or value != value.lower():
         raise ValueError(
-            f"Device type {value!r} is not a lower-case name such as 'cpu'. An index has no place "
-            f"here: a mapping is for all devices of a type."
+            f"Device type {value!r} is not a lower-case name such as 'cpu'. Leave out an index: a "
+            f"mapping applies to all devices of a type."
         )
 
 
@@ -227,7 +214,7 @@ class Device:
 
     Attributes:
         type: "cuda", "rocm", "mps", "xpu", "cpu", or a type that a plugin adds.
-        properties: what the device must have, or None when any device of the type fits.
+        properties: what the device must have; None if any device of the type fits.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -268,7 +255,7 @@ class Device:
 
 @runtime_checkable
 class LayerRepositoryProtocol(Protocol):
-    """What a mapping may hold: an object that knows how to load a layer."""
+    """What a mapping may hold: an object that can load a layer."""
 
     def load(self) -> type[Any]:
         """Load the layer's class, a subclass of `torch.nn.Module`."""
@@ -280,10 +267,9 @@ class DeviceRepositories:
 
     Attributes:
         device_type: the device type that all of them are for.
-        entries: what an entry requires of the device (None: nothing) -> mode -> repository, in
-            the order of registration.
-        ranked: what planning found out about the entries, per device and mode; emptied by
-            `insert`.
+        entries: properties that an entry requires, or None -> mode -> repository, in the order of
+            registration.
+        ranked: candidates that were found in the entries, by device and mode; cleared by `insert`.
 
     Example:
         >>> from kernels_core import Device, LocalLayerRepository
@@ -313,7 +299,7 @@ class DeviceRepositories:
 
         Raises:
             MappingError: the device has another type, or the modes are empty.
-            MappingTypeError: something is no repository, or a key is no `Mode`.
+            MappingTypeError: something is not a repository, or a key is not a `Mode`.
         """
         if device.type != self.device_type:
             raise MappingError(
@@ -324,7 +310,7 @@ class DeviceRepositories:
         self.ranked.clear()
 
     def copy(self) -> DeviceRepositories:
-        """A set with the same entries, to be changed without changing this one."""
+        """A new set with the same entries."""
         copied = DeviceRepositories(self.device_type)
         copied.entries = dict(self.entries)
         return copied

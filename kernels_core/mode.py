@@ -1,4 +1,4 @@
-"""`Mode`: what a layer is about to be used for, and which modes stand in for each other."""
+"""`Mode`: what a layer is about to be used for, and which registered modes serve a request."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from kernels_core.errors import InvalidModeError
 class Mode(Flag):
     """What a kernel is used for. Modes combine with `|`.
 
-    `INFERENCE | TRAINING` is refused, however it is built, and so is `FALLBACK` combined with
-    anything. `FALLBACK` is for mappings only: the entry that serves when no mode fits better.
+    `INFERENCE | TRAINING` raises, and so does `FALLBACK` combined with anything. `FALLBACK` is for
+    mappings only: it marks the entry that is used when no other mode fits.
 
     Raises:
-        InvalidModeError: for a combination that means nothing.
+        InvalidModeError: the combination has no meaning.
 
     Example:
         >>> Mode.TORCH_COMPILE in (Mode.TRAINING | Mode.TORCH_COMPILE)
@@ -28,7 +28,7 @@ class Mode(Flag):
 
     @classmethod
     def _missing_(cls, value: object) -> Mode:
-        # Every combination is made here, whichever operator asks for it, on all Python versions.
+        # Every operator makes its combinations here, on all Python versions.
         if isinstance(value, int):
             if value & 2 and value & 4:
                 raise InvalidModeError(
@@ -45,7 +45,7 @@ class Mode(Flag):
 
 _NAMED = (Mode.FALLBACK, Mode.INFERENCE, Mode.TRAINING, Mode.TORCH_COMPILE)
 
-_STAND_INS: dict[Mode, tuple[Mode, ...]] = {
+_SERVING: dict[Mode, tuple[Mode, ...]] = {
     Mode.INFERENCE: (
         Mode.INFERENCE,
         Mode.INFERENCE | Mode.TORCH_COMPILE,
@@ -70,20 +70,9 @@ _STAND_INS: dict[Mode, tuple[Mode, ...]] = {
 }
 
 
-def stand_ins(requested: Mode) -> tuple[Mode, ...]:
-    """The registered modes that can serve a requested one, best first.
-
-    Args:
-        requested: the mode given to `kernelize`.
-
-    Raises:
-        InvalidModeError: the mode is `FALLBACK`, or has neither `INFERENCE` nor `TRAINING`.
-
-    Example:
-        >>> [str(mode) for mode in stand_ins(Mode.TRAINING)]
-        ['TRAINING', 'TRAINING|TORCH_COMPILE', 'FALLBACK']
-    """
-    order = _STAND_INS.get(requested)
+def serving_modes(requested: Mode) -> tuple[Mode, ...]:
+    """The registered modes that can serve a requested one, best first."""
+    order = _SERVING.get(requested)
     if order is None:
         raise InvalidModeError(
             f"kernelize cannot use mode {requested}: it needs Mode.INFERENCE or Mode.TRAINING, "

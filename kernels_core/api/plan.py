@@ -18,7 +18,7 @@ from kernels_core.layers.report import (
     table,
 )
 from kernels_core.layers.swap import replace
-from kernels_core.mode import Mode, stand_ins
+from kernels_core.mode import Mode, serving_modes
 
 if TYPE_CHECKING:
     import torch
@@ -106,7 +106,7 @@ def plan(
     check_model(model)
     if not isinstance(mode, Mode):
         raise TypeError(f"mode must be a Mode such as Mode.INFERENCE, got {mode!r}.")
-    stand_ins(mode)
+    serving_modes(mode)
     allowed = allowed_cases(use_fallback)
     repositories = current_mapping() if mapping is None else normalized(mapping)
     return Plan(model, mode, allowed, plan_groups(model, mode, device, repositories))

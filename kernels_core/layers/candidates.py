@@ -20,7 +20,7 @@ from kernels_core.layers.mapping import Repositories
 from kernels_core.layers.report import ReportRow
 from kernels_core.layers.scan import Group, scan
 from kernels_core.layers.targets import Target, Targets
-from kernels_core.mode import Mode, stand_ins
+from kernels_core.mode import Mode, serving_modes
 
 _FUNCTION_NOTE = "one function for the whole process"
 
@@ -118,7 +118,7 @@ def _rank(
     candidates = tuple(
         Candidate(repositories.entries[properties][served], served, properties)
         for properties in fitting
-        for served in stand_ins(mode)
+        for served in serving_modes(mode)
         if served in repositories.entries[properties]
     )
     if not candidates:

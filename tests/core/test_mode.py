@@ -1,4 +1,4 @@
-"""Modes: what combines, what is refused, and which modes stand in for each other."""
+"""Modes: what combines, what is refused, and which modes serve a requested one."""
 
 import operator
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels_core import KernelsError, Mode
-from kernels_core.mode import stand_ins
+from kernels_core.mode import serving_modes
 
 VALID = {0, 1, 2, 4, 8, 2 | 8, 4 | 8}
 
@@ -60,11 +60,11 @@ ORDER = {
 
 
 @pytest.mark.parametrize("requested", ORDER, ids=str)
-def test_the_order_of_stand_ins(requested):
-    assert list(stand_ins(requested)) == ORDER[requested]
+def test_the_order_of_serving_modes(requested):
+    assert list(serving_modes(requested)) == ORDER[requested]
 
 
 @pytest.mark.parametrize("mode", [Mode.FALLBACK, Mode.TORCH_COMPILE, Mode(0)], ids=str)
 def test_modes_that_cannot_be_requested(mode):
     with pytest.raises(ValueError, match=r"needs Mode\.INFERENCE or Mode\.TRAINING"):
-        stand_ins(mode)
+        serving_modes(mode)
