@@ -10,7 +10,7 @@ from kernels_core.api.plan import apply_plan, check_model, plan
 from kernels_core.layers.classes import original_class
 from kernels_core.layers.fallback import KernelizeFallback
 from kernels_core.layers.mapping import KernelMapping
-from kernels_core.layers.report import keep_report, saved_report
+from kernels_core.layers.report import current_report, set_report
 from kernels_core.layers.swap import kernelized_modules, put_back, replace
 from kernels_core.mode import Mode
 
@@ -101,13 +101,13 @@ def kernelized(
         Linear(in_features=2, out_features=2, bias=True)
     """
     made = plan(model, mode=mode, device=device, use_fallback=use_fallback, mapping=mapping)
-    before = saved_report(model)
+    before = current_report(model)
     classes = apply_plan(made)
     try:
         yield model
     finally:
         put_back(classes)
-        keep_report(model, before)
+        set_report(model, before)
 
 
 def unkernelize(model: _M) -> _M:

@@ -1,1 +1,1 @@
-"""Extensible layers, mappings, and `kernelize`."""
+"""Extensible layers, mappings, and replacing forwards; `kernels_core.api` composes it."""

@@ -1,8 +1,8 @@
 """Marking layers as extensible.
 
-What marks a class are its attributes `kernel_layer_name` and `kernel_condition`; functions that a
-module uses stand in the instance's `_kernel_funcs`. Other implementations use the same names, so
-layers that they marked are extensible here too, and the other way round.
+A class is marked by its attributes `kernel_layer_name` and `kernel_condition`; the functions that a
+module uses are in the instance's `_kernel_funcs`. Hugging Face `kernels` uses the same names, so
+layers that it marked are extensible here too, and the other way round.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ Condition = Callable[[Any], bool]
 def replace_kernel_forward_from_hub(
     cls: type[nn.Module], layer_name: str, condition: Condition | None = None
 ) -> None:
-    """Make a class extensible that cannot be decorated, for example a third party's.
+    """Make a class extensible that cannot be decorated, for example one of another package.
 
-    A last resort: the members of such a class and the signature of its forward may change under
-    you. Its behaviour does not change until `kernelize`.
+    Use this as a last resort: the members of such a class and the signature of its forward may
+    change with any release. Its behaviour does not change until `kernelize`.
 
     Args:
         cls: the class.
         layer_name: name under which mappings refer to it.
-        condition: asked by `kernelize` for each instance; False leaves that instance alone.
+        condition: called by `kernelize` with each instance; where it returns False, the instance
+            keeps its forward.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -57,15 +58,15 @@ def use_kernel_forward_from_hub(
 
     The behaviour of the class does not change; `kernelize` can find it under this name. A function
     becomes a callable `nn.Module` that runs it. That module is one object for the whole process:
-    kernelizing any of its owners changes it for all of them.
+    kernelizing any module that uses it changes it for all of them.
 
     Args:
         layer_name: name under which mappings refer to it.
-        condition: asked by `kernelize` for each instance; False leaves that instance alone. For a
-            function, it is asked about each module that uses it.
+        condition: called by `kernelize` with each instance, or for a function with each module that
+            uses it; where it returns False, the forward stays as it is.
 
     Raises:
-        TypeError: an argument has the wrong type, or what is decorated is neither a subclass of
+        TypeError: an argument has the wrong type, or the decorated object is neither a subclass of
             nn.Module nor a function.
 
     Example:
@@ -91,7 +92,7 @@ def use_kernel_forward_from_hub(
 
 
 def use_kernelized_func(*functions: Any) -> Callable[[type[_T]], type[_T]]:
-    """Decorate a module class to say which extensible functions its forward uses.
+    """Decorate a module class to declare which extensible functions its forward uses.
 
     They become visible to `kernelize` without being submodules: they appear neither in
     `named_modules` nor in the state dict.
@@ -100,7 +101,8 @@ def use_kernelized_func(*functions: Any) -> Callable[[type[_T]], type[_T]]:
         functions: functions decorated with `use_kernel_forward_from_hub`.
 
     Raises:
-        TypeError: a function is not decorated, or what is decorated is no subclass of nn.Module.
+        TypeError: a function is not decorated, or the decorated object is not a subclass of
+            nn.Module.
 
     Example:
         >>> import torch
@@ -139,13 +141,9 @@ def use_kernelized_func(*functions: Any) -> Callable[[type[_T]], type[_T]]:
 
 
 def mark_of(cls: type) -> tuple[str | None, type | None]:
-    """The name under which a class is extensible, and what stands against it.
+    """The name under which a class is extensible, and the subclass that overrides its forward.
 
-    A class that defines a `forward` of its own inherits the mark of its base, but not the forward
-    that the mark speaks of.
-
-    Returns:
-        The layer name, or None; and the subclass whose own forward overrides the marked one.
+    A subclass with a `forward` of its own inherits the mark, but not the forward that was marked.
     """
     overriding = None
     for base in cls.__mro__:
@@ -196,7 +194,7 @@ def _function_layer(
             return function(*args, **kwargs)
 
         def __reduce_ex__(self, protocol: Any) -> str:
-            # Pickled, and copied, by reference like the function that it stands for.
+            # Pickled, and copied, by reference like the function that it runs.
             return function.__qualname__
 
         def __repr__(self) -> str:

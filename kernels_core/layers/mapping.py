@@ -1,8 +1,8 @@
 """Kernel mappings: which repository serves which layer, per device and mode.
 
-A process-wide base, and on top of it, inside a `use_kernel_mapping`, a mapping that belongs to the
-current context (`contextvars`). Both are replaced as a whole and never changed in place, so a
-reader needs no lock. Declaring a mapping needs no network, no torch and no plugin.
+There is a process-wide mapping and, inside a `use_kernel_mapping`, one that belongs to the current
+context (`contextvars`). Both are replaced as a whole and never changed in place, so readers need no
+lock. Declaring a mapping needs no network, no torch and no plugin.
 """
 
 from __future__ import annotations
@@ -49,12 +49,7 @@ def _expect_mapping(value: object, of_what: str) -> Mapping[Any, Any]:
 
 
 def normalized(mapping: KernelMapping) -> Repositories:
-    """What a user wrote, checked and copied, so that the user's dicts are never aliased.
-
-    Raises:
-        MappingError: a value that cannot be used.
-        MappingTypeError: an object of the wrong type.
-    """
+    """What a user wrote, checked and copied, so that the user's dicts are never aliased."""
     result: dict[str, Mapping[str, DeviceRepositories]] = {}
     for layer_name, devices in _expect_mapping(mapping, "A kernel mapping").items():
         if not isinstance(layer_name, str) or not layer_name:
@@ -70,7 +65,7 @@ def normalized(mapping: KernelMapping) -> Repositories:
 
 
 def _overlaid(base: Repositories, added: Repositories) -> Repositories:
-    """A new mapping: `base` with the entries of `added` on top. Neither is changed."""
+    """A new mapping: `base` with the entries of `added`, which take precedence."""
     result = dict(base)
     for layer_name, by_type in added.items():
         merged = dict(result.get(layer_name, ()))
@@ -85,7 +80,7 @@ def _overlaid(base: Repositories, added: Repositories) -> Repositories:
 
 
 def current_mapping() -> Repositories:
-    """The mapping that `kernelize` would use here: layer name -> device type -> repositories."""
+    """The mapping that `kernelize` uses in this context."""
     context = _context.get()
     return _base if context is None else context
 
@@ -93,18 +88,18 @@ def current_mapping() -> Repositories:
 def register_kernel_mapping(mapping: KernelMapping, inherit_mapping: bool = True) -> None:
     """Add a mapping to the current context, which is the whole process unless inside a `with`.
 
-    Outside of any `use_kernel_mapping` this is process-wide, other threads included; inside one it
-    lasts until that one ends.
+    Outside of any `use_kernel_mapping` this applies to the whole process, including other threads;
+    inside one it lasts until that one ends.
 
     Args:
         mapping: layer name -> device (`Device` or device type) -> repository, or mode ->
             repository. A bare repository counts as `Mode.FALLBACK`. An entry for the same layer,
             device type and equal properties replaces the earlier one.
-        inherit_mapping: with False, what is there is erased first.
+        inherit_mapping: with False, all earlier entries are erased first.
 
     Raises:
         MappingError: a value that cannot be used.
-        MappingTypeError: an object of the wrong type. What is registered stays as it was.
+        MappingTypeError: an object of the wrong type. Earlier entries stay as they were.
 
     Example:
         >>> from kernels_core import LayerRepository, register_kernel_mapping
@@ -124,7 +119,7 @@ def register_kernel_mapping(mapping: KernelMapping, inherit_mapping: bool = True
 
 class _MappingContext:
     def __init__(self, mapping: KernelMapping, inherit_mapping: bool) -> None:
-        # Read here, so that bad input fails where it stands and the caller may reuse the dicts.
+        # Here, so that bad input fails where it is written and the caller may reuse the dicts.
         self._added = normalized(mapping)
         self._inherit = inherit_mapping
         self._tokens: list[Token[Repositories | None]] = []
@@ -143,11 +138,14 @@ class _MappingContext:
 
 
 def use_kernel_mapping(mapping: KernelMapping, inherit_mapping: bool = True) -> _MappingContext:
-    """A context manager inside which a mapping is in force.
+    """Use a mapping inside a `with` block.
 
     Args:
         mapping: as for `register_kernel_mapping`.
-        inherit_mapping: whether it extends the mapping outside; with False it stands alone.
+        inherit_mapping: whether it extends the mapping outside; with False it replaces it.
+
+    Returns:
+        The context manager. It can be entered several times.
 
     Raises:
         MappingError: a value that cannot be used.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class ReportRow:
-    """The decision for the modules that share class, device and outcome.
+    """The decision for modules of one class, layer name and device.
 
     Attributes:
         layer_name: name under which the layer is extensible.
@@ -26,13 +26,13 @@ class ReportRow:
         device: the torch device, for example "cuda:0".
         count: how many modules.
         backend: the backend that serves the device, or None.
-        kernel: the kernel's layer that they run, or None when they keep their own forward.
+        kernel: the kernel's layer that they run, or None if they keep their own forward.
         repository: where the kernel comes from, or None.
         variant: name of the build, or None.
         commit: commit of the repository, or None where it has none.
-        mode: the mode under which the kernel is registered, or None.
+        mode: the mode for which the kernel is registered, or None.
         candidates: in a plan, the repositories that will be tried, in this order.
-        reason: why they keep their forward; "" when there is a kernel.
+        reason: why they keep their forward; "" if they run a kernel.
         note: what a user of the kernel must know; mostly "".
     """
 
@@ -70,7 +70,7 @@ class KernelizeReport:
     """What one `kernelize` call decided.
 
     Attributes:
-        mode: the mode that was asked for.
+        mode: the requested mode.
         rows: one row per distinct class, layer name, device and decision.
 
     Example:
@@ -89,9 +89,9 @@ class KernelizeReport:
     _members: tuple[list[int], ...]  # ids: a report must not keep the modules alive
 
     def modules(self) -> Iterator[tuple[str, ReportRow]]:
-        """The qualified name of every module with a decision, and its row.
+        """Iterate over the modules with a decision, as pairs of qualified name and row.
 
-        Functions are no modules of the model and have rows only.
+        Extensible functions are not modules of the model, so they only have rows.
         """
         model = self._model()
         if model is None:
@@ -115,6 +115,7 @@ class KernelizeReport:
 
     def __rich__(self) -> Table:
         """The report as a table for a terminal: `rich.print(report)`."""
+        # Here, because rich calls this, and only then is it needed.
         from rich.table import Table
 
         made = Table(*_COLUMNS)
@@ -146,7 +147,7 @@ def rows_to_dict(mode: Mode, rows: Iterable[ReportRow]) -> dict[str, Any]:
     return {"mode": str(mode), "layers": layers}
 
 
-# Keyed by the model, so that a report lives as long as its model and says nothing about another.
+# Keyed by the model, so that a report lives as long as its model.
 _reports: weakref.WeakKeyDictionary[nn.Module, KernelizeReport] = weakref.WeakKeyDictionary()
 
 
@@ -165,24 +166,24 @@ def make_report(
     )
 
 
-def saved_report(model: nn.Module) -> KernelizeReport | None:
-    """The report of a model, or None when it has none."""
+def current_report(model: nn.Module) -> KernelizeReport | None:
+    """The report of a model, or None."""
     return _reports.get(model)
 
 
-def keep_report(model: nn.Module, kept: KernelizeReport | None) -> None:
-    """Let a report be the one of a model; None leaves it without any."""
-    if kept is None:
+def set_report(model: nn.Module, new: KernelizeReport | None) -> None:
+    """Replace the report of a model; None removes it."""
+    if new is None:
         _reports.pop(model, None)
     else:
-        _reports[model] = kept
+        _reports[model] = new
 
 
 def report(model: nn.Module) -> KernelizeReport:
     """The report of the last `kernelize` call on this model.
 
     Args:
-        model: the very object that was given to `kernelize`.
+        model: the object that was passed to `kernelize`.
 
     Raises:
         ReportNotFoundError: the model was never kernelized, or `unkernelize` undid it.
@@ -200,6 +201,7 @@ def report(model: nn.Module) -> KernelizeReport:
     if found is None:
         raise ReportNotFoundError(
             f"There is no report for this {type(model).__qualname__}: it has not been kernelized. "
-            f"Reports belong to the object that was given to kernelize, not to its copies or parts."
+            f"A report belongs to the object that was passed to kernelize, not to copies or parts "
+            f"of it."
         )
     return found

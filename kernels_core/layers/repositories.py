@@ -111,8 +111,8 @@ class LocalLayerRepository(_LayerRepository):
     """A layer of a kernel repository on disk.
 
     Attributes:
-        repo_path: the repository, the directory that holds `build`. A relative path is taken from
-            the working directory of the moment.
+        repo_path: the repository, the directory that contains `build`. A relative path is resolved
+            right away, from the working directory.
         layer_name: name of the layer's class in the kernel.
         package_name: name of the package inside the variant directory, for older repositories
             whose directory is not named like them.
@@ -137,7 +137,7 @@ class LocalLayerRepository(_LayerRepository):
 
         Raises:
             RepositoryNotFoundError: there is no repository at this path.
-            NoFittingBuildError: none of its builds fits; lists each with its reason.
+            NoFittingBuildError: none of its builds fits; it lists each with the reason.
         """
         from kernels_core.loading.resolver import Resolver
 
@@ -163,7 +163,7 @@ class LayerRepository(HubLayer):
             version. Not together with `revision`.
         trust_remote_code: whether to load from a publisher that is not trusted, or a list of
             repositories for which to do so.
-        user_agent: what to tell the Hub about the application.
+        user_agent: names of the application that are sent to the Hub.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -191,7 +191,7 @@ class LayerRepository(HubLayer):
         check_reference(self.revision, self.version)
 
     def resolve(self, backend: Backend, device_index: int) -> Build:
-        """Choose the build for a device, and get it onto this machine. Imports nothing.
+        """Choose the build for a device and download it into the cache. Imports nothing.
 
         Args:
             backend: the backend that serves the device.
@@ -199,7 +199,7 @@ class LayerRepository(HubLayer):
 
         Raises:
             LoadError: there is no such kernel, none that fits, none that is trusted, or it cannot
-                be fetched; the subclass says which.
+                be downloaded; the subclass says which.
         """
         resolver = self._resolver(backend, device_index)
         return resolver.resolve(self.repo_id, self.revision, self.version)
@@ -229,7 +229,7 @@ class LockedLayerRepository(HubLayer):
         lockfile: the lock file; None means the one in the metadata of the package whose code makes
             this object.
         trust_remote_code: as for `LayerRepository`.
-        user_agent: what to tell the Hub about the application.
+        user_agent: as for `LayerRepository`.
 
     Example:
         >>> LockedLayerRepository("org/activation", layer_name="SiluAndMul").lockfile is None
@@ -247,7 +247,7 @@ class LockedLayerRepository(HubLayer):
     user_agent: str | tuple[tuple[str, str], ...] | None = attrs.field(
         kw_only=True, default=None, converter=_agent
     )
-    # Whoever resolves it later, in whichever thread, is not the one whose lock counts.
+    # The code that resolves it later may belong to another package than the code that makes it.
     _caller: Caller | None = attrs.field(
         init=False, repr=False, eq=attrs.cmp_using(eq=_find_same_lock), hash=False
     )
@@ -261,7 +261,7 @@ class LockedLayerRepository(HubLayer):
         return calling_code()
 
     def resolve(self, backend: Backend, device_index: int) -> Build:
-        """Choose the build for a device, and get it onto this machine. Imports nothing.
+        """Choose the build for a device and download it into the cache. Imports nothing.
 
         Args:
             backend: the backend that serves the device.

@@ -27,18 +27,7 @@ CONDITION = "its condition is False"
 
 
 class Group:
-    """Modules that get the same decision.
-
-    Attributes:
-        layer_name: name under which their layer is extensible.
-        original: their class, as it was before any kernelizing.
-        current: their class now.
-        device: the device that they live on.
-        kept: why they keep their forward whatever the mapping says; "" when they may get a kernel.
-        function: name of the extensible function that the one module in it stands for, or "".
-        reference: where that function is found, when it does not know it; mostly "".
-        modules: the modules, in the order of the walk.
-    """
+    """Modules that get the same decision."""
 
     __slots__ = (
         "current",
@@ -64,13 +53,16 @@ class Group:
         self.original = original_class(current)
         self.current = current
         self.device = device
+        # Why they keep their forward whatever the mapping says, or "".
         self.kept = kept
+        # The name of the extensible function whose module is the only one in the group, or "".
         self.function = function
+        # Where that function can be found, if it does not know itself; see `reference_to`.
         self.reference = ""
         self.modules: list[nn.Module] = []
 
     def part(self, modules: list[nn.Module]) -> Group:
-        """A group of some of the modules, for a decision of their own."""
+        """A group of some of the modules, for a decision of its own."""
         part = Group(
             self.layer_name, self.current, self.device, kept=self.kept, function=self.function
         )
@@ -79,23 +71,14 @@ class Group:
 
 
 class _Class:
-    """What the walk knows of an extensible class.
-
-    Attributes:
-        layer_name: name under which it is extensible.
-        overridden: why none of its instances may get a kernel; "" when they may.
-        condition: what is asked about each instance, or None.
-        asks: whether there is anything to ask about each instance.
-        device, members: device and modules of the group that the last plain instance joined.
-        groups: all groups, by reason to keep the forward and device.
-    """
+    """What the walk knows of an extensible class."""
 
     __slots__ = (
-        "asks",
         "cls",
         "condition",
         "device",
         "groups",
+        "is_plain",
         "layer_name",
         "members",
         "overridden",
@@ -104,6 +87,7 @@ class _Class:
     def __init__(self, cls: type[nn.Module], layer_name: str, overriding: type | None) -> None:
         self.cls = cls
         self.layer_name = layer_name
+        # Why none of its instances may get a kernel, or "".
         self.overridden = (
             f"{overriding.__qualname__} has a forward of its own, which the mark on its base "
             f"class does not cover"
@@ -111,13 +95,16 @@ class _Class:
             else ""
         )
         self.condition: Condition | None = getattr(cls, "kernel_condition", None)
-        self.asks = bool(self.overridden) or self.condition is not None
+        # Whether all instances without a forward of their own may get a kernel.
+        self.is_plain = not self.overridden and self.condition is None
+        # Device and modules of the group that the last instance joined.
         self.device: torch.device | None = None
         self.members: list[nn.Module] = []
+        # By reason to keep the forward, and device.
         self.groups: dict[tuple[str, torch.device], Group] = {}
 
     def kept(self, module: nn.Module) -> str:
-        """Why a module keeps its forward whatever the mapping says; "" when it may get a kernel."""
+        """Why a module keeps its forward whatever the mapping says, or ""."""
         if self.overridden:
             return self.overridden
         if self.condition is not None and not self.condition(module):
@@ -130,13 +117,13 @@ class _Class:
         if group is None:
             group = self.groups[kept, device] = Group(self.layer_name, self.cls, device, kept=kept)
         group.modules.append(module)
-        # Of two modules on the meta device, one may be offloaded: each of them is looked at.
+        # Of two modules on the meta device, one may be offloaded: each of them is checked.
         if not kept and device.type != "meta":
             self.device, self.members = device, group.modules
 
 
 class _Walk:
-    """One walk over a model: its extensible modules in groups, and the users of functions."""
+    """One walk over a model: its extensible modules in groups, and the owners of functions."""
 
     def __init__(self, model: nn.Module, given: torch.device | None) -> None:
         self.model = model
@@ -149,10 +136,11 @@ class _Walk:
         self._walk()
 
     def _walk(self) -> None:
+        # One long function, because a function call per module would slow the walk down.
         given = self.given
         classes = self.classes
         # Modules are told apart as torch does in Module.modules(): by their hash and equality.
-        # None is an empty place, to be passed over as what was seen is.
+        # None is a child that is not set, to be skipped like a module that was seen before.
         seen: set[Any] = {None}
         # Depth first and in order, which is how most models were made: reading memory from one
         # end to the other takes half the time of jumping back and forth in it.
@@ -170,7 +158,8 @@ class _Walk:
                 except KeyError:
                     known = self._first_of(type(module))
                 if known is not None:
-                    kept = known.kept(module) if known.asks or "forward" in attributes else ""
+                    is_plain = known.is_plain and "forward" not in attributes
+                    kept = "" if is_plain else known.kept(module)
                     device = given
                     if device is None:
                         for parameter in attributes["_parameters"].values():
@@ -179,7 +168,7 @@ class _Walk:
                                 break
                         else:
                             device = self.device_of(module)
-                    # Most modules may get a kernel, and live where the last of their class does.
+                    # Most modules may get a kernel, and are where the last of their class is.
                     if device == known.device and not kept:
                         known.members.append(module)
                     else:
@@ -198,9 +187,9 @@ class _Walk:
         return known
 
     def device_of(self, module: nn.Module) -> torch.device:
-        """Where a module lives: by its own or its subtree's tensors, else by an ancestor's.
+        """A module's device: that of tensors in it or below it, else of an ancestor's.
 
-        A module whose tensors are offloaded lives where its hook will compute.
+        For a module whose tensors are offloaded it is the one that its hook computes on.
         """
         device = _first_device(module)
         ancestor = self._parent(module) if device is None else None
@@ -220,7 +209,7 @@ class _Walk:
         return device
 
     def _execution_device(self, module: nn.Module) -> torch.device | None:
-        """Where accelerate's hook on a module, below it or around it brings its tensors."""
+        """The device on which accelerate's hook on a module, or below or above it, computes."""
         for below in module.modules():
             device = _hook_device(below)
             if device is not None:
@@ -234,8 +223,8 @@ class _Walk:
         return None
 
     def _parent(self, module: nn.Module) -> nn.Module | None:
-        # Few modules have no tensors in or below them: the way up is only drawn when one is met.
-        # It ends at the model, also where a module below refers back to it.
+        # Made when it is needed, since few modules have no tensors in or below them. The way up
+        # ends at the model, even if a module below refers back to it.
         parents = self._parents
         if not parents:
             pending = [self.model]
@@ -248,7 +237,7 @@ class _Walk:
         return parents.get(id(module))
 
     def functions(self) -> dict[nn.Module, tuple[str, list[nn.Module]]]:
-        """The extensible functions that were met, each with its name and the modules using it."""
+        """The extensible functions in the model, each with its name and the modules that use it."""
         found: dict[nn.Module, tuple[str, list[nn.Module]]] = {}
         for owner in self.owners:
             for name, function in owner.__dict__["_kernel_funcs"].items():
@@ -282,17 +271,9 @@ def _hook_device(module: nn.Module) -> torch.device | None:
 
 
 def scan(model: nn.Module, device: torch.device | None) -> list[Group]:
-    """Find the extensible modules and functions of a model, grouped for one decision each.
+    """Group the extensible modules of a model by decision; functions come last.
 
-    Args:
-        model: the model.
-        device: the device that decides for all, or None to tell it module by module.
-
-    Returns:
-        Groups in the order in which the walk met their classes; functions come last.
-
-    Raises:
-        MissingDeviceError: no device is given, and the model has no tensors to tell one from.
+    A device counts for all of them; with None, each module's own device does.
     """
     walk = _Walk(model, device)
     if device is None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from kernels_core.errors import ApplyError, StalePlanError
 from kernels_core.layers.classes import swapped_layer
-from kernels_core.layers.report import KernelizeReport, keep_report, saved_report
+from kernels_core.layers.report import KernelizeReport, current_report, set_report
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,16 +66,16 @@ def replace(model: nn.Module, changes: list[Change], made: KernelizeReport | Non
 
     StalePlanError where a module has another class by now, ApplyError where Python refuses one.
     """
-    before = saved_report(model)
+    before = current_report(model)
     _check_current(changes)
     try:
         _assign(changes)
-        keep_report(model, made)
+        set_report(model, made)
         if made is not None:
             logger.info("kernelized %s:\n%s", type(model).__qualname__, made)
     except BaseException:  # Ctrl-C, or a handler of log records that raises
         put_back(changes)
-        keep_report(model, before)
+        set_report(model, before)
         raise
 
 
