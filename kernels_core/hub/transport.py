@@ -43,6 +43,11 @@ _MISSING = {
     "EntryNotFound": "entry",
 }
 
+_LOGIN = (
+    "If it is private or gated, log in with 'hf auth login' or set HF_TOKEN to a token that has "
+    "access."
+)
+
 
 @attrs.frozen
 class Request:
@@ -185,15 +190,18 @@ def _refuse(request: Request, response: Response) -> NoReturn:
     said = response.headers.get("X-Error-Message") or response.reason_phrase
     if status in (408, 425, 429) or status >= 500:
         raise TransientError(f"HTTP {status} {said}".strip(), _retry_after(response))
-    about: dict[str, Any] = {"repository": request.repository, "request": str(request)}
     answer = f"The Hub answered HTTP {status} ({code or said or 'no reason given'}) to {request}"
-    login = "log in with 'hf auth login' or set HF_TOKEN to a token that has access"
+    raise _refusal(request, status, code, answer)
+
+
+def _refusal(request: Request, status: int, code: str, answer: str) -> HubError:
+    about: dict[str, Any] = {"repository": request.repository, "request": str(request)}
     if missing := _MISSING.get(code, "repository" if status == 404 and not code else None):
-        hint = f" If it is private or gated, {login}." if missing == "repository" else ""
-        raise HubNotFoundError(f"{answer}.{hint}", missing=missing, **about)
+        hint = f" {_LOGIN}" if missing == "repository" else ""
+        return HubNotFoundError(f"{answer}.{hint}", missing=missing, **about)
     if status in (401, 403, 451):
-        raise HubRefusedError(f"{answer}. If it is private or gated, {login}.", **about)
-    raise HubError(f"{answer}.", **about)
+        return HubRefusedError(f"{answer}. {_LOGIN}", **about)
+    return HubError(f"{answer}.", **about)
 
 
 def _retry_after(response: Response) -> float | None:
