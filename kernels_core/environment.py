@@ -1,4 +1,4 @@
-"""Environment switches, read when they are used so that a program can change them at run time."""
+"""Environment variables, read on every use so that a program can change them at run time."""
 
 from __future__ import annotations
 
@@ -13,17 +13,7 @@ _NO = frozenset({"", "0", "false", "no", "off", "n", "f"})
 def flag(variable: str) -> bool:
     """Whether a yes-or-no variable is set to yes; unset and empty mean no.
 
-    Args:
-        variable: name of the environment variable.
-
-    Raises:
-        EnvironmentVariableError: the value is neither a usual spelling of yes nor one of no.
-
-    Example:
-        >>> import os
-        >>> os.environ["KERNELS_STRICT_PLUGINS"] = "Yes"
-        >>> flag("KERNELS_STRICT_PLUGINS")
-        True
+    Raises `EnvironmentVariableError` for any other value.
     """
     value = os.environ.get(variable, "").strip().lower()
     if value in _YES:
@@ -41,12 +31,6 @@ def names(variable: str) -> frozenset[str] | None:
     """The comma-separated names in a variable; None when it is unset.
 
     An empty value is an empty set, which for an allow list means "none".
-
-    Example:
-        >>> import os
-        >>> os.environ["KERNELS_BACKENDS"] = "cpu, cuda"
-        >>> sorted(names("KERNELS_BACKENDS"))
-        ['cpu', 'cuda']
     """
     value = os.environ.get(variable)
     if value is None:

@@ -1,7 +1,7 @@
 """The exceptions of kernels-core.
 
-Every exception derives from `KernelsError` and from the built-in that its kind suggests, so callers
-may catch either. What an exception is about stands in its attributes, not only in its text.
+Every exception derives from `KernelsError` and from the built-in exception that suits it, so
+callers may catch either. What it is about is in its attributes, not only in its message.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from pathlib import Path
 
 
 class KernelsError(Exception):
-    """Base of every exception that kernels-core raises on purpose.
+    """Base of every exception of kernels-core.
 
     The keyword arguments become attributes of the exception. They survive pickling, so an error
-    that was raised in a worker process still names its plugin, repository or layer.
+    that was raised in a worker process still has its plugin, repository or layer.
 
     Example:
         >>> from kernels_core.errors import VariantNameError
@@ -28,35 +28,35 @@ class KernelsError(Exception):
 
 
 class EnvironmentVariableError(KernelsError, ValueError):
-    """An environment variable has a value that cannot be understood."""
+    """An environment variable has an invalid value."""
 
     variable: str
 
 
 class InvalidModeError(KernelsError, ValueError):
-    """A combination of `Mode` flags that means nothing, or one that is not allowed here."""
+    """A combination of `Mode` flags is meaningless, or not allowed here."""
 
 
 class MappingError(KernelsError, ValueError):
-    """A kernel mapping has a value that cannot be used."""
+    """A kernel mapping has an invalid value."""
 
 
 class MappingTypeError(KernelsError, TypeError):
-    """A kernel mapping holds an object of the wrong type."""
+    """A kernel mapping has a value of the wrong type."""
 
 
 # Plugins and backends
 
 
 class PluginError(KernelsError, RuntimeError):
-    """A backend plugin broke the hook contract or failed.
+    """A backend plugin failed or broke the hook contract.
 
     Attributes:
         plugin: name of the entry point.
-        distribution: name and version of the package that brings it.
+        distribution: name and version of the package that contains it.
         phase: what the core was doing with it, for example "import" or "detect".
-        backend: name of the backend that it declares; "" when it failed before it declared one.
-        torch_device_type: what torch calls the devices of that backend; "" likewise.
+        backend: name of the backend that it declares; "" when it failed before that.
+        torch_device_type: what torch calls the devices of that backend; "" when it failed before.
     """
 
     plugin: str
@@ -77,17 +77,17 @@ class UnknownDeviceError(KernelsError, ValueError):
 
 
 class MissingDeviceError(KernelsError, ValueError):
-    """No device was given, and there are no parameters or buffers to tell one from."""
+    """No device was given, and the module has no parameters or buffers to take it from."""
 
 
 class BackendNotInstalledError(KernelsError, ImportError):
-    """The plugin that serves this type of device is not installed, or is switched off."""
+    """The plugin that serves this type of device is not installed, or is disabled."""
 
     backend: str
 
 
 class BackendUnavailableError(KernelsError, RuntimeError):
-    """The backend is installed, but this machine lacks what it needs, or the plugin failed."""
+    """The backend is installed, but this machine has no such device, or the plugin failed."""
 
     backend: str
 
@@ -102,17 +102,17 @@ class VariantNameError(KernelsError, ValueError):
 
 
 class LoadError(KernelsError, RuntimeError):
-    """A kernel could not be loaded. Subclasses say at which step."""
+    """A kernel could not be loaded; subclasses tell the reason."""
 
     repository: str
 
 
 class RepositoryNotFoundError(LoadError, FileNotFoundError):
-    """The kernel repository, or its `build` directory, is not there."""
+    """The kernel repository, or its `build` directory, does not exist."""
 
 
 class NoFittingBuildError(LoadError, FileNotFoundError):
-    """The repository is there and none of its builds fits this machine.
+    """The repository exists, but none of its builds fits this machine.
 
     Attributes:
         decisions: one `BuildDecision` per build, each with the reason for its rejection.
@@ -122,11 +122,11 @@ class NoFittingBuildError(LoadError, FileNotFoundError):
 
 
 class MetadataError(LoadError, ValueError):
-    """A `metadata.json` that breaks its schema.
+    """A `metadata.json` does not match its schema.
 
     Attributes:
         path: the file.
-        key: the offending key, or "" when the file as a whole is unreadable.
+        key: the invalid key, or "" when the whole file cannot be read.
     """
 
     path: Path
@@ -134,17 +134,17 @@ class MetadataError(LoadError, ValueError):
 
 
 class DependencyError(LoadError, ImportError):
-    """Python packages or kernels that a kernel declares as dependencies are missing."""
+    """Python packages or kernels that a kernel depends on are missing."""
 
     missing: Sequence[str]
 
 
 class KernelImportError(LoadError, ImportError):
-    """The kernel's own code failed while it was imported; its exception is the `__cause__`."""
+    """The kernel's own code raised an exception when it was imported: the `__cause__`."""
 
 
 class NamespaceTakenError(LoadError, ImportError):
-    """The operators of a native build are registered already, so loading it would end the process.
+    """The operators of a native build are registered already: loading it would abort the process.
 
     Attributes:
         namespace: the namespace of the operators, in `torch.ops`.
@@ -154,7 +154,7 @@ class NamespaceTakenError(LoadError, ImportError):
 
 
 class VersionNotFoundError(LoadError, ValueError):
-    """A repository of the Hub has no such version, branch or tag.
+    """A repository on the Hub has no such version, branch or tag.
 
     Attributes:
         available: the versions, branches and tags that exist.
@@ -164,11 +164,11 @@ class VersionNotFoundError(LoadError, ValueError):
 
 
 class TrustListError(KernelsError, ValueError):
-    """What the user allows, in the trust file or in `KERNELS_TRUST`, cannot be understood.
+    """The user's list of trusted kernels, in the trust file or in `KERNELS_TRUST`, is malformed.
 
     Attributes:
         source: the file, or the name of the environment variable.
-        key: the offending key of the file; "" when it is the file as a whole, or a variable.
+        key: the invalid key of the file; "" for the whole file, and for the variable.
     """
 
     source: str
@@ -176,11 +176,11 @@ class TrustListError(KernelsError, ValueError):
 
 
 class UntrustedError(LoadError, PermissionError):
-    """Nobody vouches for the kernel: not its publisher's standing on the Hub, and not the user.
+    """The kernel is trusted neither by the Hub, for its publisher, nor by the user or the caller.
 
     Attributes:
         publisher: the organization or user that the repository belongs to.
-        commit: the commit that was asked for.
+        commit: the requested commit.
     """
 
     publisher: str
@@ -188,13 +188,13 @@ class UntrustedError(LoadError, PermissionError):
 
 
 class TrustUnknownError(LoadError, ConnectionError):
-    """Whether the publisher is trusted could not be asked, and no earlier answer is on record.
+    """The Hub did not say whether it trusts the publisher, and no earlier answer is in the cache.
 
-    That is not the same as being untrusted: the `__cause__` says why the Hub could not be asked.
+    That does not make the kernel untrusted: the `__cause__` says why the request failed.
 
     Attributes:
         publisher: the organization or user that the repository belongs to.
-        commit: the commit that was asked for.
+        commit: the requested commit.
     """
 
     publisher: str
@@ -202,13 +202,13 @@ class TrustUnknownError(LoadError, ConnectionError):
 
 
 class DigestError(LoadError, ValueError):
-    """Files of a build are not what was published.
+    """Files of a build differ from those that were published.
 
     Attributes:
-        files: all the paths that are wrong, missing or not expected, relative to the build.
+        files: all paths that are wrong, missing or unexpected, relative to the build.
         path: the first of them.
-        expected: what was expected there, such as "sha256 0f3a...".
-        got: what is there.
+        expected: what was expected of it, such as "sha256 0f3a...".
+        got: what was found.
     """
 
     files: Sequence[str]
@@ -218,14 +218,14 @@ class DigestError(LoadError, ValueError):
 
 
 class DependencyCycleError(DependencyError):
-    """Kernels depend on each other in a circle, or in a chain that is too long to be meant."""
+    """Kernels depend on each other in a circle, or in too long a chain."""
 
 
 # The Hub
 
 
 class HubError(LoadError):
-    """The Hub could not be asked, or its answer is of no use.
+    """A request to the Hub failed, or its response cannot be used.
 
     Attributes:
         request: the request, for example "GET http://hub/api/kernels/org/name/refs".
@@ -235,18 +235,18 @@ class HubError(LoadError):
 
 
 class HubUnreachableError(HubError, ConnectionError):
-    """A request failed, however often it was made. Says nothing of what exists on the Hub.
+    """A request to the Hub failed, after all retries: no connection, a time-out or a server error.
 
-    There was no connection, no answer in time, or an error of the server.
+    This does not tell whether the requested file or repository exists.
     """
 
 
 class HubOfflineError(HubUnreachableError):
-    """The Hub client is offline, or the caller forbade requests, and the cache has no answer."""
+    """The Hub client is offline, or the caller allowed no requests, and the cache has no answer."""
 
 
 class HubNotFoundError(HubError, FileNotFoundError):
-    """The Hub says that something is not there.
+    """What was requested does not exist on the Hub.
 
     Attributes:
         missing: "repository", "revision" or "entry".
@@ -256,15 +256,15 @@ class HubNotFoundError(HubError, FileNotFoundError):
 
 
 class HubRefusedError(HubError, PermissionError):
-    """The Hub refuses the request: a token is missing, is wrong, or gives no access."""
+    """The Hub refused the request: the token is missing, invalid or lacks access."""
 
 
 class HubAnswerError(HubError, ValueError):
-    """The Hub's answer breaks the protocol, or is larger than anything a kernel needs."""
+    """A response of the Hub breaks the protocol, or is too large."""
 
 
 class CacheError(LoadError, OSError):
-    """The cache cannot be written."""
+    """The cache cannot be written to."""
 
 
 # Lock files
@@ -275,7 +275,7 @@ class LockFileError(LoadError, ValueError):
 
     Attributes:
         path: the file.
-        key: the offending key, or "" for the file as a whole.
+        key: the invalid key, or "" for the whole file.
     """
 
     path: Path
@@ -283,17 +283,17 @@ class LockFileError(LoadError, ValueError):
 
 
 class LockFileNotFoundError(LoadError, FileNotFoundError):
-    """There is no lock file: at the path that was given, or for the package that asks.
+    """No lock file exists at the given path, or for the calling package.
 
     Attributes:
-        source: where it was looked for.
+        source: where it was expected.
     """
 
     source: str
 
 
 class NotLockedError(LoadError, LookupError):
-    """A lock file does not name the kernel.
+    """A lock file does not contain the kernel.
 
     Attributes:
         source: the lock file.
@@ -303,7 +303,7 @@ class NotLockedError(LoadError, LookupError):
 
 
 class BundleError(KernelsError, ValueError):
-    """A bundle of kernels is damaged, is not what it says it is, or cannot be made.
+    """A bundle of kernels is damaged, is not the expected one, or cannot be written.
 
     Attributes:
         path: the bundle.
@@ -313,11 +313,11 @@ class BundleError(KernelsError, ValueError):
 
 
 class ProjectError(KernelsError, ValueError):
-    """The kernels that a `pyproject.toml` asks for cannot be understood.
+    """The kernels that a `pyproject.toml` requires are malformed.
 
     Attributes:
         path: the file.
-        key: the offending key, or "" for the file as a whole.
+        key: the invalid key, or "" for the whole file.
     """
 
     path: Path
@@ -328,11 +328,11 @@ class ProjectError(KernelsError, ValueError):
 
 
 class InvalidLayerError(LoadError, TypeError):
-    """A kernel layer breaks the rules for layers.
+    """A kernel layer breaks a rule for layers.
 
     Attributes:
         layer: name of the layer in the kernel repository.
-        rule: which rule it breaks.
+        rule: the rule that it breaks.
     """
 
     layer: str
@@ -340,7 +340,7 @@ class InvalidLayerError(LoadError, TypeError):
 
 
 class SignatureMismatchError(InvalidLayerError):
-    """A kernel's `forward` cannot stand in for the forward that it should replace."""
+    """A kernel's `forward` cannot be called like the `forward` that it would replace."""
 
 
 class LayerModeError(KernelsError, ValueError):
@@ -351,7 +351,7 @@ class LayerModeError(KernelsError, ValueError):
 
 
 class NoKernelError(KernelsError, ValueError):
-    """No compatible kernel exists for a layer and the fallback policy does not allow to go without.
+    """No kernel is available for a layer, and `use_fallback` does not allow the original `forward`.
 
     Attributes:
         layer: name under which the layer is extensible.
@@ -363,32 +363,32 @@ class NoKernelError(KernelsError, ValueError):
 
 
 class ApplyError(KernelsError, TypeError):
-    """A module's class does not let its forward be replaced."""
+    """The `forward` of a module cannot be replaced, because of its class."""
 
     layer: str
 
 
 class NoBackwardError(KernelsError, RuntimeError):
-    """Gradients were asked of a kernel that has no backward."""
+    """Gradients were requested of a kernel that has no backward."""
 
     layer: str
 
 
 class StalePlanError(KernelsError, RuntimeError):
-    """A model's layers were changed after it was planned and before the plan was applied."""
+    """The layers of a model changed after it was planned and before the plan was applied."""
 
     layer: str
 
 
 class ReportNotFoundError(KernelsError, LookupError):
-    """The model has no report, since it has not been kernelized."""
+    """The model has no report, because it has not been kernelized."""
 
 
 class CheckError(KernelsError):
-    """A kernel repository could not be checked, so nothing is known of it.
+    """A kernel repository could not be checked, so there is no result.
 
     Attributes:
-        path: what was to be checked.
+        path: what should have been checked.
     """
 
     path: object

@@ -1,11 +1,11 @@
 """The contract between the core and a backend plugin.
 
 A plugin is a module, named by an entry point in the group `kernels_core.backends`, that implements
-hooks as plain functions marked with `@hookimpl`. The core addresses one plugin at a time, checks
-every value that comes back, and never broadcasts: one plugin's failure is never another's.
+hooks as plain functions marked with `@hookimpl`. The core calls one plugin at a time and checks
+every value that it returns, so that a failure of one plugin never affects another.
 
 `kernels_backend`, `kernels_detect`, `kernels_device_facts`, `kernels_parse_tag` and
-`kernels_match_tag` are required; the others have a default, which their text names.
+`kernels_match_tag` are required; the others have a default, which their docstrings give.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PROJECT_NAME = "kernels_core"
 ENTRY_POINT_GROUP = "kernels_core.backends"
 
 API_VERSION = 1
-"""Version of this contract. The core refuses plugins that declare one it does not speak."""
+"""Version of this contract. The core refuses plugins that declare another one."""
 
 hookspec = pluggy.HookspecMarker(PROJECT_NAME)
 
@@ -46,14 +46,14 @@ class BackendInfo:
 
     Attributes:
         name: name of the backend, which is also the device type in mappings ("cuda", "acme").
-        api_version: the `API_VERSION` that the plugin was written against.
+        api_version: the `API_VERSION` that the plugin was written for.
         torch_device_type: what torch calls these devices; "cuda" for ROCm devices.
         noarch_name: the part after `torch-` in the name of builds without native code, for
             example "metal" in `torch-metal`.
-        facts: the type of what `kernels_device_facts` returns.
-        properties: the kinds of requirement that `kernels_match_device` understands.
-        priority: which backend `get_local_kernel` and its family use when several are available
-            and none is asked for: the highest. The host's own processor has 0, accelerators 100.
+        facts: the type that `kernels_device_facts` returns.
+        properties: the kinds of requirement that `kernels_match_device` supports.
+        priority: `get_local_kernel` and its family use the available backend of the highest
+            priority when none is requested. The host's processor has 0, accelerators have 100.
     """
 
     name: str = attrs.field(validator=attrs.validators.instance_of(str))
@@ -72,9 +72,9 @@ class Detection:
     """Whether a backend can be used on this machine.
 
     Attributes:
-        device_count: how many devices there are; 0 means that the backend cannot be used.
-        runtime_version: version of the runtime that builds are matched against ("13.0" for CUDA,
-            "26.1" for macOS), or None where there is none.
+        device_count: the number of devices; 0 means that the backend cannot be used.
+        runtime_version: version of the runtime that builds are matched with ("13.0" for CUDA,
+            "26.1" for macOS), or None if there is none.
         reason: why there is no device; "" when there is one.
 
     Raises:
@@ -107,13 +107,13 @@ class Detection:
 class BackendTag:
     """The backend part of a variant name, for example `cu130`.
 
-    `str(tag)` is exactly the text that it was parsed from; a plugin whose parser accepts a text
-    that its tag would write differently has not understood it.
+    `str(tag)` is exactly the text that was parsed; a parser must return None for a text that its
+    tag would write differently.
 
     Attributes:
         backend: name of the backend that the tag belongs to.
-        prefix: the letters before the version, for example "cu"; the whole tag when it has none.
-        version: the numbers, for example (13, 0); empty when the tag has none.
+        prefix: the letters before the version, for example "cu"; the whole tag if it has none.
+        version: the numbers, for example (13, 0); empty if the tag has none.
 
     Example:
         >>> str(BackendTag("cuda", "cu", (12, 10)))
@@ -131,13 +131,13 @@ class BackendTag:
 
     @classmethod
     def parse(cls, text: str, *, backend: str, prefix: str, first_major: int) -> BackendTag | None:
-        """Read a tag made of a prefix, a major and a minor version; None when it is no such tag.
+        """Parse a tag made of a prefix, a major and a minor version; None for any other text.
 
-        Nothing separates the two numbers. The major one is the shortest run of digits that is not
-        below `first_major`, so that a tag goes on to be read the same when versions grow longer.
+        Nothing separates the two numbers. The major version is the shortest run of digits that is
+        not below `first_major`, so that tags keep their meaning when versions get longer.
 
         Args:
-            text: any text at all.
+            text: any text.
             backend: name of the backend.
             prefix: the letters before the version.
             first_major: the oldest major version that builds can be for.
@@ -148,7 +148,7 @@ class BackendTag:
             >>> BackendTag.parse("cu0128", backend="cuda", prefix="cu", first_major=10) is None
             True
         """
-        # ASCII digits only, and no more than any version has: int() refuses thousands of them.
+        # ASCII digits only, and no more than versions have: int() refuses thousands of them.
         match = re.fullmatch(re.escape(prefix) + "([0-9]{2,9})", text)
         digits = match.group(1) if match else ""
         for end in range(1, len(digits)):
@@ -171,7 +171,7 @@ class Match:
     Attributes:
         fits: whether it fits.
         rank: how well; of two that fit, the one with the greater rank is better. Ranks compare as
-            tuples and only within one backend and one hook.
+            tuples, and only within one backend and one hook.
         reason: why it does not fit; "" when it does.
 
     Raises:
@@ -197,7 +197,7 @@ class Match:
 
     @classmethod
     def no(cls, reason: str) -> Match:
-        """It does not fit, for this reason, which is shown to people."""
+        """It does not fit, for this reason, which is shown to users."""
         return cls(False, (), reason)
 
     def __gt__(self, other: object) -> bool:
@@ -208,12 +208,12 @@ class Match:
 
 @attrs.frozen
 class SelectionRequest:
-    """For what a repository is being chosen.
+    """The layer that candidates are ordered for.
 
     Attributes:
         layer_name: name under which the layer is extensible.
-        mode: the mode that was asked for.
-        facts: the device that the layer lives on.
+        mode: the requested mode.
+        facts: the device of the layer.
     """
 
     layer_name: str
@@ -223,7 +223,7 @@ class SelectionRequest:
 
 @attrs.frozen
 class Candidate:
-    """One repository that could serve a layer.
+    """A repository that may serve a layer.
 
     Attributes:
         repository: the repository as it was registered.
@@ -238,21 +238,21 @@ class Candidate:
 
 @hookspec
 def kernels_backend() -> BackendInfo:  # type: ignore[empty-body]
-    """Declare the backend. Pure: reads nothing, imports no torch."""
+    """Declare the backend. Reads nothing of the machine, and does not import torch."""
 
 
 @hookspec
 def kernels_detect(host: HostInfo) -> Detection:  # type: ignore[empty-body]
-    """Tell whether the backend can be used here, without creating a device context.
+    """Detect whether the backend can be used here, without creating a device context.
 
     Args:
-        host: the machine, as far as it is known without touching a device.
+        host: the machine, as far as it is known without using a device.
     """
 
 
 @hookspec
 def kernels_device_facts(index: int) -> DeviceFacts:  # type: ignore[empty-body]
-    """Describe one device. Asked only after `kernels_detect` found more than `index` devices.
+    """Describe one device. Called only after `kernels_detect` found more than `index` devices.
 
     Args:
         index: index of the device within its torch device type.
@@ -261,10 +261,10 @@ def kernels_device_facts(index: int) -> DeviceFacts:  # type: ignore[empty-body]
 
 @hookspec
 def kernels_parse_tag(text: str) -> BackendTag | None:
-    """Read the backend part of a variant name; None when it is not one of this backend's.
+    """Parse the backend part of a variant name; None when it belongs to another backend.
 
     Args:
-        text: for example "cu130". May be any text at all.
+        text: for example "cu130". May be any text.
     """
 
 
@@ -272,7 +272,7 @@ def kernels_parse_tag(text: str) -> BackendTag | None:
 def kernels_match_tag(  # type: ignore[empty-body]
     tag: BackendTag, detection: Detection
 ) -> Match:
-    """Tell whether a build with this tag runs on this runtime; newer fitting tags rank higher.
+    """Match the tag of a build with the detected runtime; newer tags that fit rank higher.
 
     Args:
         tag: a tag that this plugin parsed.
@@ -284,9 +284,9 @@ def kernels_match_tag(  # type: ignore[empty-body]
 def kernels_match_device(  # type: ignore[empty-body]
     required: DeviceProperties, facts: DeviceFacts
 ) -> Match:
-    """Tell whether a device has what a mapping entry requires; more specific ranks higher.
+    """Match what a mapping entry requires with a device; more specific requirements rank higher.
 
-    Default: no requirement is understood, so an entry with properties never fits.
+    Default: no requirement is supported, so an entry with properties never fits.
 
     Args:
         required: properties of one of the kinds that the backend declared.
@@ -298,9 +298,9 @@ def kernels_match_device(  # type: ignore[empty-body]
 def kernels_match_archs(  # type: ignore[empty-body]
     archs: Sequence[str], facts: DeviceFacts
 ) -> Match:
-    """Tell whether a build that declares these architectures in its metadata covers a device.
+    """Match the architectures that a build declares in its metadata with a device.
 
-    Default: every build covers every device.
+    Default: every build fits every device.
 
     Args:
         archs: the declared architectures, at least one.
@@ -312,19 +312,19 @@ def kernels_match_archs(  # type: ignore[empty-body]
 def kernels_select(
     request: SelectionRequest, candidates: Sequence[Candidate]
 ) -> Sequence[Candidate] | None:
-    """Put the candidates for a layer in order, best first; None for no opinion.
+    """Order the candidates for a layer, best first; None for no opinion.
 
     Default: no opinion, which leaves the more specific entry first, then the better mode.
 
     Args:
-        request: what is being chosen for.
-        candidates: in the core's own order; the answer is a permutation of them.
+        request: the layer, mode and device.
+        candidates: in the core's own order; return them in some order, all of them.
     """
 
 
 @hookspec
 def kernels_bundled() -> Mapping[str, Mapping[Any, Any]]:  # type: ignore[empty-body]
-    """The kernels that this backend brings along, as a mapping for `register_kernel_mapping`.
+    """The kernels that this backend provides, as a mapping for `register_kernel_mapping`.
 
     Default: none.
     """

@@ -1,4 +1,4 @@
-"""What this machine is: operating system, CPU, Python, torch. No device is touched here."""
+"""This machine: operating system, CPU, Python, torch. No device is used."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class TorchInfo:
     """The installed torch.
 
     Attributes:
-        version: `torch.__version__` as it stands, for example "2.13.0+cpu".
+        version: `torch.__version__`, for example "2.13.0+cpu".
         release: (major, minor).
-        cxx11_abi: whether it was built with the C++11 ABI; None where builds carry no such tag
-            (everywhere but Linux).
+        cxx11_abi: whether it was built with the C++11 ABI; None on other systems than Linux, where
+            builds have no such tag.
     """
 
     version: str
@@ -33,12 +33,12 @@ class TorchInfo:
 
 @attrs.frozen
 class HostInfo:
-    """This machine, as far as it can be told without touching a device.
+    """This machine, as far as it is known without using a device.
 
     Attributes:
         os: "linux", "darwin" or "windows", as in variant names.
         cpu: "x86_64", "aarch64", ..., as in variant names.
-        os_version: release of the operating system: the kernel's on Linux, the product version
+        os_version: release of the operating system: of the kernel on Linux, the product version
             (for example "26.1") on macOS.
         python: (major, minor) of the running Python.
         free_threaded: whether this Python was built without the GIL.
@@ -56,7 +56,7 @@ class HostInfo:
 
     @property
     def has_stable_python_abi(self) -> bool:
-        """Whether native builds, which use Python's stable ABI, can load into this Python.
+        """Whether native builds, which use Python's stable ABI, can be loaded into this Python.
 
         Free-threaded Python has no stable ABI before 3.15 (PEP 803).
         """
@@ -69,8 +69,8 @@ def _release(version: str) -> tuple[int, int]:
 
 
 def _torch_info(os_name: str) -> TorchInfo | None:
-    # A program that has no torch, and one that only wants to know what fits, must both get an
-    # answer; a torch that is installed and fails to import is that program's own, loud problem.
+    # Programs without torch must get an answer. If torch is installed and cannot be imported, its
+    # exception is the most useful answer.
     if "torch" not in sys.modules and importlib.util.find_spec("torch") is None:
         return None
     import torch
@@ -89,12 +89,7 @@ def _tvm_ffi_release() -> tuple[int, int] | None:
 
 @functools.cache
 def host_info() -> HostInfo:
-    """Describe this machine. Imports torch when it is installed; touches no device.
-
-    Example:
-        >>> host_info().os in {"linux", "darwin", "windows"}
-        True
-    """
+    """Describe this machine. Imports torch when it is installed, and uses no device."""
     os_name = platform.system().lower()
     machine = platform.machine().lower()
     return HostInfo(

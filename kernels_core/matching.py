@@ -1,8 +1,8 @@
-"""How the core's vocabulary of requirements is matched; for backend plugins to call.
+"""How the core's own kinds of requirement are matched; for backend plugins to call.
 
-A plugin knows what its devices have, and the answer to "does this entry fit?" is then the same for
-every device family. The ranks are made to compare with each other where one backend understands
-several kinds of requirement: an architecture that is named always outranks a range.
+A plugin knows what its devices have; these functions give the same answer to "does this entry fit?"
+for every device family. Where a backend supports several kinds of requirement, their ranks can be
+compared: a named architecture always ranks higher than a range.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def match_same_version(tag: BackendTag, detection: Detection) -> Match:
 
 
 def match_capability(required: CapabilityRange, capability: tuple[int, int]) -> Match:
-    """Whether a capability lies in a range; the narrower the range, the better.
+    """Whether a capability is within a range; the narrower the range, the better.
 
     Args:
         required: the range.
@@ -60,11 +60,11 @@ def match_capability(required: CapabilityRange, capability: tuple[int, int]) -> 
 def match_architectures(required: Architectures, names: Sequence[str]) -> Match:
     """Whether one of the required architectures is the device's; the more specific, the better.
 
-    Among equally specific names the requirement with fewer alternatives is better.
+    Among equally specific names, the requirement with fewer alternatives is better.
 
     Args:
-        required: the architectures, of which one is enough. Case does not matter.
-        names: the names that the device goes by, in lower case, the most specific one first.
+        required: the architectures, one of which is enough. Case does not matter.
+        names: the names of the device's architecture, in lower case, the most specific one first.
 
     Example:
         >>> device = ["gfx1100", "gfx11-generic"]
@@ -100,11 +100,11 @@ def match_features(required: Features, features: Collection[str]) -> Match:
 
 
 def match_minimum_versions(required: MinimumVersions, versions: Mapping[str, str]) -> Match:
-    """Whether the software below a device is new enough; requiring newer is more specific.
+    """Whether the software of a device is new enough; requiring newer versions is more specific.
 
     Args:
-        required: names and least versions.
-        versions: the versions that are there. Their order says which weighs more in the rank.
+        required: names and minimum versions.
+        versions: the versions of this device. Earlier ones weigh more in the rank.
 
     Example:
         >>> match_minimum_versions(MinimumVersions({"os": "26.0"}), {"os": "15.5"}).reason
@@ -112,7 +112,7 @@ def match_minimum_versions(required: MinimumVersions, versions: Mapping[str, str
     """
     for name, least in required.versions:
         if name not in versions:
-            return Match.no(f"{name!r} is not a version of it; those are {', '.join(versions)}")
+            return Match.no(f"it has no version {name!r}, only {', '.join(versions)}")
         if Version(versions[name]) < Version(least):
             return Match.no(f"it has {name} {versions[name]}, and at least {least} is required")
     least_versions = {name: Version(least) for name, least in required.versions}

@@ -1,11 +1,11 @@
-"""The plugin host: finds backend plugins, keeps broken ones apart, and selects among the rest.
+"""Backend plugins: finding them, isolating broken ones, and selecting among the others.
 
-discovery.py      entry points -> what is installed and allowed; nothing is imported
+discovery.py      entry points -> what is installed and enabled; nothing is imported
 registration.py   one entry point -> imported, validated and declared
 backend.py        `Backend`, the typed facade over one plugin's hooks
-failures.py       what is kept of a plugin that failed, and which plugins exclude each other
-registry.py       `Registry`: all of them, and which backend serves
-installed.py      `registry()`: the one of this process, filled when it is first asked for
+failures.py       records of failed plugins, and conflicts between plugins
+registry.py       `Registry`: all backends, and which of them serves a device
+installed.py      `registry()`: the registry of this process, filled when it is first used
 """
 
 from __future__ import annotations

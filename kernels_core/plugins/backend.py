@@ -1,7 +1,7 @@
 """`Backend`: the typed facade over the hooks of one plugin.
 
-Every hook is bound once and called directly. What comes back is checked here, so that the rest of
-the core may rely on it, and what goes wrong is a `PluginError` that names hook and plugin.
+Every hook is bound once and called directly. What it returns is checked here, so that the rest of
+the core can rely on it, and every failure is a `PluginError` that names the hook and the plugin.
 """
 
 from __future__ import annotations
@@ -44,16 +44,10 @@ PHASES = {
 
 
 class Hooks:
-    """The hook functions of one plugin, by hook name.
+    """The hook functions of one plugin by name, each with the arguments of its specification.
 
-    Args:
-        source: the plugin, for errors.
-        functions: by hook name, each taking the arguments of its specification in order.
-
-    Attributes:
-        info: what the plugin declared, once it has.
-        functions: the implemented hooks, by hook name.
-        on_failure: is told of every failure before it is raised; the registry records them.
+    `info` is set once the plugin has declared its backend. `on_failure` is called with every
+    failure before it is raised; the registry records them.
     """
 
     def __init__(self, source: PluginSource, functions: Mapping[str, Callable[..., object]]):
@@ -69,17 +63,7 @@ class Hooks:
         *arguments: object,
         check: Callable[[_T], str] | None = None,
     ) -> _T:
-        """Call a hook and check its answer.
-
-        Args:
-            hook: name of the hook.
-            expected: what it must return.
-            arguments: the arguments of the specification, in order.
-            check: looks closer at the answer and says what it must be instead, or "".
-
-        Raises:
-            PluginError: the hook raised, or returned something else.
-        """
+        """Call a hook and check what it returns; `check` says what it must be instead, or ""."""
         try:
             return self._call(hook, expected, arguments, check)
         except PluginError as error:
@@ -105,7 +89,7 @@ class Hooks:
         return answer
 
     def error(self, hook: str, problem: str) -> PluginError:
-        """Make the error for a problem with one hook."""
+        """A `PluginError` about one hook."""
         error = self.source.error(PHASES[hook], f"{hook} {problem}")
         if self.info is not None:
             error.backend = self.info.name
@@ -113,7 +97,7 @@ class Hooks:
         return error
 
     def wrong(self, hook: str, expected: str, answer: object) -> PluginError:
-        """Make the error for an answer that breaks the contract."""
+        """A `PluginError` about a return value that breaks the contract."""
         return self.error(hook, f"{expected}, got {type(answer).__name__}: {reprlib.repr(answer)}.")
 
 
@@ -124,19 +108,15 @@ def _problem(answer: object, expected: type[_T], check: Callable[[_T], str] | No
 
 
 def describe(error: BaseException) -> str:
-    """Type and text of an exception, also of one whose text cannot be had."""
+    """Type and text of an exception, even where its `__str__` fails."""
     return traceback.format_exception_only(error)[-1].strip()
 
 
 class Backend:
     """One usable backend plugin.
 
-    What the machine is asked, detection and device facts, is asked once and kept. All methods may
-    be called from any thread, and raise `PluginError` when the plugin fails or breaks the contract.
-
-    Attributes:
-        info: what the plugin declared.
-        source: where the plugin comes from.
+    Detection and device facts are requested from the plugin once and kept. All methods are safe to
+    call from any thread, and raise `PluginError` when the plugin fails or breaks the contract.
     """
 
     def __init__(self, info: BackendInfo, hooks: Hooks):
@@ -162,23 +142,19 @@ class Backend:
 
     @property
     def distribution(self) -> str:
-        """Name and version of the package that brings the plugin."""
+        """Name and version of the package that contains the plugin."""
         return self.source.distribution
 
-    def on_failure(self, tell: Callable[[PluginError], None]) -> None:
-        """Have a function told of every failure of a hook, before it is raised."""
-        self._hooks.on_failure = tell
+    def on_failure(self, callback: Callable[[PluginError], None]) -> None:
+        """Set the function that is called with every failure of a hook, before it is raised."""
+        self._hooks.on_failure = callback
 
     def renew_lock(self) -> None:
-        """Forget who holds the lock: in a forked child, the thread that held it does not exist."""
+        """Replace the lock: in a forked child, the thread that held it does not exist."""
         self._lock = threading.RLock()
 
     def detection(self) -> Detection:
-        """Tell whether the backend can be used on this machine. Asked once; so is a failure.
-
-        Raises:
-            PluginError: `kernels_detect` failed (phase "detect").
-        """
+        """Whether the backend can be used on this machine. A failure is kept and raised again."""
         if self._detected is None:
             with self._lock:
                 if self._detected is None:
@@ -198,35 +174,29 @@ class Backend:
     def device_facts(self, index: int) -> DeviceFacts:
         """Describe one device.
 
-        Args:
-            index: index of the device within its torch device type.
-
-        Raises:
-            PluginError: detection or `kernels_device_facts` failed.
-            BackendUnavailableError: there is no device at all.
-            UnknownDeviceError: there is no device of this index.
+        Raises `UnknownDeviceError` for a wrong index, `BackendUnavailableError` without any device.
         """
         facts = self._facts.get(index)
         if facts is None:
             with self._lock:
                 facts = self._facts.get(index)
                 if facts is None:
-                    facts = self._facts[index] = self._ask_facts(index)
+                    facts = self._facts[index] = self._describe(index)
         return facts
 
-    def _ask_facts(self, index: int) -> DeviceFacts:
+    def _describe(self, index: int) -> DeviceFacts:
         detection = self.detection()
         if not detection.available:
             raise BackendUnavailableError(
-                f"Backend {self.name!r} ({self.distribution}) has no device here: "
+                f"Backend {self.name!r} ({self.distribution}) finds no device on this machine: "
                 f"{detection.reason}",
                 backend=self.name,
             )
         device = f"{self.info.torch_device_type}:{index}"
         if not 0 <= index < detection.device_count:
             raise UnknownDeviceError(
-                f"There is no device {device}: backend {self.name!r} found "
-                f"{detection.device_count}, counted from 0.",
+                f"Device {device} does not exist: backend {self.name!r} found "
+                f"{detection.device_count}, numbered from 0.",
                 device=device,
             )
 
@@ -236,11 +206,7 @@ class Backend:
         return self._hooks.call("kernels_device_facts", self.info.facts, index, check=check)
 
     def parse_tag(self, text: str) -> BackendTag | None:
-        """Read the backend part of a variant name; None when it is not one of this backend's.
-
-        Args:
-            text: for example "cu130"; may be any text.
-        """
+        """Read the backend part of a variant name; None when it belongs to another backend."""
 
         def check(tag: object) -> str:
             if tag is None:
@@ -251,45 +217,29 @@ class Backend:
                 return f"must return a tag of backend {self.name!r}"
             if not all(type(number) is int for number in tag.version):
                 return "must return a tag whose version consists of integers"
-            return (
-                "" if str(tag) == text else f"must return a tag that reads {text!r} again, or None"
-            )
+            return "" if str(tag) == text else f"must return a tag whose text is {text!r}, or None"
 
         tag = self._hooks.call("kernels_parse_tag", object, text, check=check)
         return tag if isinstance(tag, BackendTag) else None
 
     def match_tag(self, tag: BackendTag) -> Match:
-        """Tell whether a build with this tag runs on what was detected here.
-
-        Args:
-            tag: a parsed tag. One of another backend does not fit.
-        """
+        """Match the tag of a build with what was detected; tags of other backends do not fit."""
         if tag.backend != self.name:
-            return Match.no(f"it is built for backend {tag.backend!r}, not for {self.name!r}")
+            return Match.no(f"it is built for backend {tag.backend!r}, not {self.name!r}")
         return self._hooks.call("kernels_match_tag", Match, tag, self.detection())
 
     def match_device(self, required: DeviceProperties | None, facts: DeviceFacts) -> Match:
-        """Tell whether a device has what a mapping entry requires.
-
-        Args:
-            required: what the entry requires; None fits every device.
-            facts: the device.
-        """
+        """Match what a mapping entry requires with a device; None fits every device."""
         if required is None:
             return _FITS
         if "kernels_match_device" not in self._hooks.functions or not isinstance(
             required, self.info.properties
         ):
-            return Match.no(f"backend {self.name!r} does not know {type(required).__name__}")
+            return Match.no(f"backend {self.name!r} does not support {type(required).__name__}")
         return self._hooks.call("kernels_match_device", Match, required, facts)
 
     def match_archs(self, archs: Sequence[str], facts: DeviceFacts) -> Match:
-        """Tell whether a build that declares these architectures covers a device.
-
-        Args:
-            archs: the declared architectures, at least one.
-            facts: the device.
-        """
+        """Match the architectures that a build declares, at least one, with a device."""
         if "kernels_match_archs" not in self._hooks.functions:
             return _FITS
         return self._hooks.call("kernels_match_archs", Match, archs, facts)
@@ -297,30 +247,25 @@ class Backend:
     def select(
         self, request: SelectionRequest, candidates: Sequence[Candidate]
     ) -> tuple[Candidate, ...]:
-        """Put the candidates for a layer in order, best first.
-
-        Args:
-            request: what is being chosen for.
-            candidates: in the core's own order, which stays when the plugin has no opinion.
-        """
+        """Order the candidates for a layer, best first; as given if the plugin has no opinion."""
         given = tuple(candidates)
         if "kernels_select" not in self._hooks.functions:
             return given
 
         def check(answer: object) -> str:
-            # By identity: candidates hold repositories of users, which may not even be hashable.
+            # By identity: candidates hold repositories of users, which need not be hashable.
             is_permutation = isinstance(answer, Sequence) and (
                 sorted(map(id, answer)) == sorted(map(id, given))
             )
             if is_permutation or answer is None:
                 return ""
-            return "must return the candidates it got in some order, or None"
+            return "must return the given candidates in some order, or None"
 
         answer = self._hooks.call("kernels_select", object, request, given, check=check)
         return tuple(answer) if isinstance(answer, Sequence) else given
 
     def bundled(self) -> Mapping[str, Mapping[Any, Any]]:
-        """The kernels that the backend brings along, as a kernel mapping."""
+        """The kernels that the backend provides, as a kernel mapping."""
         if "kernels_bundled" not in self._hooks.functions:
             return {}
 
@@ -333,7 +278,7 @@ class Backend:
             devices = (device for devices in mapping.values() for device in devices)
             types = {device.type if isinstance(device, Device) else device for device in devices}
             if types - {self.name}:
-                return f"must bring kernels for its own device type {self.name!r} only"
+                return f"must provide kernels for its own device type {self.name!r} only"
             return ""
 
         answer = self._hooks.call("kernels_bundled", object, check=check)

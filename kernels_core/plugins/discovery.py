@@ -1,4 +1,4 @@
-"""Find the backend plugins that are installed and allowed. Nothing is imported here."""
+"""Find the backend plugins that are installed and enabled, without importing them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,7 @@ DENY_LIST = "KERNELS_DISABLED_BACKENDS"
 
 @attrs.frozen
 class PluginSource:
-    """Where a plugin comes from; every error about a plugin names it.
-
-    Attributes:
-        plugin: name of the entry point.
-        distribution: name and version of the package that brings it.
-    """
+    """The entry point of a plugin, and the name and version of the package that contains it."""
 
     plugin: str
     distribution: str
@@ -32,16 +27,7 @@ class PluginSource:
         return f"{self.plugin!r} of {self.distribution}"
 
     def error(self, phase: str, problem: str) -> PluginError:
-        """Make the error for a problem with this plugin.
-
-        Args:
-            phase: what the core was doing with the plugin, for example "import".
-            problem: what is wrong, what was expected and what to do.
-
-        Example:
-            >>> str(PluginSource("acme", "acme-kernels 1.0").error("import", "No module."))
-            "Backend plugin 'acme' of acme-kernels 1.0 failed (import): No module."
-        """
+        """A `PluginError`; `phase` is what the core was doing with the plugin, such as "import"."""
         return PluginError(
             f"Backend plugin {self} failed ({phase}): {problem}",
             plugin=self.plugin,
@@ -60,13 +46,7 @@ class FoundPlugin:
 
 @attrs.frozen
 class BlockedPlugin:
-    """A plugin that is installed and that the environment switches off.
-
-    Attributes:
-        plugin: name of the entry point.
-        distribution: name and version of the package that brings it.
-        reason: which variable blocks it, and how.
-    """
+    """A plugin that is installed but disabled, and the environment variable that disables it."""
 
     plugin: str
     distribution: str
@@ -78,13 +58,7 @@ class BlockedPlugin:
 
 @attrs.frozen
 class Discovered:
-    """What is installed, each part in an order that does not depend on the file system.
-
-    Attributes:
-        plugins: what may be loaded.
-        blocked: what the environment switches off.
-        errors: packages whose entry points cannot be read.
-    """
+    """What is installed, in an order that does not depend on the file system."""
 
     plugins: tuple[FoundPlugin, ...]
     blocked: tuple[BlockedPlugin, ...]
@@ -92,14 +66,7 @@ class Discovered:
 
 
 def discover() -> Discovered:
-    """Look for installed backend plugins.
-
-    An entry point that is seen twice, as when one package stands on the path twice, counts once.
-
-    Example:
-        >>> isinstance(discover().plugins, tuple)
-        True
-    """
+    """Find installed backend plugins; an entry point that is on the path twice counts once."""
     plugins: dict[tuple[str, str, str], FoundPlugin] = {}
     errors = []
     for distribution in metadata.distributions():
@@ -138,8 +105,8 @@ def _apply_lists(plugins: list[FoundPlugin], errors: tuple[PluginError, ...]) ->
 
 
 def _plugins_of(distribution: metadata.Distribution) -> Iterator[FoundPlugin]:
-    # Looking at the text first keeps this fast, and keeps packages that are none of our business
-    # but have malformed entry points from being reported as broken plugins.
+    # Checking the text first is fast, and ignores packages that have malformed entry points but no
+    # plugin.
     if ENTRY_POINT_GROUP not in (distribution.read_text("entry_points.txt") or ""):
         return
     for entry_point in distribution.entry_points:

@@ -1,4 +1,4 @@
-"""What is kept of a plugin that failed, and which plugins exclude each other."""
+"""Records of plugins that failed, and conflicts between plugins."""
 
 from __future__ import annotations
 
@@ -16,15 +16,7 @@ from kernels_core.plugins.discovery import DENY_LIST
 
 @attrs.frozen
 class PluginFailure:
-    """A plugin that failed, and how.
-
-    Attributes:
-        plugin: name of the entry point.
-        distribution: name and version of the package that brings it.
-        phase: what the core was doing with it when it first failed, for example "import".
-        error: the exception, chained to the one that the plugin raised.
-        traceback: the whole of it as text.
-    """
+    """How a plugin failed first: the phase, the exception, and the traceback as text."""
 
     plugin: str
     distribution: str
@@ -34,13 +26,13 @@ class PluginFailure:
 
     @classmethod
     def of(cls, error: PluginError) -> PluginFailure:
-        """Record an error."""
+        """Record an exception."""
         text = "".join(traceback.format_exception(error))
         return cls(error.plugin, error.distribution, error.phase, error, text)
 
     @property
     def names(self) -> frozenset[str]:
-        """The backend names by which this plugin would be asked for."""
+        """The backend names that may mean this plugin."""
         return frozenset({self.plugin, self.error.backend})
 
     @property
@@ -49,21 +41,21 @@ class PluginFailure:
         return self.names | {self.error.torch_device_type}
 
     def is_of_same_plugin(self, other: PluginFailure) -> bool:
-        """Whether another failure is one of this plugin."""
+        """Whether another failure is one of the same plugin."""
         return (self.plugin, self.distribution) == (other.plugin, other.distribution)
 
     def warn(self) -> None:
-        """Tell the user that this plugin is out of use."""
+        """Warn the user that this plugin cannot be used."""
         warnings.warn(
-            f"{self.error} The other plugins go on without it. `kernels-core doctor` shows the "
-            f"whole traceback; {DENY_LIST}={self.plugin} switches the plugin off.",
+            f"{self.error} Other plugins are not affected. Run `kernels-core doctor` to see the "
+            f"traceback, or set {DENY_LIST}={self.plugin} to disable the plugin.",
             RuntimeWarning,
             stacklevel=2,
         )
 
 
 def name_conflicts(backends: Iterable[Backend]) -> dict[Backend, PluginConflictError]:
-    """The backends that declare the name, or the no-arch name, of another, with their errors."""
+    """An error for each backend that declares the name, or no-arch name, of another."""
     claims = defaultdict(list)
     for backend in backends:
         claims[f"the backend name {backend.name!r}"].append(backend)
@@ -78,17 +70,11 @@ def name_conflicts(backends: Iterable[Backend]) -> dict[Backend, PluginConflictE
 def conflict(
     claimed: str, claimants: Sequence[Backend], phase: str
 ) -> dict[Backend, PluginConflictError]:
-    """One error for each backend that claims the same thing as another.
-
-    Args:
-        claimed: what they claim, for people.
-        claimants: at least two backends.
-        phase: what the core was doing when it saw the claims.
-    """
+    """An error for each of the backends that claim the same thing, which `claimed` describes."""
     plugins = " and ".join(sorted(str(backend.source) for backend in claimants))
     message = (
         f"The backend plugins {plugins} claim {claimed}, so none of them can be used ({phase}): "
-        f"uninstall all but one, or switch them off with {DENY_LIST}."
+        f"uninstall all but one, or disable the others with {DENY_LIST}."
     )
     return {
         backend: PluginConflictError(

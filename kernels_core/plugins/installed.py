@@ -1,7 +1,7 @@
 """`registry()`: the registry of the installed plugins, which are found once per process.
 
-Nothing happens at import. Discovery imports the plugins and takes their declarations; a device is
-asked for only when a backend has to be chosen.
+Nothing happens at import. Discovery imports the plugins and calls their declarations; devices are
+detected only when a backend has to be selected.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kernels_core.plugins.registry import STRICT, Registry
 
 
 def _load() -> Registry:
-    """Discover, load and declare every plugin, each on its own, and keep conflicting ones apart."""
+    """Discover and load every plugin in isolation, and leave out those that conflict."""
     discovered = discover()
     errors = list(discovered.errors)
     loaded = []
@@ -49,12 +49,7 @@ _loading = False
 def registry() -> Registry:
     """The registry of this process. The first call discovers and loads the plugins.
 
-    Raises:
-        PluginError: a plugin failed and `KERNELS_STRICT_PLUGINS` is set.
-
-    Example:
-        >>> registry() is registry()
-        True
+    Raises `PluginError` when a plugin failed and `KERNELS_STRICT_PLUGINS` is set.
     """
     return _registry or _load_once()
 
@@ -65,10 +60,10 @@ def _load_once() -> Registry:
         if _registry is not None:
             return _registry
         if _loading:
-            # The lock lets only the loading thread come here: a plugin that is being imported.
+            # Only the thread that holds the lock gets here: from a plugin that is being imported.
             raise RuntimeError(
-                "a backend plugin asked for the registry while the plugins are being loaded: "
-                "it must not use kernelize, kernel loading or the registry when it is imported."
+                "A backend plugin used the registry while the plugins were being loaded: when it "
+                "is imported, it must not call kernelize, load kernels or use the registry."
             )
         _loading = True
         try:
@@ -82,14 +77,7 @@ def _load_once() -> Registry:
 
 
 def reset() -> None:
-    """Forget what was found, so that the next use looks again: after installing a plugin.
-
-    Example:
-        >>> before = registry()
-        >>> reset()
-        >>> registry() is before
-        False
-    """
+    """Forget the plugins, so that the next use finds those that were installed meanwhile."""
     global _registry
     with _lock:
         _registry = None
@@ -97,7 +85,7 @@ def reset() -> None:
 
 
 def _renew_locks_after_fork() -> None:
-    """Leave no lock that a thread of the parent held: in the child nobody would release it."""
+    """Replace locks that a thread of the parent may have held: no thread would release them."""
     global _lock, _loading
     _lock = threading.RLock()
     _loading = False

@@ -1,7 +1,7 @@
-"""Turn one entry point into a `Backend`: import it, validate its hooks, take its declaration.
+"""Turn an entry point into a `Backend`: import it, validate its hooks, call its declaration.
 
-pluggy validates the hooks. Every plugin gets a manager of its own, so there is nothing that could
-broadcast a call, and a plugin that is refused leaves nothing behind.
+pluggy validates the hooks. Every plugin gets a plugin manager of its own, so no call can reach two
+plugins, and a plugin that is refused leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -28,19 +28,12 @@ REQUIRED_HOOKS = (
     "kernels_match_tag",
 )
 
-# `torch-universal` names the builds that fit every backend.
+# Builds called `torch-universal` fit every backend.
 _RESERVED_NOARCH_NAME = "universal"
 
 
 def load_backend(found: FoundPlugin) -> Backend:
-    """Import a plugin and make its backend.
-
-    Args:
-        found: the entry point.
-
-    Raises:
-        PluginError: whatever is wrong with the plugin; `phase` says at which step.
-    """
+    """Import a plugin and make its backend; a `PluginError` has the failed step as its phase."""
     source = found.source
     try:
         plugin = found.entry_point.load()
@@ -53,42 +46,27 @@ def load_backend(found: FoundPlugin) -> Backend:
     if not isinstance(plugin, ModuleType):
         raise source.error(
             "import",
-            f"a plugin is a module, and {found.entry_point.value!r} is a {type(plugin).__name__}: "
-            f"name the module alone, as in `{source.plugin} = 'package.plugin'`.",
+            f"a plugin must be a module, but {found.entry_point.value!r} is of type "
+            f"{type(plugin).__name__}: name only the module, as in "
+            f"`{source.plugin} = 'package.plugin'`.",
         )
     return make_backend(plugin, source)
 
 
 def make_backend(plugin: ModuleType, source: PluginSource) -> Backend:
-    """Make the backend of an imported plugin module.
-
-    Args:
-        plugin: the module that implements the hooks.
-        source: where it comes from, for errors.
-
-    Raises:
-        PluginError: its hooks (phase "register") or its declaration ("declare") are invalid.
-    """
+    """Make the backend of an imported plugin module."""
     hooks = make_hooks(plugin, source)
     assert hooks.info is not None
     return Backend(hooks.info, hooks)
 
 
 def make_hooks(plugin: ModuleType, source: PluginSource) -> Hooks:
-    """Bind the hooks of an imported plugin module and take its declaration.
-
-    Args:
-        plugin: the module that implements the hooks.
-        source: where it comes from, for errors.
-
-    Raises:
-        PluginError: its hooks (phase "register") or its declaration ("declare") are invalid.
-    """
+    """Bind the hooks of an imported plugin module and call its declaration."""
     try:
         hooks = Hooks(source, _hook_functions(plugin, source))
     except PluginError:
         raise
-    except Exception as error:  # pluggy's own refusals, and a module that resists inspection
+    except Exception as error:  # pluggy refuses it, or it cannot be inspected
         raise source.error("register", f"{describe(error)}.") from error
     hooks.info = hooks.call("kernels_backend", BackendInfo)
     _check_declaration(hooks.info, hooks)
@@ -108,13 +86,14 @@ def _hook_functions(plugin: ModuleType, source: PluginSource) -> dict[str, Calla
         caller: pluggy.HookCaller = getattr(manager.hook, hook)
         implementations = caller.get_hookimpls()
         if len(implementations) > 1:
-            raise source.error("register", f"it implements {hook} more than once: keep one.")
+            raise source.error("register", f"{hook} is implemented more than once: keep one.")
         if implementations:
             functions[hook] = _bind(hook, caller, implementations[0], source)
     missing = [hook for hook in REQUIRED_HOOKS if hook not in functions]
     if missing:
         raise source.error(
-            "register", f"it lacks required hooks: implement {', '.join(missing)} with @hookimpl."
+            "register",
+            f"hooks are missing: implement {', '.join(missing)} with @hookimpl.",
         )
     return functions
 
@@ -127,20 +106,20 @@ def _problem_with_names(plugin: ModuleType, manager: pluggy.PluginManager, known
                 return f"{name} is not a function marked with @hookimpl: mark it, or rename it."
             continue
         hook = options.get("specname") or name
-        # pluggy's `optionalhook` is how a plugin implements hooks that only newer cores have.
+        # With pluggy's `optionalhook`, a plugin implements hooks that only newer cores have.
         if hook not in known and not options.get("optionalhook"):
             close = difflib.get_close_matches(hook, known, n=1)
             advice = f"did you mean {close[0]}?" if close else f"the hooks are {', '.join(known)}."
             return f"{hook} is not a hook of API version {API_VERSION}: {advice}"
         if options.get("wrapper") or options.get("hookwrapper"):
-            return f"{hook} is a hook wrapper: a plugin answers for itself only, remove `wrapper`."
+            return f"{hook} is a hook wrapper, which plugins cannot be: remove `wrapper`."
     return ""
 
 
 def _bind(
     hook: str, caller: pluggy.HookCaller, implementation: pluggy.HookImpl, source: PluginSource
 ) -> Callable[..., object]:
-    """The implementation as a function of all arguments of the hook, in their order."""
+    """The implementation as a function of all arguments of the hook, in order."""
     assert caller.spec is not None
     specified = caller.spec.argnames
     function = implementation.function
@@ -148,7 +127,8 @@ def _bind(
     if defaulted:
         # pluggy never passes arguments that have a default: the plugin would miss them silently.
         raise source.error(
-            "register", f"{hook} gives {defaulted[0]!r} a default: remove it, it is always passed."
+            "register",
+            f"{hook} has a default for {defaulted[0]!r}, which is always passed: remove it.",
         )
     positions = [specified.index(name) for name in implementation.argnames]
     if positions == list(range(len(specified))):
@@ -166,8 +146,8 @@ def _check_declaration(info: BackendInfo, hooks: Hooks) -> None:
         older = "the plugin" if info.api_version < API_VERSION else "kernels-core"
         raise hooks.error(
             hook,
-            f"declares API version {info.api_version} and this kernels-core speaks {API_VERSION}: "
-            f"upgrade {older}.",
+            f"declares API version {info.api_version}, but this kernels-core supports "
+            f"{API_VERSION}: upgrade {older}.",
         )
     for attribute in ("name", "torch_device_type", "noarch_name"):
         try:
@@ -180,7 +160,8 @@ def _check_declaration(info: BackendInfo, hooks: Hooks) -> None:
             ) from None
     if info.noarch_name == _RESERVED_NOARCH_NAME:
         raise hooks.error(
-            hook, f"must not declare noarch_name {info.noarch_name!r}: it names builds for all."
+            hook,
+            f"must not declare noarch_name {info.noarch_name!r}: it is reserved.",
         )
     _check_kind(info.facts, DeviceFacts, "facts", hooks)
     for kind in info.properties:

@@ -1,4 +1,4 @@
-"""`Registry`: backends, what is known of those that cannot be used, and which of them serves."""
+"""`Registry`: the backends, why others cannot be used, and which of them serves a device."""
 
 from __future__ import annotations
 
@@ -29,14 +29,11 @@ _T = TypeVar("_T")
 
 
 class Registry:
-    """What is installed, and which backend serves a device type.
+    """The installed backends by name, and which of them serves a device type.
 
-    Attributes:
-        backends: the usable backends by name, in the order of their names.
-        failures: the plugins that failed, one entry each. One that did so only when it was asked
-            for a device stays among the backends: it fails again for whoever needs it, which is
-            better than another device taking its place.
-        blocked: the plugins that the environment switches off.
+    `failures` has one entry for each plugin that failed. One that failed only when a device was
+    requested stays in `backends`: it fails again for whoever needs it, which is better than using
+    another device instead. `blocked` has the plugins that the environment disables.
     """
 
     backends: Mapping[str, Backend]
@@ -58,29 +55,18 @@ class Registry:
         self.renew_locks()
 
     def renew_locks(self) -> None:
-        """Forget who holds the locks: in a forked child, the threads that did do not exist."""
+        """Replace the locks: in a forked child, the threads that held them do not exist."""
         self._lock = threading.RLock()
         for backend in self.backends.values():
             backend.renew_lock()
 
-    # Choosing a backend
+    # Selecting a backend
 
     def backend(self, name: str) -> Backend:
         """The backend of this name, whether or not this machine has such a device.
 
-        Args:
-            name: name of the backend.
-
-        Raises:
-            UnknownDeviceError: no plugin has this name.
-            BackendNotInstalledError: its plugin is not installed, or is switched off.
-            BackendUnavailableError: its plugin failed; the `__cause__` says how.
-            PluginConflictError: several plugins claim the name.
-
-        Example:
-            >>> from kernels_core.plugins import registry
-            >>> for name in registry().backends:
-            ...     assert registry().backend(name).name == name
+        Raises `UnknownDeviceError` (no plugin has the name), `BackendNotInstalledError` (or
+        disabled), `BackendUnavailableError` (it failed, see `__cause__`) or `PluginConflictError`.
         """
         backend = self.backends.get(name)
         if backend is None:
@@ -88,26 +74,11 @@ class Registry:
         return backend
 
     def backend_for(self, device_type: str) -> Backend:
-        """The available backend that serves a device type.
+        """The available backend that serves a device type: the name of a backend, or torch's name.
 
         Several plugins may serve one type: torch calls ROCm devices "cuda" as well. The one that
-        finds a device here serves; among several of those `KERNELS_BACKEND` decides, then the name
-        that equals the type, then the higher priority.
-
-        Args:
-            device_type: name of a backend, or what torch calls its devices.
-
-        Raises:
-            UnknownDeviceError: no plugin serves this type.
-            BackendNotInstalledError: the plugin that does is not installed, or is switched off.
-            BackendUnavailableError: none finds a device here, or the plugin failed.
-            PluginConflictError: several plugins claim the name.
-
-        Example:
-            >>> from kernels_core.plugins import registry
-            >>> for name, backend in registry().backends.items():
-            ...     if backend.detection().available:
-            ...         assert registry().backend_for(name) is backend
+        finds a device serves; among several of those `KERNELS_BACKEND` decides, then the name that
+        equals the type, then the higher priority. Raises as `backend` does.
         """
         named = self._named_by_environment()
         candidates = [
@@ -123,22 +94,17 @@ class Registry:
         candidates.sort(key=lambda backend: (backend.name != device_type, *_preference(backend)))
         return self._first_available(
             candidates,
-            f"No backend for device type {device_type!r} can be used here:",
+            f"No backend for device type {device_type!r} can be used on this machine:",
             failed,
             [blocked for blocked in self.blocked if blocked.plugin == device_type],
             wanted=device_type,
         )
 
     def default_backend(self) -> Backend:
-        """The backend to use where none is asked for.
+        """The backend to use where none is requested.
 
         That is the one `KERNELS_BACKEND` names, else the available one of the highest priority.
-
-        Raises:
-            BackendNotInstalledError: no plugin is installed, or the one named is not.
-            BackendUnavailableError: none finds a device here, or the one named does not.
-            UnknownDeviceError: no plugin has the name in `KERNELS_BACKEND`.
-            PluginConflictError: several plugins claim that name.
+        Raises as `backend` does.
         """
         named = self._named_by_environment()
         if named is not None:
@@ -151,7 +117,7 @@ class Registry:
             )
         return self._first_available(
             sorted(self.backends.values(), key=_preference),
-            "No installed backend can be used here:",
+            "No installed backend can be used on this machine:",
             self.failures,
             self.blocked,
         )
@@ -177,7 +143,9 @@ class Registry:
         return self.backends[name]
 
     def _require(self, named: Backend) -> Backend:
-        return self._first_available([named], f"{NAMED}={named.name} cannot be used here:")
+        return self._first_available(
+            [named], f"{NAMED}={named.name} cannot be used on this machine:"
+        )
 
     def _first_available(
         self,
@@ -188,7 +156,7 @@ class Registry:
         *,
         wanted: str = "",
     ) -> Backend:
-        """The first candidate that finds a device, or an error that lists why each does not."""
+        """The first candidate that finds a device, or an error that lists why none does."""
         detections: dict[Backend, Detection | PluginError] = {}
         for backend in candidates:
             detections[backend] = found = self._detection_of(backend)
@@ -218,41 +186,31 @@ class Registry:
         _raise_conflict(failed)
         for failure in failed:
             raise BackendUnavailableError(
-                f"{prefix}the plugin for {wanted!r} is installed and failed. {failure.error}",
+                f"{prefix}the plugin for {wanted!r} is installed but failed. {failure.error}",
                 backend=wanted,
             ) from failure.error
         for blocked in self.blocked:
             if blocked.plugin == wanted:
                 raise BackendNotInstalledError(
                     f"{prefix}the plugin for {wanted!r} ({blocked.distribution}) is installed but "
-                    f"switched off: {blocked.reason}.",
+                    f"disabled: {blocked.reason}.",
                     backend=wanted,
                 )
         installed = ", ".join(self.backends) or "none"
-        advice = f"Installed backends: {installed}. To get {wanted!r}: {install_hint(wanted)}."
+        advice = f"Installed backends: {installed}. To install {wanted!r}: {install_hint(wanted)}."
         if is_known_type(wanted):
             raise BackendNotInstalledError(
                 f"{prefix}no plugin for {wanted!r} is installed. {advice}", backend=wanted
             )
-        raise UnknownDeviceError(f"{prefix}no plugin knows {wanted!r}. {advice}", device=wanted)
+        raise UnknownDeviceError(f"{prefix}no plugin provides {wanted!r}. {advice}", device=wanted)
 
     # Tags
 
     def parse_tag(self, text: str) -> BackendTag | None:
         """Read the backend part of a variant name; None when no plugin knows it.
 
-        A plugin that fails at it is put out of use, and so are two that claim the same tag.
-
-        Args:
-            text: for example "cu130"; may be any text.
-
-        Raises:
-            PluginConflictError: several plugins claim this tag.
-
-        Example:
-            >>> from kernels_core.plugins import registry
-            >>> registry().parse_tag("no tag of anyone") is None
-            True
+        A plugin that fails at it cannot be used any more. Neither can two that claim the same tag:
+        that raises `PluginConflictError`.
         """
         if text in self._contested_tags:
             raise self._contested_tags[text].with_traceback(None)
@@ -270,22 +228,12 @@ class Registry:
             raise self._contested_tags[text]
         return next(iter(tags.values()), None)
 
-    # Every plugin on its own
+    # Every plugin in isolation
 
     def ask_each(self, ask: Callable[[Backend], _T]) -> dict[Backend, _T]:
-        """Ask every usable backend; one that fails is left out, and the others answer.
+        """Call a function with every usable backend, and leave out those that fail.
 
-        Args:
-            ask: is called with each backend.
-
-        Raises:
-            PluginError: a plugin failed and `KERNELS_STRICT_PLUGINS` is set.
-
-        Example:
-            >>> from kernels_core.plugins import registry
-            >>> answers = registry().ask_each(lambda backend: backend.info.noarch_name)
-            >>> len(answers) == len(registry().backends)
-            True
+        With `KERNELS_STRICT_PLUGINS`, the first failure is raised.
         """
         answers = {}
         for backend in self.backends.values():
@@ -299,9 +247,9 @@ class Registry:
     # Failures
 
     def _record(self, error: PluginError) -> None:
-        """Keep a failure and warn of it, once for each plugin."""
+        """Keep a failure and warn of it, once per plugin."""
         if environment.flag(STRICT):
-            return  # whoever asked gets the exception
+            return  # the caller gets the exception
         failure = PluginFailure.of(error)
         with self._lock:
             if any(failure.is_of_same_plugin(known) for known in self.failures):
@@ -310,9 +258,9 @@ class Registry:
         failure.warn()
 
     def _quarantine(self, failed: Collection[Backend]) -> None:
-        """Take backends out of use."""
+        """Stop using some backends."""
         with self._lock:
-            # A new mapping, since another thread may be walking over the present one.
+            # A new mapping, since another thread may be iterating over the old one.
             self._keep(backend for backend in self.backends.values() if backend not in failed)
 
     def _keep(self, backends: Iterable[Backend]) -> None:

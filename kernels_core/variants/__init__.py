@@ -1,1 +1,1 @@
-"""Build variants: the grammar of their names, which of them fit a machine and which is best."""
+"""Build variants: the grammar of their names, which of them fit a machine, and which fits best."""

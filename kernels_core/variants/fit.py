@@ -33,10 +33,10 @@ class BuildDecision:
     """Whether a build fits, or why not.
 
     Attributes:
-        name: the variant name as it stands in the repository.
+        name: the variant name, as in the repository.
         variant: the parsed name; None when the name is invalid.
         accepted: whether the build fits.
-        reason: what the build needs and what is here instead; "" when it fits.
+        reason: what the build needs and what this machine has instead; "" when it fits.
     """
 
     name: str
@@ -48,28 +48,10 @@ class BuildDecision:
 def decide(
     names: Iterable[str], *, backend: Backend, host: HostInfo, parse_tag: TagParser
 ) -> tuple[BuildDecision, ...]:
-    """Decide over each build by its name.
+    """Decide for each build, by its name, whether it fits.
 
-    Args:
-        names: variant names.
-        backend: the active backend, which decides over backend tags.
-        host: the machine.
-        parse_tag: reads backend tags, those of other backends too.
-
-    Returns:
-        The builds that fit, best first, then the others by name. The order is total: it depends on
-        nothing but the arguments.
-
-    Example:
-        >>> from kernels_core.host import host_info
-        >>> from kernels_core.plugins import registry
-        >>> backend = registry().backend("cpu")
-        >>> names = ["torch-universal", "torch-cpu", "src"]
-        >>> decisions = decide(
-        ...     names, backend=backend, host=host_info(), parse_tag=registry().parse_tag
-        ... )
-        >>> [(decision.name, decision.accepted) for decision in decisions]
-        [('torch-cpu', True), ('torch-universal', True), ('src', False)]
+    Those that fit come first, best first, then the others by name. The order depends on nothing but
+    the arguments.
     """
     fit = _Fit(backend, host)
     accepted: list[tuple[Variant, BuildDecision]] = []
@@ -85,16 +67,13 @@ def decide(
             rejected.append(BuildDecision(name, variant, False, reason))
         else:
             accepted.append((variant, BuildDecision(name, variant, True)))
-    # Sorting is stable, also in reverse: builds that are equally good stay in order of their names.
+    # Sorting is stable, in reverse as well: equally good builds stay in the order of their names.
     accepted.sort(key=lambda pair: fit.goodness(pair[0]), reverse=True)
     return (*(decision for _, decision in accepted), *rejected)
 
 
 class _Fit:
-    """The rules, for one backend on one machine.
-
-    The methods that check something return why it does not fit, or "".
-    """
+    """The rules for one backend on one machine; a check returns why a build does not fit, or ""."""
 
     def __init__(self, backend: Backend, host: HostInfo) -> None:
         self._backend = backend
@@ -112,7 +91,7 @@ class _Fit:
         )
 
     def goodness(self, variant: Variant) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-        """Compares builds that fit: their kind, then their framework, then their tag."""
+        """A key that orders builds that fit: by kind, then by framework, then by tag."""
         if isinstance(variant, NoarchVariant):
             return int(variant.backend != UNIVERSAL), (), ()
         assert isinstance(variant.tag, BackendTag)
@@ -165,7 +144,7 @@ class _Fit:
 
     def _check_tag(self, tag: BackendTag | UnknownTag) -> str:
         if isinstance(tag, UnknownTag):
-            return f"no installed backend plugin knows tag {tag.text!r}"
+            return f"no installed backend plugin supports tag {tag.text!r}"
         if tag.backend != self._backend.name:
             return f"made for backend {tag.backend!r}; the active backend is {self._backend.name!r}"
         return self._match(tag).reason

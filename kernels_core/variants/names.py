@@ -5,8 +5,8 @@
     tvm-ffi01-cu130-x86_64-linux              another framework
     torch-cuda, torch-universal               no native code
 
-The part for the backend (`cu130`) belongs to the plugin that claims it: `parse` asks for its
-meaning. Versions have one digit for the major number and the rest for the minor one.
+The plugin of a backend parses the part for it (`cu130`). Versions have one digit for the major
+number; the other digits are the minor number.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ UNIVERSAL = "universal"
 _CXX_TAG = {True: "-cxx11", False: "-cxx98", None: ""}
 _CXX11_ABI = {"cxx11": True, "cxx98": False, None: None}
 
-# Digits are spelt [0-9] because \d also matches those of other scripts. Four of them are more than
-# any release will need and keep hostile names from becoming huge numbers.
+# [0-9], because \d matches digits of other scripts as well. Four of them are more than any release
+# will need, and prevent huge numbers from untrusted names.
 _RELEASE = r"(?P<major>[0-9])(?P<minor>[0-9]{1,4})"
 _NATIVE = re.compile(
     r"(?:(?P<stable>torch-stable-abi)|(?P<tvm_ffi>tvm-ffi)|torch)"
@@ -55,7 +55,7 @@ class Torch:
 
 @attrs.frozen
 class TorchStableAbi:
-    """Built for torch's stable ABI, as it is since this release."""
+    """Built for torch's stable ABI, as of this release."""
 
     release: tuple[int, int]
 
@@ -111,7 +111,7 @@ class NoarchVariant:
     """A build without native code.
 
     Attributes:
-        backend: the name that the backend goes by in such variants, or `UNIVERSAL`.
+        backend: the no-arch name of a backend, or `UNIVERSAL`.
     """
 
     backend: str
@@ -124,25 +124,13 @@ Variant = NativeVariant | NoarchVariant
 TagParser = Callable[[str], BackendTag | None]
 
 
-# A repository may hold a thousand builds and is looked at once per layer.
+# A repository may hold a thousand builds and is read once per layer.
 @functools.lru_cache(maxsize=4096)
 def parse(name: str, parse_tag: TagParser) -> Variant:
-    """Read a variant name.
+    """Parse a variant name; `str()` of the result is the name again.
 
-    Args:
-        name: the name of a directory under `build/`.
-        parse_tag: reads the backend part; None for a text that no backend claims.
-
-    Returns:
-        The variant; `str()` of it is the name again.
-
-    Raises:
-        VariantNameError: the name does not follow the grammar, or would be written differently.
-
-    Example:
-        >>> variant = parse("torch213-cxx11-cu130-x86_64-linux", lambda text: None)
-        >>> variant.framework, variant.cpu, str(variant.tag)
-        (Torch(release=(2, 13), cxx11_abi=True), 'x86_64', 'cu130')
+    `parse_tag` returns None for a tag of no backend. Raises `VariantNameError` when the name does
+    not follow the grammar, or would be written differently.
     """
     variant = _noarch(name) or _native(name, parse_tag)
     if variant is None:
@@ -159,12 +147,7 @@ def parse(name: str, parse_tag: TagParser) -> Variant:
 
 
 def is_variant_name(name: str) -> bool:
-    """Whether a name follows the grammar, whichever backends are installed.
-
-    Example:
-        >>> is_variant_name("torch-universal"), is_variant_name("src")
-        (True, False)
-    """
+    """Whether a name follows the grammar, whichever backends are installed."""
     try:
         parse(name, _no_tag)
     except VariantNameError:

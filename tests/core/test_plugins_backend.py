@@ -50,7 +50,7 @@ GARBAGE = [
     ("kernels_parse_tag", "'acme'", "must return a BackendTag or None, got str"),
     ("kernels_parse_tag", "False", "must return a BackendTag or None, got bool"),
     ("kernels_parse_tag", "BackendTag('zeta', 'acme')", "must return a tag of backend 'acme'"),
-    ("kernels_parse_tag", "BackendTag('acme', 'ac')", "a tag that reads 'acme' again, or None"),
+    ("kernels_parse_tag", "BackendTag('acme', 'ac')", "a tag whose text is 'acme', or None"),
     ("kernels_parse_tag", "BackendTag('acme', 'ac', ('me',))", "consists of integers"),
     ("kernels_match_tag", "None", MATCH),
     ("kernels_match_tag", "True", MATCH),
@@ -59,12 +59,12 @@ GARBAGE = [
     ("kernels_match_archs", "None", MATCH),
     ("kernels_match_archs", "'yes'", MATCH),
     ("kernels_match_archs", "Match.yes('best')", "TypeError"),
-    ("kernels_select", "candidates[:2]", "must return the candidates it got"),
-    ("kernels_select", "[*candidates, candidates[0]]", "must return the candidates it got"),
-    ("kernels_select", "[candidates[0]] * 3", "must return the candidates it got"),
-    ("kernels_select", "iter(candidates)", "must return the candidates it got"),
-    ("kernels_select", "7", "must return the candidates it got"),
-    ("kernels_select", "'abc'", "must return the candidates it got"),
+    ("kernels_select", "candidates[:2]", "must return the given candidates"),
+    ("kernels_select", "[*candidates, candidates[0]]", "must return the given candidates"),
+    ("kernels_select", "[candidates[0]] * 3", "must return the given candidates"),
+    ("kernels_select", "iter(candidates)", "must return the given candidates"),
+    ("kernels_select", "7", "must return the given candidates"),
+    ("kernels_select", "'abc'", "must return the given candidates"),
     ("kernels_bundled", "None", "must return a mapping of layer names"),
     ("kernels_bundled", "[('RMSNorm', {})]", "must return a mapping of layer names"),
     ("kernels_bundled", "{'RMSNorm': object()}", "must return a mapping of layer names"),
@@ -170,7 +170,7 @@ def test_defaults_of_optional_hooks(installed_plugins):
     assert backend.select(REQUEST, list(CANDIDATES)) == CANDIDATES
     assert backend.bundled() == {}
     assert backend.match_device(None, FACTS) == Match.yes()
-    assert "does not know Cores" in backend.match_device(cores(backend, 1), FACTS).reason
+    assert "does not support Cores" in backend.match_device(cores(backend, 1), FACTS).reason
 
 
 def test_only_declared_kinds_of_requirement_reach_the_plugin(installed_plugins):
@@ -179,13 +179,13 @@ def test_only_declared_kinds_of_requirement_reach_the_plugin(installed_plugins):
     assert backend.match_device(cores(backend, 7), FACTS) == Match.yes(7)
     assert backend.match_device(None, FACTS) == Match.yes()
     reason = backend.match_device(CUDAProperties(70, 90), FACTS).reason
-    assert reason == "backend 'acme' does not know CUDAProperties"
+    assert reason == "backend 'acme' does not support CUDAProperties"
 
 
 def test_tags_of_another_backend_do_not_reach_the_plugin(installed_plugins):
     backend = installed_plugins.backend()
     match = backend.match_tag(BackendTag("cuda", "cu", (13, 0)))
-    assert (match.fits, match.reason) == (False, "it is built for backend 'cuda', not for 'acme'")
+    assert (match.fits, match.reason) == (False, "it is built for backend 'cuda', not 'acme'")
 
 
 def test_a_plugin_that_fails_to_bundle_does_not_keep_the_others_from_it(

@@ -102,7 +102,7 @@ def test_the_environment_decides_among_several(installed_plugins, monkeypatch, c
 @pytest.mark.parametrize(
     ("chosen", "error", "says"),
     [
-        ("abacus", UnknownDeviceError, "KERNELS_BACKEND=abacus: no plugin knows 'abacus'"),
+        ("abacus", UnknownDeviceError, "KERNELS_BACKEND=abacus: no plugin provides 'abacus'"),
         ("cuda", BackendNotInstalledError, "KERNELS_BACKEND=cuda.*pip install kernels-backend-cud"),
         ("broken", BackendUnavailableError, "KERNELS_BACKEND=broken.*no luck"),
         ("first", PluginConflictError, "first-kernels 0.1.*second-kernels 0.1"),

@@ -293,7 +293,7 @@ tell([factors, reasons, refused, mismatched])
     assert "no entry fits Acme One" in reasons["acme:0"]
     assert "it has 64 lanes, and 256 are required" in reasons["acme:0"]
     assert "it has 128 lanes, and 256 are required" in reasons["acme:1"]
-    assert "backend 'acme' does not know Features" in reasons["acme:0"]
+    assert "backend 'acme' does not support Features" in reasons["acme:0"]
     assert refused.startswith("NoKernelError: ")
     assert mismatched == "Lanes belongs to device type 'acme', not 'cpu'."
 
@@ -324,7 +324,7 @@ tell([native, [decision.name for decision in decisions if decision.accepted],
         native.format("acme13"): "acme13 does not run on runtime 1.2",
         native.format("acme110"): "acme110 does not run on runtime 1.2",
         native.format("acme22"): "acme22 does not run on runtime 1.2",
-        native.format("acme012"): "no installed backend plugin knows tag 'acme012'",
+        native.format("acme012"): "no installed backend plugin supports tag 'acme012'",
         native.format("cpu"): "made for backend 'cpu'; the active backend is 'acme'",
     }
     assert version == [1, 10]

@@ -125,7 +125,7 @@ def test_the_environment_names_a_backend_that_is_not_there(doctor):
     status, diagnosis = doctor.diagnose(KERNELS_BACKEND="abacus")
     assert status == 1
     assert diagnosis["default"]["backend"] is None
-    assert "KERNELS_BACKEND=abacus: no plugin knows 'abacus'" in diagnosis["default"]["why"]
+    assert "KERNELS_BACKEND=abacus: no plugin provides 'abacus'" in diagnosis["default"]["why"]
     process = doctor.run(KERNELS_BACKEND="abacus")
     assert process.stdout.splitlines()[-1].startswith("Not healthy: no backend can be used")
 

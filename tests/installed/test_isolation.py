@@ -101,7 +101,7 @@ CASES = {
     ),
     "from_the_future": Case(
         "declare",
-        "declares API version 2 and this kernels-core speaks 1",
+        "declares API version 2, but this kernels-core supports 1",
         {"from_the_future": {"api_version": 2}},
     ),
     "declares_nonsense": Case(
@@ -174,7 +174,7 @@ CASES = {
         "select",
         "kernels_select",
         "request, candidates",
-        "must return the candidates it got in some order, or None",
+        "must return the given candidates in some order, or None",
         f"{BACKEND}.select(SelectionRequest('a', Mode.INFERENCE, {FACTS}), [])",
     ),
     **garbage(
@@ -405,7 +405,7 @@ tell([type(error).__name__, str(error), "raises_plugin" in sys.modules, len(regi
     assert blocked["raises"]["distribution"] == "raises-kernels 1.0"
     assert blocked["raises"]["reason"] == reason
     assert diagnosis["environment"].items() >= variables.items()
-    # What is switched off is no failure; having nothing left is.
+    # A disabled plugin is no failure; having none left is.
     nothing_left = variables.get("KERNELS_BACKENDS") == ""
     assert status == int(nothing_left)
     assert diagnosis["default"]["backend"] == (None if nothing_left else "cpu")

@@ -345,7 +345,7 @@ BREAKERS = [
         "def kernels_select(candidates):\n"
         "    return [candidate for candidate in candidates if candidate.properties]\n\n\n"
         "@hookimpl\ndef kernels_match_device(",
-        "kernels_select must return the candidates it got in some order, or None",
+        "kernels_select must return the given candidates in some order, or None",
     ),
     Breaker(
         "bundled",
@@ -361,7 +361,7 @@ BREAKERS = [
         "bundled.py",
         'name: {"cpu": Local',
         'name: {"cuda": Local',
-        "must bring kernels for its own device type 'cpu' only",
+        "must provide kernels for its own device type 'cpu' only",
         variant="-own",
     ),
 ]
