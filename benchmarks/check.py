@@ -1,10 +1,9 @@
 """Benchmark of `check`: a repository with many builds, and libraries of hundreds of megabytes.
 
-Needs torch and gcc; no network. The peer, `kernel-abi-check`, which looks at native code only, is
-measured on the same files where it is installed. Each measurement has a process of its own, whose
-peak of resident memory is told. Prints a table and, as the last line, the same as JSON; with
-`--json` only JSON goes to standard output. Figures are information: whether a target was met does
-not change the exit code.
+Needs torch and gcc; no network. `kernel-abi-check`, which checks native code only, is measured on
+the same files where it is installed. Each measurement has its own process, whose peak of resident
+memory is reported. Prints a table and, as the last line, the same as JSON; with `--json` only JSON
+goes to standard output. Whether a target was met does not change the exit code.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ OURS = """
 from kernels_core.check import check
 modules = check(sys.argv[1], select={select!r}).native_modules
 """
-PEER = """
+KERNEL_ABI_CHECK = """
 import os
 from kernel_abi_check import ObjectFile
 modules = 0
@@ -62,7 +61,7 @@ for file in inside or [sys.argv[1]]:
 
 
 def progress(text: str) -> None:
-    """Tell a person what is happening; standard output is for the result."""
+    """Print progress to standard error; standard output is for the result."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -140,12 +139,12 @@ def measure(code: str, path: Path) -> dict[str, Any]:
     }
 
 
-def rows(directory: Path, peer: bool) -> list[dict[str, Any]]:
+def rows(directory: Path, compare: bool) -> list[dict[str, Any]]:
     """Measure everything.
 
     Args:
         directory: where to write what is checked; half a gigabyte.
-        peer: whether to measure the peer, too.
+        compare: whether to measure kernel-abi-check too.
     """
     import torch
 
@@ -170,18 +169,18 @@ def rows(directory: Path, peer: bool) -> list[dict[str, Any]]:
         ours = measure(OURS.format(select=select), path)
         quick, small = ours["seconds"]["max"] <= TARGET_SECONDS, ours["mb"] <= TARGET_MB
         row = {"what": name, "ours": ours, "met": quick and small}
-        if peer and (select or path.is_file()):
-            row["peer"] = measure(PEER, path)
+        if compare and (select or path.is_file()):
+            row["kernel_abi_check"] = measure(KERNEL_ABI_CHECK, path)
         found.append(row)
     return found
 
 
 def describe(result: dict[str, Any]) -> str:
-    """The result as a table for people."""
-    lines = [("", "modules", "ours s", "ours MB", "peer s", "peer MB", "")]
+    """The result as a text table."""
+    lines = [("", "modules", "ours s", "ours MB", "kernel-abi-check s", "MB", "")]
     for row in result["check"]:
         cells = [row["what"], str(row["ours"]["modules"])]
-        for who in ("ours", "peer"):
+        for who in ("ours", "kernel_abi_check"):
             measured = row.get(who)
             cells.append(spread(measured["seconds"]) if measured else "-")
             cells.append(str(measured["mb"]) if measured else "-")
@@ -202,15 +201,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print nothing but JSON")
     arguments = parser.parse_args()
-    peer = importlib.util.find_spec("kernel_abi_check") is not None
+    compare = importlib.util.find_spec("kernel_abi_check") is not None
     environment = {
         "Python": platform.python_version(),
         "processors": os.cpu_count(),
         "kernels-core": version("kernels-core"),
-        **({"kernel-abi-check": version("kernel-abi-check")} if peer else {}),
+        **({"kernel-abi-check": version("kernel-abi-check")} if compare else {}),
     }
     with tempfile.TemporaryDirectory() as directory:
-        result = {"environment": environment, "check": rows(Path(directory), peer)}
+        result = {"environment": environment, "check": rows(Path(directory), compare)}
     if not arguments.json:
         print(describe(result))
     print(json.dumps(result))

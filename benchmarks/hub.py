@@ -1,12 +1,11 @@
 """Benchmark of loading kernels from a Hub: requests, serial round trips and time.
 
-A Hub on the loopback interface adds a latency to every answer. kernels-core and its peer, Hugging
-Face `kernels`, load the same kernels from it in turn: with an empty cache, in a new process, and
-once more in that process. Publishers are trusted by the Hub and nothing else is, files are
-verified. What the two import at once and what when it is needed differs, so the import is shown
-too; torch and the Hub client are imported before. Prints a table and, as the last line, the same as
-JSON; with `--json` only JSON goes to standard output. Figures are information: whether a target was
-met does not change the exit code.
+A Hub on the loopback interface adds a latency to every answer. kernels-core and Hugging Face
+`kernels` load the same kernels from it in turn: with an empty cache, in a new process, and once
+more in that process. Publishers are trusted by the Hub only, and files are verified. The two differ
+in what they import at once and what later, so the import is shown too; torch and the Hub client are
+imported before. Prints a table and, as the last line, the same as JSON; with `--json` only JSON
+goes to standard output. Whether a target was met does not change the exit code.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from hub_server import (
     settings,
 )
 
-PACKAGES = {"ours": "kernels_core", "peer": "kernels"}
+PACKAGES = {"ours": "kernels_core", "hf_kernels": "kernels"}
 KERNELS = 8
 LATENCY = 0.05
 PROCESSES = 3
@@ -55,18 +54,18 @@ class Scenario:
         by: "version", "specifier", "commit" or "lock".
         redirects: whether the Hub answers for small files with a redirect first.
         targets: by step, the most round trips that ours should take; 0 means no request.
-        peer: whether the peer can do this.
+        compared: whether Hugging Face `kernels` can do this.
     """
 
     what: str
     by: str
     targets: Mapping[str, float] = attrs.field(eq=False)
     redirects: bool = False
-    peer: bool = True
+    compared: bool = True
 
     @property
     def name(self) -> str:
-        """What it is called in the table."""
+        """Its name in the table."""
         kernels = "one kernel" if self.what == "one" else f"{KERNELS} kernels"
         return f"{kernels} by {self.by}{', redirects' if self.redirects else ''}"
 
@@ -77,15 +76,15 @@ SCENARIOS = (
     Scenario("one", "version", {COLD: 6, AGAIN: 0}, redirects=True),
     Scenario("all", "version", {COLD: 7, WARM: 1.5, AGAIN: 0}),
     Scenario("all", "version", {COLD: 8, WARM: 1.5, AGAIN: 0}, redirects=True),
-    Scenario("all", "specifier", {COLD: 7, WARM: 1.5, AGAIN: 0}, peer=False),
-    Scenario("all", "specifier", {COLD: 8, WARM: 1.5, AGAIN: 0}, redirects=True, peer=False),
+    Scenario("all", "specifier", {COLD: 7, WARM: 1.5, AGAIN: 0}, compared=False),
+    Scenario("all", "specifier", {COLD: 8, WARM: 1.5, AGAIN: 0}, redirects=True, compared=False),
     Scenario("all", "commit", {COLD: 7, WARM: 0, AGAIN: 0}),
     Scenario("all", "lock", {COLD: 7, WARM: 0, AGAIN: 0}),
 )
 
 
 def publish(hub: Hub) -> dict[str, str]:
-    """Put the kernels on the Hub.
+    """Publish the kernels on the Hub.
 
     Args:
         hub: the Hub.
@@ -128,27 +127,27 @@ def run_worker(hub: Hub, scenario: Scenario, package: str, folder: Path) -> list
     """Import and declare in a fresh process, load, and load once more.
 
     Args:
-        hub: where from.
-        scenario: what.
+        hub: the Hub to load from.
+        scenario: what is loaded.
         package: the implementation.
-        folder: the client's home, which holds its cache.
+        folder: the client's home, which contains its cache.
 
     Returns:
         The figures of the three.
 
     Raises:
-        CalledProcessError: it failed; what it said is on standard error.
+        CalledProcessError: it failed; its output is on standard error.
     """
     commits = publish(hub)
     lockfile = folder / "kernels.lock"
     write_lock(lockfile, commits)
     script = Path(__file__).with_name("hub_worker.py")
     arguments = [scenario.what, package, json.dumps(references(scenario, commits, lockfile))]
-    # Bytecode is kept, as pip keeps it of what it installs; a checkout would be compiled each time.
+    # Bytecode is kept, as it is of installed packages; a checkout would be compiled each time.
     left_out = {*settings(os.environ), "PYTHONDONTWRITEBYTECODE"}
     environment = {name: os.environ[name] for name in set(os.environ) - left_out}
     environment |= client_environment(hub.endpoint, folder)
-    # Without telemetry the peer sends a malformed header, which the client refuses.
+    # Without telemetry Hugging Face `kernels` sends a malformed header, which the client refuses.
     environment["HF_HUB_DISABLE_TELEMETRY"] = "0"
     hub.forget()
     run = subprocess.run(
@@ -174,7 +173,7 @@ def run_worker(hub: Hub, scenario: Scenario, package: str, folder: Path) -> list
 
 
 def measure(scenario: Scenario, package: str) -> dict[str, dict[str, float]]:
-    """Load with an empty cache, then with what that left, each in a fresh process."""
+    """Load with an empty cache, then with the cache that this left, each in a fresh process."""
     with Hub() as hub, tempfile.TemporaryDirectory() as folder:
         hub.latency = LATENCY
         hub.redirects = scenario.redirects
@@ -187,7 +186,7 @@ def measure_all(processes: int) -> list[dict[str, Any]]:
     """All scenarios with both implementations in turn.
 
     Args:
-        processes: how often each.
+        processes: how many times to measure each.
 
     Returns:
         One row per scenario and step, with the median of each figure.
@@ -197,7 +196,7 @@ def measure_all(processes: int) -> list[dict[str, Any]]:
         for scenario in SCENARIOS:
             print(f"Measuring {scenario.name}, {number + 1} of {processes}", file=sys.stderr)
             for who, package in PACKAGES.items():
-                if who == "ours" or scenario.peer:
+                if who == "ours" or scenario.compared:
                     for step, figures in measure(scenario, package).items():
                         found[scenario, step][who].append(figures)
     return [_row(scenario, step, said) for (scenario, step), said in found.items()]
@@ -216,8 +215,11 @@ def _row(scenario: Scenario, step: str, said: Mapping[str, list[Any]]) -> dict[s
 
 
 def describe(rows: list[dict[str, Any]], processes: int) -> str:
-    """The result as a table for people."""
-    figures = [f"{who}: {name}" for who in PACKAGES for name in ("requests", "round trips", "ms")]
+    """The result as a text table."""
+    heads = {"ours": "ours", "hf_kernels": "HF kernels"}
+    figures = [
+        f"{heads[who]}: {name}" for who in PACKAGES for name in ("requests", "round trips", "ms")
+    ]
     lines = [("", "", *figures, "target", "")]
     for row in rows:
         cells = []
@@ -236,7 +238,7 @@ def describe(rows: list[dict[str, Any]], processes: int) -> str:
     return "\n".join(
         [
             f"{about}; {LATENCY * 1000:.0f} ms added to every answer; median of {processes}",
-            "round trips: the time in which at least one answer was awaited, in latencies",
+            "round trips: the time in which at least one answer was pending, in latencies",
             "",
             *aligned(lines),
         ]
@@ -254,7 +256,7 @@ def main() -> None:
     """Measure everything and print it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="only JSON on standard output")
-    parser.add_argument("--processes", type=int, default=PROCESSES, help="how often each")
+    parser.add_argument("--processes", type=int, default=PROCESSES, help="how many times each")
     arguments = parser.parse_args()
     rows = measure_all(arguments.processes)
     print(describe(rows, arguments.processes), file=sys.stderr if arguments.json else sys.stdout)

@@ -1,9 +1,9 @@
-"""One fresh process that loads kernels from a Hub and prints when it did what, as JSON.
+"""One fresh process that loads kernels from a Hub and prints the times of its steps as JSON.
 
 Usage: hub_worker.py (one | all) PACKAGE REFERENCES
 
 REFERENCES is JSON: for every kernel its repository and how to name the commit, `{"version": 1}`,
-`{"revision": ...}` or `{"lockfile": ...}`. What is printed is the begin and end of importing the
+`{"revision": ...}` or `{"lockfile": ...}`. Prints the start and end of importing the
 package and declaring what to load, of loading, and of loading once more.
 """
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("kernels", reason="the benchmark needs the peer: pip install kernels")
+pytest.importorskip("kernels", reason="needs Hugging Face kernels: pip install kernels")
 pytest.importorskip("torch", reason="the benchmark kernelizes modules of torch")
 
 
@@ -29,8 +29,8 @@ def test_every_scenario_names_the_commits_in_its_own_way(benchmark: Any, tmp_pat
     assert len(made) == len(benchmark.SCENARIOS)
 
 
-@pytest.mark.parametrize("who", ["ours", "peer"])
-def test_it_counts_what_an_implementation_asks(benchmark: Any, who: str) -> None:
+@pytest.mark.parametrize("who", ["ours", "hf_kernels"])
+def test_it_counts_the_requests_of_an_implementation(benchmark: Any, who: str) -> None:
     scenario = benchmark.Scenario("all", "commit", {"cold": 7})
     figures = benchmark.measure(scenario, benchmark.PACKAGES[who])
     assert tuple(figures) == benchmark.STEPS
@@ -47,7 +47,7 @@ def test_the_table_has_both_and_says_whether_targets_are_met(benchmark: Any) -> 
     run = {"requests": 6, "round_trips": 3.2, "chain": 3, "ms": 200.0}
     slow = {"requests": 10, "round_trips": 8.4, "chain": 8, "ms": 450.0}
     rows = [
-        benchmark._row(scenario, "cold", {"ours": [run, slow, run], "peer": [slow]}),
+        benchmark._row(scenario, "cold", {"ours": [run, slow, run], "hf_kernels": [slow]}),
         benchmark._row(scenario, "again in the process", {"ours": [run]}),
     ]
     assert [row["met"] for row in rows] == [True, False]
@@ -72,5 +72,5 @@ def test_every_scenario_gets_a_row_per_step(
     names = [scenario.name for scenario in benchmark.SCENARIOS]
     assert [row["scenario"] for row in rows] == [name for name in names for _ in benchmark.STEPS]
     assert all(measured.count((name, "kernels_core")) == 2 for name in names)
-    compared = {scenario.name for scenario in benchmark.SCENARIOS if scenario.peer}
-    assert {row["scenario"] for row in rows if "peer" in row} == compared
+    compared = {scenario.name for scenario in benchmark.SCENARIOS if scenario.compared}
+    assert {row["scenario"] for row in rows if "hf_kernels" in row} == compared
