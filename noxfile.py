@@ -30,6 +30,7 @@ TEST_HELPERS = (
     "hub_server/*.py",
     "check/native_files.py",
     "layers/models.py",
+    "layers/transformers_program.py",
     "native/build.py",
 )
 # Tests in one file share expensive fixtures, so each process runs whole files.

@@ -5,10 +5,13 @@ when it is imported. Arguments: a repository with kernels for layers that the CP
 none for, then the architectures.
 """
 
+from __future__ import annotations
+
 import copy
 import json
 import pickle
 import sys
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,11 +40,11 @@ DECODER = {"num_key_value_heads": 2, "head_dim": 8}
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 
 
-def make_model(architecture):
+def make_model(architecture: str) -> Any:
     sizes = SMALL if architecture == "bert" else {**SMALL, **DECODER}
     sizes = {**sizes, **EXPERTS} if architecture == "mixtral" else sizes
     config = AutoConfig.for_model(architecture, **sizes)
-    auto = AutoModel if architecture == "bert" else AutoModelForCausalLM
+    auto: Any = AutoModel if architecture == "bert" else AutoModelForCausalLM
     torch.manual_seed(0)
     model = auto.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
@@ -50,7 +53,7 @@ def make_model(architecture):
     return model
 
 
-def mark():
+def mark() -> None:
     # Where transformers has marked a class through the peer, marking it again changes nothing.
     for norm in (LlamaRMSNorm, Qwen3RMSNorm, MixtralRMSNorm):
         kernels_core.replace_kernel_forward_from_hub(norm, "RMSNorm")
@@ -60,7 +63,7 @@ def mark():
     kernels_core.replace_kernel_forward_from_hub(nn.LayerNorm, "LayerNorm")
 
 
-def mapping_with(repository):
+def mapping_with(repository: str) -> dict[str, Any]:
     own = {
         name: {"cpu": LocalLayerRepository(repository, layer_name=name)}
         for name in ("RMSNormPlusOne", "LayerNorm")
@@ -68,7 +71,7 @@ def mapping_with(repository):
     return {**kernels_core.bundled_mapping(), **own}
 
 
-def outcome(architecture, mapping):
+def outcome(architecture: str, mapping: dict[str, Any]) -> dict[str, Any]:
     model = make_model(architecture)
     tokens = torch.randint(0, 50, (2, 7), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
