@@ -51,7 +51,7 @@ def test_registering_extends():
     }
 
 
-def test_equal_properties_replace_and_others_stand_beside():
+def test_equal_properties_replace_and_others_are_added():
     ranged = Device("cuda", CUDAProperties(75, 90))
     register_kernel_mapping({"Layer": {"cuda": ONE, ranged: {Mode.TRAINING: ONE}}})
     register_kernel_mapping({"Layer": {Device("cuda", CUDAProperties(75, 90)): TWO}})

@@ -29,7 +29,7 @@ def test_every_way_to_build_an_invalid_mode_is_refused(value):
 
 
 @pytest.mark.parametrize("combine", [operator.or_, operator.xor])
-def test_operators_are_no_way_around(combine):
+def test_operators_refuse_invalid_modes_too(combine):
     with pytest.raises(ValueError, match="choose one of the two"):
         combine(Mode.INFERENCE, Mode.TRAINING)
     with pytest.raises(KernelsError, match="FALLBACK does not combine"):

@@ -43,7 +43,7 @@ def make_kernel(make_repository: Callable[..., Path]) -> MakeKernel:
 
 @pytest.fixture
 def scaled(make_kernel: MakeKernel) -> Callable[[str], LocalLayerRepository]:
-    """A kernel whose layers all have the forward of `Scale`, and tell that they ran by a factor."""
+    """Layers with the forward of `Scale`, times a factor that shows which of them ran."""
     return make_kernel(
         """
         class Times10(nn.Module):

@@ -48,7 +48,7 @@ def state(model):
 
 
 class InterruptAt:
-    """Raises KeyboardInterrupt when a number of lines of `kernels_core.layers` were run."""
+    """Raises KeyboardInterrupt after a number of lines of `layers` and `api` in `kernels_core`."""
 
     def __init__(self, line):
         self.left = line
@@ -61,7 +61,8 @@ class InterruptAt:
         sys.settrace(self._before)
 
     def _trace(self, frame, event, argument):
-        if "kernels_core/layers" not in frame.f_code.co_filename.replace("\\", "/"):
+        path = frame.f_code.co_filename.replace("\\", "/")
+        if "kernels_core/layers" not in path and "kernels_core/api" not in path:
             return None
         if event == "line" and self.left >= 0:
             self.left -= 1
@@ -199,7 +200,7 @@ def test_a_class_that_refuses_its_assignment(scaled):
     assert state(model) == before
 
 
-def test_what_a_with_found_comes_back_whatever_happened_inside(scaled):
+def test_a_with_block_restores_the_model_whatever_happens_inside(scaled):
     register_kernel_mapping({"Scale": {"cpu": scaled("Times10")}})
     model = kernelize(make_model(), mode=Mode.INFERENCE)
     before = state(model)

@@ -1,4 +1,4 @@
-"""The kernels that the CPU backend brings, used through kernelize: derivatives in float64."""
+"""The kernels that the CPU backend bundles, used through kernelize: derivatives in float64."""
 
 import pytest
 import torch

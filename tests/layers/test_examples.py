@@ -1,4 +1,4 @@
-"""The seven uses that documentation of this field leads with, as programs write them."""
+"""Seven common uses, as programs write them."""
 
 import pytest
 import torch
@@ -75,9 +75,9 @@ def test_1_decorating_a_layer(activation, model):
         torch.testing.assert_close(model(X), expected)
 
 
-def test_2_a_third_partys_class(make_kernel):
+def test_2_a_class_of_another_package(make_kernel):
     class LayerNorm(nn.LayerNorm):
-        """Stands for a class of another package, which cannot be decorated."""
+        """Takes the place of a class of another package, which cannot be decorated."""
 
     replace_kernel_forward_from_hub(LayerNorm, "LayerNorm")
     kernel = make_kernel(

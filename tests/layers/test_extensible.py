@@ -1,4 +1,4 @@
-"""Marking layers and functions as extensible changes nothing but their findability."""
+"""Marking layers and functions as extensible does not change what they do."""
 
 import copy
 import inspect
@@ -209,7 +209,7 @@ def test_a_kernelized_function_is_still_one_object_when_copied_or_pickled(tenfol
     assert copy.copy(double) is double
 
 
-def test_a_functions_condition_is_asked_per_owner(tenfold):
+def test_a_functions_condition_is_checked_for_each_owner(tenfold):
     @use_kernel_forward_from_hub("double", condition=lambda owner: owner.wanted)
     def conditional(x, *, times=1):
         return 2 * times * x
@@ -247,7 +247,7 @@ def test_of_several_owners_those_count_whose_condition_holds(tenfold):
     assert rows["conditional"] == "its condition is False"
 
 
-def test_functions_live_where_their_owners_do(tenfold):
+def test_functions_are_on_the_device_of_their_owners(tenfold):
     register_kernel_mapping({"double": {"cpu": tenfold}})
     model = nn.Sequential(nn.Linear(1, 1, device="meta"), Owner(2))
     kernelize(model, mode=Mode.INFERENCE)

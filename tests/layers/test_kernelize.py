@@ -141,7 +141,7 @@ def test_shared_modules_are_one(scaled):
     assert factor(shared) == 10
 
 
-def test_a_third_partys_class_and_its_condition(scaled):
+def test_a_class_of_another_package_and_its_condition(scaled):
     class Theirs(Scale):
         pass
 
@@ -501,7 +501,7 @@ def test_a_model_is_a_module():
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="needs a machine without a GPU")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "rocm", "xpu", "mps"])
-def test_a_requested_device_that_is_not_here_is_never_replaced_by_the_cpu(scaled, device):
+def test_a_requested_device_that_is_not_available_is_never_replaced_by_the_cpu(scaled, device):
     register_kernel_mapping({"Scale": {"cpu": scaled("Times10")}})
     with pytest.raises(RuntimeError, match=device.partition(":")[0]):
         kernelize(Scale(), mode=Mode.INFERENCE, device=device, use_fallback=KernelizeFallback.ALL)

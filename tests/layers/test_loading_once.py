@@ -112,12 +112,12 @@ def test_sixteen_threads_may_kernelize_one_model(write, imports):
     assert kernels_core.report(model).rows[0].count == 2
 
 
-def test_what_lies_on_the_hub_is_resolved_once_beside_what_lies_on_disk(write, imports):
+def test_repositories_on_the_hub_are_resolved_once_beside_one_on_disk(write, imports):
     local = LocalLayerRepository(write(), layer_name="Scale")
     resolved = []
 
     class OnHub(LayerRepository):
-        """A repository of the Hub whose build is here already."""
+        """A repository on the Hub whose build is in the cache."""
 
         def resolve(self, backend, device_index):
             resolved.append((self.repo_id, device_index))

@@ -1,4 +1,4 @@
-"""Planning without loading, kernelizing for the duration of a `with`, and an explicit mapping."""
+"""Planning without loading, kernelizing inside a `with` block, and an explicit mapping."""
 
 import copy
 import logging
@@ -92,7 +92,7 @@ def fail_inside(model):
         raise RuntimeError("inside")
 
 
-def test_kernelized_for_the_duration_of_a_with(scaled):
+def test_kernelized_inside_a_with_block(scaled):
     register_kernel_mapping({"Scale": {"cpu": scaled("Times10")}})
     model = kernelize(nn.Sequential(Scale()), mode=Mode.INFERENCE)
     report = kernels_core.report(model)
@@ -108,7 +108,7 @@ def test_kernelized_for_the_duration_of_a_with(scaled):
     assert kernels_core.report(model) is report
 
 
-def test_a_with_that_cannot_be_entered_changes_nothing(tmp_path):
+def test_a_with_block_that_cannot_be_entered_changes_nothing(tmp_path):
     missing = LocalLayerRepository(tmp_path / "missing", layer_name="Scale")
     module = Scale()
     with (
@@ -124,7 +124,7 @@ def test_a_with_that_cannot_be_entered_changes_nothing(tmp_path):
 # The report
 
 
-def test_the_report_tells_of_every_module(scaled):
+def test_the_report_covers_every_module(scaled):
     register_kernel_mapping({"Scale": {"cpu": scaled("Times10")}})
     model = nn.Sequential(Scale(), nn.Linear(3, 3), Scale())
     kernelize(model, mode=Mode.INFERENCE)

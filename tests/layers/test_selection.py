@@ -97,7 +97,7 @@ def test_without_a_fitting_range_the_entry_for_any_device_serves(recorded, kerne
     assert chosen() == 2
 
 
-def test_no_fitting_range_is_said_with_every_reason(recorded, kernel):
+def test_if_no_range_fits_the_error_gives_every_reason(recorded, kernel):
     recorded(H200)
     register_kernel_mapping({"Layer": {cuda(75, 80): kernel("L1"), cuda(100, 120): kernel("L2")}})
     with pytest.raises(ValueError, match="no entry fits NVIDIA H200") as caught:
@@ -133,14 +133,14 @@ def test_a_narrow_entry_without_a_usable_mode_does_not_hide_a_wider_one(recorded
     assert chosen(Mode.TRAINING) == 2
 
 
-def test_what_shows_only_after_loading_lets_the_next_candidate_in(recorded, kernel):
+def test_a_layer_that_lacks_the_mode_gives_way_to_the_next_candidate(recorded, kernel):
     recorded(H200)
     register_kernel_mapping({"Layer": {cuda(90, 90): kernel("L9"), "cuda": kernel("L1")}})
     assert chosen(Mode.INFERENCE) == 9
     assert chosen(Mode.TRAINING) == 1, "L9 has no backward, and was not registered for training"
 
 
-def test_a_build_that_does_not_fit_lets_the_next_candidate_in(recorded, kernel, make_kernel):
+def test_a_build_that_does_not_fit_gives_way_to_the_next_candidate(recorded, kernel, make_kernel):
     recorded(H200)
     other = make_kernel("class L7(nn.Module): pass", variant="torch-metal", name="other")
     register_kernel_mapping({"Layer": {cuda(90, 90): other("L7")}})
@@ -305,7 +305,7 @@ print(planned.rows[0].candidates)
 """
 
 
-def test_ties_are_broken_alike_in_every_process():
+def test_ties_are_broken_in_the_same_way_in_every_process():
     said = {
         subprocess.run(
             [sys.executable, "-c", TIES],

@@ -1,4 +1,4 @@
-"""Models of transformers, marked by itself through the peer, and from outside without the peer."""
+"""Models of transformers, which it marked with Hugging Face `kernels` or the program marked."""
 
 import json
 import os
@@ -10,8 +10,8 @@ import pytest
 
 PROGRAM = Path(__file__).with_name("transformers_program.py")
 
-# Classes and what they get: (kernel, instances). Functions are marked only through the peer, which
-# names them by their layer.
+# Classes and what they get: (kernel, instances). Only Hugging Face `kernels` marks functions, which
+# are named after their layer.
 ROTARY = {"rotary_pos_emb": ["rotary_pos_emb", 1]}
 EXPECTED = {
     "llama": {"LlamaRMSNorm": ["RMSNorm", 5], "LlamaMLP": ["SwiGLUMLP", 2]},
@@ -24,7 +24,7 @@ EXPECTED = {
 
 @pytest.fixture
 def repository(make_kernel):
-    """Kernels for the two layers that the CPU backend brings none for."""
+    """Kernels for the two layers for which the CPU backend bundles none."""
     kernel = make_kernel(
         """
         class RMSNormPlusOne(nn.Module):
@@ -51,17 +51,17 @@ def repository(make_kernel):
     return kernel("LayerNorm").repo_path
 
 
-@pytest.mark.parametrize("peer", [True, False], ids=["with the peer", "without the peer"])
-def test_five_architectures(peer, repository):
+@pytest.mark.parametrize("hf_kernels", [True, False], ids=["with HF kernels", "without HF kernels"])
+def test_five_architectures(hf_kernels, repository):
     result = subprocess.run(
         [sys.executable, str(PROGRAM), str(repository), *EXPECTED],
-        env={**os.environ, "USE_HUB_KERNELS": "YES" if peer else "NO", "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "USE_HUB_KERNELS": "YES" if hf_kernels else "NO", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
     )
     assert result.returncode == 0, result.stderr
     for architecture, outcome in json.loads(result.stdout).items():
-        rotary = ROTARY if peer and architecture != "bert" else {}
+        rotary = ROTARY if hf_kernels and architecture != "bert" else {}
         assert outcome["rows"] == {**EXPECTED[architecture], **rotary}
         assert outcome["difference"] <= 1e-5 * outcome["scale"], architecture
         assert outcome["undone"] is True, architecture

@@ -58,7 +58,7 @@ def test_what_changed_since_the_last_call_is_noticed(arguments):
     assert {type(module) for module in model.modules()} == {nn.ModuleList, Scale, OtherScale}
 
 
-def test_empty_places_are_passed_over():
+def test_children_that_are_none_are_skipped():
     model = nn.Sequential(Scale())
     model.register_module("nothing", None)
     model.register_parameter("no_weight", None)
@@ -68,7 +68,7 @@ def test_empty_places_are_passed_over():
     assert list(decisions(model).values()) == ["Times10", "Times10"]
 
 
-def test_the_way_to_a_device_passes_over_empty_places_too(make_kernel):
+def test_children_that_are_none_are_skipped_in_the_search_for_a_device(make_kernel):
     @use_kernel_forward_from_hub("Twice")
     class Twice(nn.Module):
         def forward(self, x):
@@ -120,7 +120,7 @@ def test_of_two_modules_on_the_meta_device_one_may_be_offloaded():
     assert decisions(model) == expected, "only what is on the meta device is offloaded"
 
 
-def test_buffers_tell_the_device_too():
+def test_buffers_determine_the_device_too():
     class Buffered(Scale):
         def __init__(self, device):
             super().__init__(device)

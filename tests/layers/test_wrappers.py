@@ -1,4 +1,4 @@
-"""Kernels below what others put around modules: hooks, offloading, parametrization, sharding."""
+"""Kernels below wrappers of other packages: hooks, offloading, parametrization, sharding."""
 
 import copy
 
@@ -95,7 +95,7 @@ def test_what_a_removed_hook_leaves_behind_is_not_foreign(kernelized_first, time
     assert value(kernelize(module, mode=Mode.INFERENCE)) == 20
 
 
-def test_a_hook_around_somebody_elses_wrapper_is_left_alone():
+def test_a_hook_around_another_packages_wrapper_is_left_alone():
     module, hook = Scale(), CountingHook()
     module.forward = lambda x: 5 * module.weight * x
     add_hook_to_module(module, hook)
@@ -114,7 +114,7 @@ def test_a_wrapper_that_is_not_accelerates_is_left_alone_whatever_it_keeps():
     assert value(module) == 10
 
 
-def test_offloaded_modules_live_where_their_hook_computes():
+def test_offloaded_modules_are_on_the_device_where_their_hook_computes():
     model = nn.Sequential(Scale(), nn.Sequential(Scale()))
     cpu_offload(model, execution_device=torch.device("cpu"))
     assert model[0].weight.device.type == "meta"

@@ -1,8 +1,8 @@
 """Kernelize a model of transformers with random weights; prints what happened as JSON.
 
-Run as a program of its own, since whether transformers marks its layers through the peer is decided
-when it is imported. Arguments: a repository with kernels for layers that the CPU backend brings
-none for, then the architectures.
+Run as a program of its own, since transformers decides when it is imported whether it marks its
+layers with Hugging Face `kernels`. Arguments: a repository with kernels for layers for which the
+CPU backend bundles none, then the architectures.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def make_model(architecture: str) -> Any:
 
 
 def mark() -> None:
-    # Where transformers has marked a class through the peer, marking it again changes nothing.
+    # Where transformers has marked a class, marking it again changes nothing.
     for norm in (LlamaRMSNorm, Qwen3RMSNorm, MixtralRMSNorm):
         kernels_core.replace_kernel_forward_from_hub(norm, "RMSNorm")
     for mlp in (LlamaMLP, Qwen3MLP):

@@ -1,4 +1,4 @@
-"""Functions that the peer made extensible are one object each, like ours."""
+"""Functions that Hugging Face `kernels` made extensible are one object each, like ours."""
 
 import copy
 import io
@@ -12,7 +12,7 @@ from torch import nn
 
 from kernels_core import Mode, kernelize, plan, report, unkernelize, use_kernelized_func
 
-peer = pytest.importorskip("kernels", reason="needs the peer: pip install kernels")
+pytest.importorskip("kernels", reason="needs Hugging Face kernels: pip install kernels")
 
 X = torch.ones(2)
 
@@ -40,7 +40,7 @@ class Owner(nn.Module):
 
 @pytest.fixture
 def models(monkeypatch):
-    """A module with a function and a model that uses it, as a library would bring them."""
+    """A module with a function and a model that uses it, as a library would have them."""
     module = ModuleType("library_of_the_test")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(SOURCE, module.__dict__)
