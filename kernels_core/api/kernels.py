@@ -44,19 +44,20 @@ def get_kernel(
             version tags, or an int, the branch of that major version.
         backend: which backend to choose a build for, for example "cpu"; by default the one that
             `KERNELS_BACKEND` names, else the most capable one of this machine.
-        trust_remote_code: True to run whatever the repository holds, or a list of what to trust.
-            Without it, the Hub or the trust list of this machine must vouch for the publisher.
-        user_agent: what the application wants the Hub to know of it.
+        trust_remote_code: True to run whatever the repository contains, or a list of what to trust.
+            Without it, the publisher must be trusted by the Hub, or the trust list of this machine
+            must allow the kernel.
+        user_agent: what the application tells the Hub about itself.
 
     Returns:
-        The kernel's module. A second call gives the same one, and asks the Hub nothing.
+        The kernel's module. A second call returns the same one and sends no requests.
 
     Raises:
         TypeError: an argument has the wrong type.
         ValueError: `repo_id` or `version` is malformed, or both version and revision are given.
         LoadError: there is no such kernel, none that fits, none that is trusted, or it cannot be
             fetched; the subclass says which.
-        KernelsError: the backend is not there, see `Registry.backend_for`.
+        KernelsError: the backend is not available, see `Registry.backend_for`.
         Exception: whatever the kernel's own code raises while it is imported, unchanged.
 
     Example:
@@ -82,22 +83,22 @@ def has_kernel(
     trust_remote_code: Trust = False,
     check_arch: bool = True,
 ) -> bool:
-    """Whether a kernel of the Hub has a build for this machine. Loads no code.
+    """Whether a kernel on the Hub has a build for this machine. Loads no code.
 
     Args:
         repo_id: the repository, "org/name".
         revision: branch, tag or commit; "main" by default.
         version: as for `get_kernel`.
         backend: as for `get_kernel`.
-        trust_remote_code: accepted for symmetry; looking at a repository runs nothing of it.
-        check_arch: whether the build must cover the device, where it says which it covers.
+        trust_remote_code: accepted for symmetry; nothing of the repository is run.
+        check_arch: whether the build must cover the device, if it declares what it covers.
 
     Returns:
         False also when there is no such repository or version, and when a kernel that it needs
         has no build.
 
     Raises:
-        HubError: the Hub cannot be asked, which says nothing about what it has.
+        HubError: a request to the Hub failed, which says nothing about what it has.
         TypeError, ValueError, KernelsError: as for `get_kernel`.
 
     Example:
@@ -128,7 +129,7 @@ def install_kernel(
     local_files_only: bool = False,
     user_agent: UserAgent = None,
 ) -> Path:
-    """Get a kernel and those that it needs onto this machine, verified. Imports nothing.
+    """Download a kernel and those that it needs, verified. Imports nothing.
 
     Args:
         repo_id: the repository, "org/name".
@@ -136,8 +137,8 @@ def install_kernel(
         version: as for `get_kernel`.
         backend: as for `get_kernel`.
         trust_remote_code: as for `get_kernel`.
-        local_files_only: whether to make do with what is on this machine.
-        user_agent: what the application wants the Hub to know of it.
+        local_files_only: whether to use only what is in the cache.
+        user_agent: what the application tells the Hub about itself.
 
     Returns:
         The directory of the build.
@@ -182,7 +183,7 @@ def get_local_kernel(
         NoFittingBuildError: none of its builds fits; it has the reason for each.
         MetadataError: the chosen build's metadata is malformed.
         DependencyError: something that the chosen build needs is not installed.
-        KernelsError: the backend is not there, see `Registry.backend_for`.
+        KernelsError: the backend is not available, see `Registry.backend_for`.
         Exception: whatever the kernel's own code raises while it is imported, unchanged.
 
     Example:
@@ -207,14 +208,14 @@ def get_locked_kernel(
     trust_remote_code: Trust = False,
     user_agent: UserAgent = None,
 ) -> ModuleType:
-    """Load a kernel from the Hub, at the commit that a lock file names.
+    """Load a kernel from the Hub, at the commit in a lock file.
 
     Args:
         repo_id: the repository, "org/name".
         lockfile: the lock file; by default the one in the metadata of the calling package.
         backend: as for `get_kernel`.
         trust_remote_code: as for `get_kernel`.
-        user_agent: what the application wants the Hub to know of it.
+        user_agent: what the application tells the Hub about itself.
 
     Returns:
         The kernel's module.
@@ -222,7 +223,7 @@ def get_locked_kernel(
     Raises:
         LockFileNotFoundError: there is no lock file.
         LockFileError: the lock file is malformed.
-        NotLockedError: it does not name the repository.
+        NotLockedError: it does not contain the repository.
         LoadError, TypeError, ValueError, KernelsError: as for `get_kernel`.
 
     Example:
@@ -245,7 +246,7 @@ def load_kernel(
     backend: str | None = None,
     trust_remote_code: Trust = False,
 ) -> ModuleType:
-    """Load a locked kernel that is on this machine already. Asks the Hub nothing.
+    """Load a locked kernel from the cache. Sends no requests to the Hub.
 
     Args:
         repo_id: the repository, "org/name".
@@ -257,7 +258,7 @@ def load_kernel(
         The kernel's module.
 
     Raises:
-        HubOfflineError: the kernel, or something that it needs, is not on this machine.
+        HubOfflineError: the kernel, or something that it needs, is not in the cache.
         LockFileNotFoundError, LockFileError, NotLockedError: as for `get_locked_kernel`.
         LoadError, TypeError, ValueError, KernelsError: as for `get_kernel`.
 
@@ -281,11 +282,11 @@ def get_kernel_variants(
     version: int | str | None = None,
     backend: str | None = None,
 ) -> list[BuildDecision]:
-    """Decide over every build in a kernel repository. Loads no code.
+    """Decide for every build in a kernel repository whether it fits. Loads no code.
 
     Args:
-        repo: a repository of the Hub, "org/name", or a directory that holds `build`, as a Path.
-        revision: branch, tag or commit of a repository of the Hub; "main" by default.
+        repo: a repository on the Hub, "org/name", or a directory that holds `build`, as a Path.
+        revision: branch, tag or commit of a repository on the Hub; "main" by default.
         version: its version, as for `get_kernel`.
         backend: which backend to decide for; the default is that of `get_kernel`.
 
@@ -294,11 +295,11 @@ def get_kernel_variants(
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: a repository of the Hub that is not named "org/name".
+        ValueError: a repository on the Hub that is not named "org/name".
         RepositoryNotFoundError: there is no kernel repository at the path.
         VersionNotFoundError: there is no such version, branch or tag.
-        HubError: the Hub cannot be asked, or says no.
-        KernelsError: the backend is not there, see `Registry.backend_for`.
+        HubError: a request to the Hub failed.
+        KernelsError: the backend is not available, see `Registry.backend_for`.
 
     Example:
         >>> import tempfile

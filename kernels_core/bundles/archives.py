@@ -1,4 +1,4 @@
-"""Archives of files: equal files give equal archives, and reading one takes nothing for granted."""
+"""Archives: equal files give equal archives, and those that are read are untrusted."""
 
 from __future__ import annotations
 
@@ -20,25 +20,14 @@ _ZIP, _TAR, _TAR_GZ = (".zip",), (".tar",), (".tar.gz", ".tgz")
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a path is that of an archive, by its name; other names are those of directories.
-
-    Example:
-        >>> [is_archive(Path(name)) for name in ("a.tar", "a.tar.gz", "a.tgz", "a.zip", "a")]
-        [True, True, True, True, False]
-    """
+    """Whether a path is an archive, judged by its name; otherwise it is a directory."""
     return path.name.lower().endswith((*_ZIP, *_TAR, *_TAR_GZ))
 
 
 def write_files(path: Path, files: Mapping[str, Path], progress: Callable[[int], object]) -> None:
-    """Write files as an archive, or to a directory, in their order.
+    """Write files, by their path inside, to an archive or directory; its name says which.
 
-    Args:
-        path: the archive or directory; its name says which.
-        files: the files by their path inside.
-        progress: told the number of bytes as they are written.
-
-    Raises:
-        OSError: a file cannot be read or written.
+    `progress` is called with the number of bytes as they are written.
     """
     with _writer(path) as add:
         for name, file in files.items():
@@ -60,7 +49,7 @@ def _writer(path: Path) -> Iterator[_Add]:
             yield lambda *file: _add_to_tar(tar, *file)
         elif name.endswith(_TAR_GZ):
             raw = stack.enter_context(path.open("wb"))
-            # With the archive's name and the time in it, no two would be equal.
+            # With the name and the time in it, no two archives would be equal.
             packed = stack.enter_context(gzip.GzipFile("", "wb", 6, raw, mtime=0))
             tar = stack.enter_context(tarfile.open(fileobj=packed, mode="w|"))
             yield lambda *file: _add_to_tar(tar, *file)
@@ -92,17 +81,10 @@ def _add_to_directory(root: Path, name: str, source: IO[bytes], size: int) -> No
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[Iterator[tuple[str, int, IO[bytes]]]]:
-    """Go through the files of an archive, in their order: path inside, size, and what to read from.
+    """Iterate over the files of an archive: path inside, size, and what to read from.
 
-    Nothing is unpacked. Names and sizes are what the archive says, and may be lies.
-
-    Args:
-        path: the archive.
-
-    Raises:
-        FileNotFoundError: there is no such archive.
-        BundleError: it is no archive or a damaged one, or holds something else than files. Also
-            raised where its files are read.
+    Nothing is unpacked, and names and sizes may be wrong. Raises a BundleError, also while files
+    are read, for what is not an archive, is damaged, or contains something else than files.
     """
     try:
         with contextlib.ExitStack() as stack:
@@ -117,7 +99,7 @@ def reading(path: Path) -> Iterator[Iterator[tuple[str, int, IO[bytes]]]]:
         EOFError,
         NotImplementedError,
     ) as error:
-        raise BundleError(f"{path} is damaged, or no archive: {error}", path=path) from error
+        raise BundleError(f"{path} is damaged or not an archive: {error}", path=path) from error
 
 
 def _members_of_zip(archive: zipfile.ZipFile) -> Iterator[tuple[str, int, IO[bytes]]]:
@@ -133,6 +115,8 @@ def _members_of_tar(archive: tarfile.TarFile, path: Path) -> Iterator[tuple[str,
             continue
         source = archive.extractfile(about) if about.isreg() else None
         if source is None:
-            raise BundleError(f"{path} holds {about.name!r}, which is no plain file.", path=path)
+            raise BundleError(
+                f"{path} contains {about.name!r}, which is not a regular file.", path=path
+            )
         with source:
             yield about.name, about.size, source

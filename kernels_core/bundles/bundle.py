@@ -1,9 +1,9 @@
-"""Bundles: kernels to carry to a machine that reaches no Hub.
+"""Bundles: kernels for a machine that cannot reach the Hub.
 
-A bundle is a cache, with plain files only: `KERNELS_CACHE` names it, and programs run unchanged.
-Its records say what the Hub said, and of a commit they list the builds that are in the bundle; what
-is loaded is held against them, as in any cache. With the manifest, a bundle as a whole can be
-verified, and told by one digest.
+A bundle is a cache with regular files only: `KERNELS_CACHE` names it, and programs run unchanged.
+Its records hold the Hub's answers, and list of each commit the builds that are in the bundle; what
+is loaded is compared with them, as in any cache. The manifest makes it possible to verify the whole
+bundle, and to identify it by one digest.
 """
 
 from __future__ import annotations
@@ -44,37 +44,31 @@ _CHUNK = 1024 * 1024
 def write_bundle(
     kernels: Sequence[Downloaded], path: Path, endpoint: str | None = None
 ) -> Manifest:
-    """Write a bundle, whole or not at all. From the same files comes the same bundle.
+    """Write a bundle, whole or not at all. Equal files give an equal bundle.
 
-    Args:
-        kernels: what `download_kernels` got; each repository and commit once.
-        path: the archive or directory, by its name: `.tar`, `.tar.gz`, `.tgz`, `.zip` or another.
-        endpoint: the address that programs on the other machine have for the Hub; by default the
-            one that it has here. What one Hub said does not count for another.
-
-    Raises:
-        BundleError: there is something at the path.
-        DigestError: a file has changed since it was verified.
-        OSError: the bundle cannot be written.
+    The name of the path says which archive it is, or that it is a directory. `endpoint` is the
+    address of the Hub on the other machine, by default that on this one: answers of one Hub are not
+    used for another. Raises a BundleError when the path exists, and a DigestError when a file has
+    changed since it was verified.
     """
     with _whole_or_nothing(path) as new, tempfile.TemporaryDirectory() as folder:
         files = dict(sorted(_files(kernels, Path(folder), endpoint)))
         manifest = Manifest({name: _described(file) for name, file in files.items()})
         listing = Path(folder, MANIFEST)
         listing.write_bytes(manifest.content)
-        read_manifest(manifest.content, path)  # nobody could read one with too many files
+        read_manifest(manifest.content, path)  # refuses one with too many files
         size = manifest.size + len(manifest.content)
         with progress_bar(f"Writing {path.name}", size) as progress:
-            # The manifest comes first: who unpacks must know what to expect.
+            # The manifest comes first, because unpacking verifies each file as it is read.
             write_files(new, {MANIFEST: listing, **files}, progress)
     return manifest
 
 
 @contextlib.contextmanager
 def _whole_or_nothing(path: Path) -> Iterator[Path]:
-    """Where to make a file or directory, which gets its place when it is whole."""
+    """A path for the new file or directory, which is moved to its place when it is complete."""
     if os.path.lexists(path):
-        raise BundleError(f"{path} is there already; name another place.", path=path)
+        raise BundleError(f"{path} already exists; choose another path.", path=path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The name of the new one has the same ending, which says what kind of archive it is.
     with replacing(path) as new:
@@ -120,18 +114,10 @@ def _described(file: Path) -> BundledFile:
 
 
 def unpack_bundle(archive: Path, directory: Path, expected: str | None = None) -> Manifest:
-    """Unpack a bundle, verified, whole or not at all.
+    """Unpack a bundle to a new directory, verified, whole or not at all.
 
-    Args:
-        archive: the bundle.
-        directory: where to; must not be there yet.
-        expected: its digest, when it is known from elsewhere.
-
-    Raises:
-        FileNotFoundError: there is no such archive.
-        BundleError: it is damaged, is not what it says or what was expected, or there is something
-            at the directory.
-        OSError: the directory cannot be written.
+    Raises a BundleError when it is damaged, has another digest than the expected one, or when the
+    directory exists.
     """
     with _whole_or_nothing(directory) as new:
         new.mkdir()
@@ -142,7 +128,9 @@ def _unpack(archive: Path, directory: Path, expected: str | None) -> Manifest:
     with reading(archive) as members:
         name, size, source = next(members, ("", 0, None))
         if name != MANIFEST or source is None:
-            raise BundleError(f"{archive} is no bundle: {MANIFEST} is not its first.", path=archive)
+            raise BundleError(
+                f"{archive} is not a bundle: its first file is not {MANIFEST}.", path=archive
+            )
         manifest = read_manifest(source.read(schema.MAX_BYTES + 1), archive)
         _check_digest(manifest, archive, expected)
         (directory / MANIFEST).write_bytes(manifest.content)
@@ -152,23 +140,32 @@ def _unpack(archive: Path, directory: Path, expected: str | None) -> Manifest:
                 listed = missing.pop(name, None)
                 if listed is None or listed.size != size:
                     raise BundleError(
-                        f"{archive} holds {name!r} ({size} bytes), and its manifest does not.",
+                        f"{archive} contains {name!r} ({size} bytes), which its manifest does not "
+                        f"list.",
                         path=archive,
                     )
                 target = directory / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _copy(source, target, size)
                 if hash_file(target, "sha256") != listed.sha256:
-                    raise BundleError(f"{name!r} in {archive} is damaged.", path=archive)
+                    raise BundleError(
+                        f"{name!r} in {archive} is damaged: its hash is not that in the manifest.",
+                        path=archive,
+                    )
                 progress(size)
     if missing:
-        raise BundleError(f"{archive} lacks {', '.join(list(missing)[:5])}.", path=archive)
+        some = ", ".join(list(missing)[:5])
+        raise BundleError(
+            f"{archive} is incomplete: of the files in its manifest, it lacks {some}"
+            f"{' and others' if len(missing) > 5 else ''}.",
+            path=archive,
+        )
     return manifest
 
 
 def _copy(source: IO[bytes], target: Path, size: int) -> None:
     with target.open("xb") as file:
-        # The archive may hold more than it says.
+        # The archive may contain more than it says.
         while size > 0 and (chunk := source.read(min(size, _CHUNK))):
             file.write(chunk)
             size -= len(chunk)
@@ -177,19 +174,14 @@ def _copy(source: IO[bytes], target: Path, size: int) -> None:
 def verify_bundle(directory: Path, expected: str | None = None) -> Manifest:
     """Verify every file of a bundle that is a directory.
 
-    Args:
-        directory: the bundle.
-        expected: its digest, when it is known from elsewhere.
-
-    Raises:
-        BundleError: it is no bundle, or not what was expected, or a file is missing, differs, or is
-            in a build without being listed.
+    Raises a BundleError when it is not a bundle, has another digest than the expected one, or when
+    a file is missing, differs, or is in a build without being listed.
     """
     try:
         manifest = read_manifest(schema.read_bytes(directory / MANIFEST), directory)
     except FileNotFoundError:
         raise BundleError(
-            f"{directory} is no bundle: it has no {MANIFEST}.", path=directory
+            f"{directory} is not a bundle: it contains no {MANIFEST}.", path=directory
         ) from None
     except schema.InvalidError as error:
         raise BundleError(f"{MANIFEST} in {directory}: {error}", path=directory) from error
@@ -213,7 +205,7 @@ def _verify_files(manifest: Manifest, directory: Path, progress: Progress) -> No
             integrity.verify_file(directory / name, file_hash)
             progress(file.size)
     for build, hashes in builds.items():
-        # What lies in a build and is not listed could be imported.
+        # A file in a build that is not listed could be imported.
         integrity.verify_tree(directory / build, hashes)
         progress(sum(manifest.files[f"{build}/{name}"].size for name in hashes))
 
@@ -221,5 +213,5 @@ def _verify_files(manifest: Manifest, directory: Path, progress: Progress) -> No
 def _check_digest(manifest: Manifest, bundle: Path, expected: str | None) -> None:
     if expected is not None and manifest.digest != expected.lower():
         raise BundleError(
-            f"{bundle} has the digest {manifest.digest}, and {expected} was expected.", path=bundle
+            f"{bundle} has the digest {manifest.digest}, but {expected} was expected.", path=bundle
         )

@@ -1,4 +1,4 @@
-"""The manifest of a bundle: which kernels are in it, and the hash of every file."""
+"""The manifest of a bundle: its kernels, and the size and hash of every file."""
 
 from __future__ import annotations
 
@@ -28,13 +28,7 @@ _RECORD = re.compile(rf"{_REPOSITORY}/kernels-core/.+\.json")
 
 @attrs.frozen
 class BundledKernel:
-    """A commit in a bundle.
-
-    Attributes:
-        repo_id: its repository.
-        commit: the commit.
-        variants: names of its builds.
-    """
+    """A commit in a bundle, with the names of its builds."""
 
     repo_id: str
     commit: str
@@ -43,12 +37,7 @@ class BundledKernel:
 
 @attrs.frozen
 class BundledFile:
-    """A file in a bundle.
-
-    Attributes:
-        size: in bytes.
-        sha256: its hash.
-    """
+    """A file in a bundle; its size is in bytes."""
 
     size: int
     sha256: str
@@ -56,11 +45,7 @@ class BundledFile:
 
 @attrs.frozen
 class Manifest:
-    """What is in a bundle.
-
-    Attributes:
-        files: all files but the manifest, by their path in the bundle.
-    """
+    """All files in a bundle except the manifest itself, by their path in the bundle."""
 
     files: Mapping[str, BundledFile]
 
@@ -86,47 +71,27 @@ class Manifest:
 
     @property
     def content(self) -> bytes:
-        """What stands in the file.
-
-        Example:
-            >>> Manifest({}).content.strip()
-            b'{"format": 1, "files": {}}'
-        """
+        """The content of the file."""
         return json.dumps({"format": _FORMAT, **attrs.asdict(self)}).encode() + b"\n"
 
     @property
     def digest(self) -> str:
-        """One text that stands for everything in the bundle."""
+        """The hash of the manifest, and so of everything in the bundle."""
         return f"sha256:{hashlib.sha256(self.content).hexdigest()}"
 
 
 def build_of(path: str) -> tuple[str, str] | None:
-    """The directory of a build in a bundle, and a path inside it; None for other files.
-
-    Example:
-        >>> build_of(f"kernels--org--name/snapshots/{'a' * 40}/build/torch-cpu/__init__.py")
-        ('kernels--org--name/snapshots/aaa...aaa/build/torch-cpu', '__init__.py')
-        >>> build_of("kernels--org--name/kernels-core/refs.json") is None
-        True
-    """
+    """Split a path in a bundle into the directory of a build and the rest; None for other files."""
     match = _BUILD.match(path)
     return (match[0].rstrip("/"), path[match.end() :]) if match else None
 
 
 def read_manifest(content: bytes, bundle: Path) -> Manifest:
-    """Read what stands in a manifest.
-
-    Args:
-        content: what stands in it.
-        bundle: the bundle, for errors.
-
-    Raises:
-        BundleError: it is malformed, or lists files that must not be written anywhere.
-    """
+    """Read a manifest; a BundleError when it is malformed or lists paths that are not allowed."""
     try:
         manifest = schema.read_content(content, _manifest)
         if manifest.content != content:
-            raise schema.InvalidError("", "is not as 'kernels-core bundle' writes it.")
+            raise schema.InvalidError("", "differs from what 'kernels-core bundle' writes.")
     except schema.InvalidError as error:
         raise BundleError(f"{MANIFEST} in {bundle}: {error}", path=bundle) from None
     return manifest
@@ -168,9 +133,11 @@ def _check_paths(paths: Iterable[str]) -> None:
     paths = list(paths)
     for path in paths:
         if not is_safe(path):
-            raise schema.InvalidError(path, f"lists the path {path!r}, which is not safe to use.")
+            raise schema.InvalidError(path, f"lists the unsafe path {path!r}.")
         if not (_BUILD.match(path) or _RECORD.fullmatch(path)):
-            raise schema.InvalidError(path, f"lists {path!r}, which belongs into no bundle.")
+            raise schema.InvalidError(path, f"lists {path!r}, which does not belong in a bundle.")
     if collision := first_collision(paths):
         both = " and ".join(map(repr, collision))
-        raise schema.InvalidError(collision[0], f"lists {both}, which some systems take for one.")
+        raise schema.InvalidError(
+            collision[0], f"lists {both}, which are the same file on some systems."
+        )

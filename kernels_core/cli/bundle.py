@@ -1,4 +1,4 @@
-"""`kernels-core bundle` and `unbundle`: kernels for a machine that reaches no Hub."""
+"""`kernels-core bundle` and `unbundle`: kernels for a machine that cannot reach the Hub."""
 
 from __future__ import annotations
 
@@ -29,14 +29,9 @@ from kernels_core.locks.project import parse_requirement
 
 @attrs.frozen
 class BundleReport:
-    """A bundle that was written. The attributes are the keys of `kernels-core bundle --json`.
+    """A bundle; the attributes are the keys of `--json`.
 
-    Attributes:
-        bundle: the archive or directory; None when something failed and none was written.
-        digest: stands for all of its content; None likewise.
-        size: number of bytes of its files.
-        kernels: what is in it.
-        failures: what could not be had.
+    When something failed, no bundle is written: then its path and digest are None.
     """
 
     bundle: str | None
@@ -55,24 +50,14 @@ def named(kernels: Sequence[str]) -> list[Request]:
 
 
 def locked(project: Path | None) -> list[Request]:
-    """Requests for all that the lock of a project names."""
+    """Requests for everything in the lock of a project."""
     return Request.of_lock(read_lock(project / LOCK_NAME)) if project else []
 
 
 def bundle(
     requests: Sequence[Request], path: Path, selection: Selection, endpoint: str | None = None
 ) -> BundleReport:
-    """Write a bundle, when everything that belongs into it can be had.
-
-    Args:
-        requests: the kernels.
-        path: the archive or directory.
-        selection: which builds of them.
-        endpoint: the address of the Hub on the other machine.
-
-    Raises:
-        BundleError: there is something at the path.
-    """
+    """Write a bundle, unless something that belongs in it cannot be downloaded."""
     results = download_kernels(requests, selection)
     kernels, failures = merged(results), failed(results)
     if failures:
@@ -95,13 +80,9 @@ def as_text(report: BundleReport) -> str:
 
 @attrs.frozen
 class UnbundleReport:
-    """A bundle that was verified. The attributes are the keys of `kernels-core unbundle --json`.
+    """A bundle that was verified, in a directory that `KERNELS_CACHE` may name.
 
-    Attributes:
-        directory: where its files are: what `KERNELS_CACHE` must name.
-        digest: stands for all of its content.
-        size: number of bytes of its files.
-        kernels: what is in it.
+    The attributes are the keys of `--json`.
     """
 
     directory: str
@@ -111,16 +92,7 @@ class UnbundleReport:
 
 
 def unbundle(path: Path, directory: Path | None, expected: str | None) -> UnbundleReport:
-    """Verify a bundle, and unpack it when it is an archive.
-
-    Args:
-        path: the bundle.
-        directory: where to unpack; None for a bundle that is a directory.
-        expected: its digest, when it is known from elsewhere.
-
-    Raises:
-        BundleError: it is damaged, or not what was expected.
-    """
+    """Verify a bundle, and unpack it to the directory when it is an archive."""
     if directory is None:
         manifest = verify_bundle(path, expected)
     else:

@@ -1,4 +1,4 @@
-"""`kernels-core download`: the locked kernels of a project, got onto this machine ahead of use."""
+"""`kernels-core download`: the locked kernels of a project, downloaded ahead of use."""
 
 from __future__ import annotations
 
@@ -27,14 +27,7 @@ _SHOWN_BUILDS = 3
 
 @attrs.frozen
 class KernelRow:
-    """A commit of which builds were got.
-
-    Attributes:
-        repo_id: its repository.
-        commit: the commit.
-        variants: names of the builds.
-        size: number of bytes of their files.
-    """
+    """Builds of one commit that were downloaded; the size is in bytes."""
 
     repo_id: str
     commit: str
@@ -44,13 +37,7 @@ class KernelRow:
 
 @attrs.frozen
 class FailedRow:
-    """A kernel that could not be had.
-
-    Attributes:
-        repo_id: its repository.
-        error: why.
-        kind: name of the exception's class.
-    """
+    """A kernel that could not be downloaded; the kind is the name of the exception's class."""
 
     repo_id: str
     error: str
@@ -59,12 +46,7 @@ class FailedRow:
 
 @attrs.frozen
 class DownloadReport:
-    """What was got. The attributes are the keys of `kernels-core download --json`.
-
-    Attributes:
-        kernels: the kernels.
-        failures: those that could not be had.
-    """
+    """What was downloaded, and what was not; the attributes are the keys of `--json`."""
 
     kernels: tuple[KernelRow, ...]
     failures: tuple[FailedRow, ...]
@@ -84,22 +66,13 @@ def selected(
 
 
 def download(project: Path, selection: Selection) -> DownloadReport:
-    """Get the locked kernels of a project.
-
-    Args:
-        project: its directory.
-        selection: which builds of them.
-
-    Raises:
-        LockFileError: the project's lock is malformed.
-        LockFileNotFoundError: it has none.
-    """
+    """Download the locked kernels of a project."""
     results = download_kernels(Request.of_lock(read_lock(project / LOCK_NAME)), selection)
     return DownloadReport(rows(merged(results)), failed(results))
 
 
 def rows(kernels: Iterable[Downloaded]) -> tuple[KernelRow, ...]:
-    """What was got, for a report."""
+    """What was downloaded, for a report."""
     return tuple(
         KernelRow(
             kernel.repository.repo_id, kernel.commit, tuple(sorted(kernel.builds)), kernel.size
@@ -109,7 +82,7 @@ def rows(kernels: Iterable[Downloaded]) -> tuple[KernelRow, ...]:
 
 
 def failed(results: Iterable[Result]) -> tuple[FailedRow, ...]:
-    """What could not be had, for a report."""
+    """What could not be downloaded, for a report."""
     return tuple(
         FailedRow(
             result.request.requirement.repo_id, str(result.error), type(result.error).__name__
@@ -122,11 +95,11 @@ def failed(results: Iterable[Result]) -> tuple[FailedRow, ...]:
 def as_text(report: DownloadReport) -> str:
     """A report for people."""
     parts = [kernels_as_text(report.kernels), failures_as_text(report.failures)]
-    return "\n\n".join(filter(None, parts)) or "The lock names no kernels."
+    return "\n\n".join(filter(None, parts)) or "The lock contains no kernels."
 
 
 def kernels_as_text(kernels: Sequence[KernelRow]) -> str:
-    """Kernels as a table; nothing when there are none."""
+    """Kernels as a table; "" when there are none."""
     if not kernels:
         return ""
     return as_table(
@@ -139,7 +112,7 @@ def kernels_as_text(kernels: Sequence[KernelRow]) -> str:
 
 
 def failures_as_text(failures: Iterable[FailedRow]) -> str:
-    """What failed, and why; nothing when nothing did."""
+    """What failed, and why; "" when nothing did."""
     return "\n\n".join(f"{row.repo_id} failed. {row.error}" for row in failures)
 
 

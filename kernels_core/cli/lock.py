@@ -20,17 +20,7 @@ _SHOWN_COMMIT = 12
 
 @attrs.frozen
 class LockedRow:
-    """A kernel in a lock.
-
-    Attributes:
-        repo_id: the repository.
-        version: the major version that was asked for; None for a revision.
-        revision: the branch, tag or commit; None for a version.
-        commit: the commit.
-        builds: number of its builds.
-        needed_by: the kernels that need it; empty for a kernel that only the project needs.
-        change: "new", "unchanged", or at which commit it was locked before.
-    """
+    """A kernel in a lock; its change is "new", "unchanged", or "was" and the earlier commit."""
 
     repo_id: str
     version: int | None
@@ -43,13 +33,7 @@ class LockedRow:
 
 @attrs.frozen
 class LockReport:
-    """What became of a lock. The attributes are the keys of `kernels-core lock --json`.
-
-    Attributes:
-        lock: the lock file.
-        kernels: what it locks.
-        problems: why it does not belong to its project.
-    """
+    """A lock that was written or checked; the attributes are the keys of `--json`."""
 
     lock: str
     kernels: tuple[LockedRow, ...]
@@ -57,15 +41,7 @@ class LockReport:
 
 
 def lock(project: Path) -> LockReport:
-    """Write the lock of a project.
-
-    Args:
-        project: its directory.
-
-    Raises:
-        ProjectError: its `pyproject.toml` asks for nothing, or is malformed.
-        LoadError: a kernel cannot be found; see `lock_project`.
-    """
+    """Write the lock of a project."""
     path = project / LOCK_NAME
     found = lock_project(_requirements(project))
     before = _earlier(path)
@@ -74,14 +50,7 @@ def lock(project: Path) -> LockReport:
 
 
 def check(project: Path) -> LockReport:
-    """Check the lock of a project, without a network.
-
-    Args:
-        project: its directory.
-
-    Raises:
-        ProjectError: its `pyproject.toml` is malformed.
-    """
+    """Check the lock of a project; sends no requests."""
     path = project / LOCK_NAME
     requirements = read_project(project)
     try:
@@ -92,18 +61,13 @@ def check(project: Path) -> LockReport:
 
 
 def as_text(report: LockReport, *, checked: bool) -> str:
-    """A report for people.
-
-    Args:
-        report: the report.
-        checked: whether the lock was checked rather than written.
-    """
+    """A report for people."""
     if report.problems:
         problems = "\n".join(f"  {problem}" for problem in report.problems)
-        return f"{report.lock} does not belong to its project:\n{problems}\n{_ADVICE}"
+        return f"{report.lock} does not match pyproject.toml:\n{problems}\n{_ADVICE}"
     done = "is up to date" if checked else "written"
     table = as_table(
-        ["kernel", "asked for", "commit", "builds", "needed by", "change"],
+        ["kernel", "required", "commit", "builds", "needed by", "change"],
         [
             (
                 row.repo_id,
@@ -119,7 +83,7 @@ def as_text(report: LockReport, *, checked: bool) -> str:
     return f"{table}\n{report.lock} {done}."
 
 
-_ADVICE = "Run 'kernels-core lock' and commit what it writes."
+_ADVICE = "Run 'kernels-core lock' and commit the files that it writes."
 
 
 def _requirements(project: Path) -> tuple[Requirement, ...]:
@@ -127,7 +91,7 @@ def _requirements(project: Path) -> tuple[Requirement, ...]:
     if not requirements:
         file = project / "pyproject.toml"
         raise ProjectError(
-            f"{file} asks for no kernels. Add some, for example:\n\n"
+            f"{file} requires no kernels. Add some, for example:\n\n"
             f'[tool.kernels.dependencies]\n"org/name" = 1',
             path=file,
             key="tool.kernels.dependencies",

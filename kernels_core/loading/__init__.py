@@ -1,1 +1,1 @@
-"""From the name of a kernel to an imported module."""
+"""From the name of a kernel to an imported module, or to builds downloaded ahead of use."""

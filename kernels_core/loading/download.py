@@ -23,20 +23,15 @@ from kernels_core.repository.metadata import KernelDependency
 
 @attrs.frozen
 class Request:
-    """A kernel to download, with all that it needs.
-
-    Attributes:
-        requirement: the kernel.
-        lock: the lock that says at which commits; None for no lock.
-    """
+    """A kernel to download with all that it needs, at the commits in a lock if there is one."""
 
     requirement: Requirement
     lock: Lock | None = None
 
     @classmethod
     def of_lock(cls, lock: Lock) -> list[Request]:
-        """Everything that a lock names."""
-        # What others need comes with them; of an old lock it is not known what that is.
+        """Everything in a lock."""
+        # Kernels that others need come with those; an old lock does not say which they are.
         own = [kernel for kernel in lock.kernels if kernel.direct is not False]
         return [cls(Requirement(kernel.repo_id), _lock_for(kernel, lock)) for kernel in own]
 
@@ -49,13 +44,7 @@ def _lock_for(kernel: LockedKernel, lock: Lock) -> Lock:
 
 @attrs.frozen
 class Downloaded:
-    """Builds of one commit that are in the cache, whole and verified.
-
-    Attributes:
-        repository: their repository.
-        commit: their commit.
-        builds: the builds by the names of their variants.
-    """
+    """Builds of one commit, by variant, that are in the cache and verified."""
 
     repository: HubRepository
     commit: str
@@ -69,13 +58,7 @@ class Downloaded:
 
 @attrs.frozen
 class Result:
-    """What became of a request.
-
-    Attributes:
-        request: the request.
-        downloaded: the kernel, then what it needs; nothing after an error.
-        error: what went wrong; None when nothing did.
-    """
+    """What a request led to: the kernel and what it needs, or an error."""
 
     request: Request
     downloaded: tuple[Downloaded, ...] = ()
@@ -91,7 +74,7 @@ class Selection:
             first device of a backend.
         backend: name of that backend; None for the most capable one of this machine. Patterns need
             no backend: any machine can download builds for any other.
-        trust: what to trust this time; see `trust.check_trust`.
+        trust: what the caller trusts; see `trust.check_trust`.
     """
 
     variants: tuple[str, ...] | None = None
@@ -100,12 +83,9 @@ class Selection:
 
 
 def download_kernels(requests: Sequence[Request], selection: Selection) -> list[Result]:
-    """Download kernels, and all that they need. Imports nothing.
+    """Download kernels and all that they need; when one fails, go on with the others.
 
-    One that fails does not keep the others from being downloaded.
-
-    Raises:
-        KernelsError: the backend is not available, see `Registry.backend_for`.
+    Raises a KernelsError only when the backend is not available.
     """
     download_one = _for_device(selection) if selection.variants is None else _by_name(selection)
 
@@ -119,7 +99,7 @@ def download_kernels(requests: Sequence[Request], selection: Selection) -> list[
 
 
 def merged(results: Iterable[Result]) -> list[Downloaded]:
-    """All that was downloaded, each build once, by repository and commit."""
+    """All that was downloaded, each build once, sorted by repository and commit."""
     found: dict[tuple[str, str], Downloaded] = {}
     for result in results:
         for new in result.downloaded:
@@ -153,8 +133,8 @@ def _for_device(selection: Selection) -> _Download:
 def _of_hub(build: Build, resolver: Resolver) -> Downloaded:
     if build.commit is None:
         raise RepositoryNotFoundError(
-            f"{build.repository} is a directory that LOCAL_KERNELS puts in the place of a "
-            f"repository of the Hub. Unset the variable to get what the Hub has.",
+            f"{build.repository} is a directory that LOCAL_KERNELS uses instead of a repository "
+            f"on the Hub. Unset the variable to download from the Hub.",
             repository=build.repository,
         )
     repository = resolver.repository(build.repository)
@@ -182,7 +162,7 @@ def _locked(kernel: Requirement, request: Request) -> LockedKernel | None:
         return None
     if kernel == request.requirement:
         return request.lock.kernel(kernel.repo_id)
-    assert not isinstance(kernel.version, str)  # kernels need others at major versions
+    assert not isinstance(kernel.version, str)  # only requirements of projects have specifiers
     return request.lock.dependency(
         KernelDependency(kernel.repo_id, kernel.version, kernel.revision)
     )

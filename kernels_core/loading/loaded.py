@@ -1,4 +1,4 @@
-"""The kernels that this process has imported, and what their own code may ask."""
+"""The kernels that this process has imported, and how one of them loads another."""
 
 from __future__ import annotations
 
@@ -45,22 +45,8 @@ _loaded: dict[str, LoadedKernel] = {}
 def load_build(build: Build) -> ModuleType:
     """Import a build, once per process, and remember it for `get_loaded_kernels`.
 
-    Args:
-        build: what `Resolver` found.
-
-    Raises:
-        NamespaceTakenError: a native build whose operators are registered already, by the same
-            build at another path or by another library that loads kernels.
-        Exception: whatever the kernel's own code raises, unchanged.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from kernels_core.repository.builds import Build
-        >>> path = Path(tempfile.mkdtemp())
-        >>> _ = (path / "__init__.py").write_text("answer = 42")
-        >>> load_build(Build("org/name", "torch-universal", path=path, package=path)).answer
-        42
+    Raises a NamespaceTakenError for a native build whose operators are already registered, and
+    whatever the kernel's own code raises.
     """
     name = module_name(build)
     if name not in sys.modules:
@@ -71,8 +57,8 @@ def load_build(build: Build) -> ModuleType:
 
 
 def _check_namespace(build: Build) -> None:
-    # torch ends the process when a library registers an operator that is there already: the error
-    # comes out of an initializer that runs before anybody could catch it.
+    # torch ends the process when a library registers an operator that already exists: the error
+    # comes from an initializer, where it cannot be caught.
     namespace = _namespace(build)
     if namespace is None or not _is_native(build) or not _has_operators(namespace):
         return
@@ -80,8 +66,8 @@ def _check_namespace(build: Build) -> None:
     by = f"by the build in {others[0].path}" if others else "by something else in this process"
     raise NamespaceTakenError(
         f"The operators of {build.repository} ({build.variant}), torch.ops.{namespace}, are "
-        f"registered already, {by}. A native build can be loaded once in a process: use that "
-        f"one, or start another process.",
+        f"already registered {by}. A native build can be loaded once per process: use that one, "
+        f"or start another process.",
         repository=build.repository,
         namespace=namespace,
     )
@@ -114,17 +100,17 @@ def get_loaded_kernels() -> list[LoadedKernel]:
 
 
 def get_kernel_dep(repo_id: str) -> ModuleType:
-    """Load a kernel that the calling kernel needs. To be called by the code of a kernel.
+    """Load a kernel that the calling kernel needs. Only the code of a kernel may call this.
 
     Args:
         repo_id: the repository, as in `kernel-depends` of the calling kernel's metadata, which
-            says at which version.
+            gives its version.
 
     Returns:
         The module of the kernel that is needed.
 
     Raises:
-        DependencyError: the caller is no kernel, or does not declare that it needs this one.
+        DependencyError: the caller is not a kernel, or does not declare that it needs this one.
         Exception: whatever that kernel's own code raises while it is imported, unchanged.
 
     Example:
@@ -136,8 +122,8 @@ def get_kernel_dep(repo_id: str) -> ModuleType:
     build = _calling_build()
     if build is None:
         raise DependencyError(
-            f"get_kernel_dep({repo_id!r}) was not called by the code of a kernel; elsewhere, call "
-            f"get_kernel.",
+            f"get_kernel_dep({repo_id!r}) was not called by the code of a kernel. Outside of "
+            f"kernels, call get_kernel.",
             repository=repo_id,
             missing=(repo_id,),
         )
@@ -146,7 +132,7 @@ def get_kernel_dep(repo_id: str) -> ModuleType:
             return load_build(dependency)
     raise DependencyError(
         f"{build.repository} ({build.variant}) does not declare that it needs {repo_id}: the "
-        f"'kernel-depends' of its metadata.json has "
+        f"'kernel-depends' of its metadata.json lists "
         f"{', '.join(name for name, _ in build.dependencies) or 'nothing'}.",
         repository=build.repository,
         missing=(repo_id,),

@@ -1,4 +1,4 @@
-"""From the name of a kernel to a verified build on this machine, with the kernels that it needs."""
+"""From the name of a kernel to a verified build, and to those of the kernels that it needs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kernels_core.plugins import Backend
     from kernels_core.variants.fit import BuildDecision
 
-# `get_kernel` and its family have no module whose device they could ask for.
+# `get_kernel` and its family have no module whose device they could use.
 FIRST_DEVICE = 0
 
 OVERRIDES = "LOCAL_KERNELS"
@@ -42,10 +42,10 @@ class Resolver:
     Attributes:
         backend: the backend that serves the device.
         device_index: index of the device; None for no particular one.
-        trust_remote_code: whether, or for what, the caller vouches; see `trust.check_trust`.
-        user_agent: what the application wants the Hub to know of it.
-        local_files_only: whether to make do with what is on this machine.
-        lock: says at which commits to use the kernels; None for no lock.
+        trust_remote_code: what the caller trusts; see `trust.check_trust`.
+        user_agent: what the application tells the Hub about itself.
+        local_files_only: whether to use only what is in the cache.
+        lock: the lock with the commits to use; None for no lock.
     """
 
     backend: Backend
@@ -60,21 +60,15 @@ class Resolver:
     ) -> Build:
         """Find the build of a kernel, and those of the kernels that it needs.
 
-        Args:
-            repo_id: the repository, "org/name".
-            revision: branch, tag or commit; "main" by default. Of no meaning with a lock.
-            version: a PEP 440 specifier or a major version. Of no meaning with a lock.
-
-        Raises:
-            LoadError: there is no such kernel, none that fits, none that may be loaded, or it
-                cannot be fetched; see `HubRepository.install_best`.
+        With a lock, revision and version have no meaning. See `HubRepository.install_best` for
+        what is raised.
         """
         return self.resolve_all(repo_id, revision, version)[0]
 
     def resolve_all(
         self, repo_id: str, revision: str | None = None, version: int | str | None = None
     ) -> list[Build]:
-        """As `resolve`: the build of the kernel first, then those of all kernels that it needs."""
+        """As `resolve`; returns the build of the kernel, then those of all that it needs."""
         if self.lock is not None:
             return self._with_dependencies(self._locked(self.lock.kernel(repo_id)))
         return self._with_dependencies(self._build(repo_id, revision, version))
@@ -82,17 +76,7 @@ class Resolver:
     def resolve_local(
         self, repo_path: str | os.PathLike[str], package_name: str | None = None
     ) -> Build:
-        """Find the build in a repository on disk, and those of the kernels that it needs.
-
-        Args:
-            repo_path: the directory that holds `build`.
-            package_name: the package inside the variant directories of older repositories; None
-                finds it by the names of kernel and repository.
-
-        Raises:
-            LoadError: there is no repository, no build in it that fits, or something that the build
-                needs is missing; see `LocalRepository.best_build`.
-        """
+        """As `resolve`, for a repository on disk; see `LocalRepository`."""
         repository = LocalRepository(Path(repo_path), package_name)
         build = repository.best_build(self.backend, self.device_index)
         return self._with_dependencies(build)[0]
@@ -100,15 +84,9 @@ class Resolver:
     def has(
         self, repo_id: str, revision: str | None = None, version: int | str | None = None
     ) -> bool:
-        """Whether a kernel, and every kernel that it needs, has a build. Downloads metadata only.
+        """Whether a kernel, and every kernel that it needs, has a build that fits.
 
-        Args:
-            repo_id: the repository, "org/name".
-            revision: branch, tag or commit; "main" by default.
-            version: a PEP 440 specifier or a major version.
-
-        Raises:
-            LoadError: there is no such kernel or none that fits, or the Hub cannot be asked.
+        Downloads metadata only. Raises a LoadError when one of them does not exist or does not fit.
         """
         first = self._metadata(repo_id, revision, version)
         try:
@@ -120,7 +98,7 @@ class Resolver:
     def decisions(
         self, repo_id: str, revision: str | None = None, version: int | str | None = None
     ) -> tuple[BuildDecision, ...]:
-        """Decide over every build of a kernel. Downloads metadata only; errors as for `has`."""
+        """Which builds of a kernel fit, and why the others do not. Downloads metadata only."""
         local = _override(repo_id)
         if local is not None:
             return local.decisions(self.backend, self.device_index)
@@ -129,8 +107,8 @@ class Resolver:
         return repository.decisions(commit, self.backend, self.device_index)
 
     def repository(self, repo_id: str) -> HubRepository:
-        """A repository of the Hub, asked as this resolver asks."""
-        # Takes 20 ms, which programs that load no kernel from the Hub are spared.
+        """A repository on the Hub, with the settings of this resolver."""
+        # The import takes 20 ms; programs that load nothing from the Hub do without it.
         from kernels_core.hub.repository import HubRepository
 
         return HubRepository(
@@ -196,7 +174,7 @@ def _repository(build: Build) -> str:
 
 
 def _override(repo_id: str) -> LocalRepository | None:
-    """The directory that `LOCAL_KERNELS` names for a repository: `org/name=path`, and more."""
+    """The repository on disk that `LOCAL_KERNELS` names for one on the Hub, if any."""
     named = {}
     for entry in os.environ.get(OVERRIDES, "").split(os.pathsep):
         if not entry.strip():
@@ -204,8 +182,8 @@ def _override(repo_id: str) -> LocalRepository | None:
         name, equals, path = entry.partition("=")
         if not equals or not path.strip() or name.count("/") != 1:
             raise EnvironmentVariableError(
-                f"{OVERRIDES} has the entry {entry!r}, which is not of the form 'org/name=path'. "
-                f"Entries are joined by {os.pathsep!r}.",
+                f"{OVERRIDES} has the entry {entry!r}, which does not have the form "
+                f"'org/name=path'. Entries are separated by {os.pathsep!r}.",
                 variable=OVERRIDES,
             )
         named[name.strip()] = Path(path.strip())
@@ -213,7 +191,7 @@ def _override(repo_id: str) -> LocalRepository | None:
 
 
 def warm_up() -> None:
-    """Import the Hub client and make its session, over which threads would wait for each other."""
+    """Import the Hub client and create its session, so that threads do not wait for each other."""
     from huggingface_hub import get_session
 
     get_session()

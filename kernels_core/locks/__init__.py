@@ -1,1 +1,1 @@
-"""Locks: which commits a project's kernels stand at."""
+"""Locks: which commit of each kernel a project uses."""

@@ -1,4 +1,4 @@
-"""Whether a lock still belongs to its project."""
+"""Whether a lock still matches its project."""
 
 from __future__ import annotations
 
@@ -11,26 +11,12 @@ from kernels_core.repository.metadata import KernelDependency
 
 
 def check_lock(requirements: Sequence[Requirement], lock: Lock) -> tuple[str, ...]:
-    """What is wrong with a lock.
+    """What is wrong with a lock, one sentence for each problem.
 
-    A branch that has moved on the Hub since is not wrong: a lock is there to hold still.
-
-    Args:
-        requirements: what the project asks for.
-        lock: its lock.
-
-    Returns:
-        One sentence for each problem; nothing when the lock is as 'kernels-core lock' writes it.
-
-    Example:
-        >>> for problem in check_lock([Requirement("org/name", 1)], Lock(())):
-        ...     print(problem)
-        org/name (version 1) is not locked.
+    That a branch on the Hub has moved since is no problem: the lock is there to prevent changes.
     """
     if any(kernel.variants is None or kernel.direct is None for kernel in lock.kernels):
-        return (
-            f"There are no digests: {DIGESTS_NAME} is missing, or the lock is of an old format.",
-        )
+        return (f"The lock has no digests: {DIGESTS_NAME} is missing, or its format is old.",)
     return (*_own_problems(requirements, lock), *_problems_of_dependencies(lock))
 
 
@@ -43,7 +29,7 @@ def _own_problems(requirements: Sequence[Requirement], lock: Lock) -> Iterator[s
         yield from _problems_of(kernel, own.pop(kernel.repo_id, []))
     for others in own.values():
         for other in others:
-            yield f"{other.dependency} is locked, and the project does not ask for it."
+            yield f"{other.dependency} is locked, but the project does not require it."
 
 
 def _problems_of(kernel: Requirement, locked: Sequence[LockedKernel]) -> Iterator[str]:
@@ -51,7 +37,7 @@ def _problems_of(kernel: Requirement, locked: Sequence[LockedKernel]) -> Iterato
         yield f"{kernel} is not locked."
     for other in locked:
         if not kernel.accepts(other):
-            yield f"{kernel} is asked for, and {other.dependency} is locked."
+            yield f"{kernel} is required, but {other.dependency} is locked."
 
 
 def _problems_of_dependencies(lock: Lock) -> Iterator[str]:
@@ -67,4 +53,4 @@ def _problems_of_dependencies(lock: Lock) -> Iterator[str]:
             if dependency not in locked:
                 yield f"{dependency}, which {kernel.dependency} needs, is not locked."
         if kernel.dependency not in needed:
-            yield f"{kernel.dependency} is locked, and nothing needs it."
+            yield f"{kernel.dependency} is locked, but nothing needs it."

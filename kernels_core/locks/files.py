@@ -1,8 +1,8 @@
 """Lock files: how a lock is written down.
 
-A lock is two files beside each other. `kernels.lock` names commits, in the format that others
-read; they refuse anything else in it, so digests stand in `kernels.lock.digests.json`. An older
-format of `kernels.lock`, with the digests inside, is read as well. No network here.
+A lock is two files beside each other. `kernels.lock` has the commits, in the format of Hugging Face
+`kernels`, which refuses anything else in it; so the digests are in `kernels.lock.digests.json`. An
+older format of `kernels.lock`, with the digests inside, is read as well.
 """
 
 from __future__ import annotations
@@ -37,29 +37,17 @@ from kernels_core.repository.schema import (
     required,
 )
 
-# The hash of a build is over its files' LFS or Git hashes: it can be had without the files.
+# The hash of a build is over its files' LFS or Git hashes: computing it takes no download.
 HASH_TYPE = "git_lfs_concat"
 _FORMAT = 1
 _HASH = re.compile(r"sha256-[0-9a-f]{64}")
 
 
 def read_lock(path: Path) -> Lock:
-    """Read a lock file of either format, and the digests beside it where there are any.
+    """Read a lock file of either format, and the digests beside it if there are any.
 
-    Args:
-        path: the lock file.
-
-    Raises:
-        LockFileNotFoundError: there is no such file.
-        LockFileError: it is malformed, or the digests are, or they are not of this lock.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp(), "kernels.lock")
-        >>> kernel = LockedKernel(KernelDependency("org/activation", version=1), "a" * 40)
-        >>> _ = path.write_text(lock_text(Lock((kernel,))))
-        >>> read_lock(path).kernels == (kernel,)
-        True
+    Raises a LockFileNotFoundError when there is no such file, and a LockFileError when it or its
+    digests are malformed, or when the two do not belong together.
     """
     content = _content(path)
     if content is None:
@@ -72,39 +60,25 @@ def read_lock(path: Path) -> Lock:
 
 
 def digests_path(path: Path) -> Path:
-    """Where the digests of a lock file stand: beside it.
-
-    Example:
-        >>> digests_path(Path("project/kernels.lock")).name
-        'kernels.lock.digests.json'
-    """
+    """The file with the digests of a lock file."""
     return path.with_name(f"{path.name}.digests.json")
 
 
 def parse_lock(content: bytes, digests: bytes | None, *, path: Path) -> Lock:
-    """Read what stands in a lock file and in its file of digests; see `read_lock`.
-
-    Args:
-        content: what stands in the lock file.
-        digests: what stands in the file of digests; None when there is none.
-        path: where the lock file is, for errors.
-
-    Raises:
-        LockFileError: it is malformed, or the digests are, or they are not of this lock.
-    """
+    """Read the content of a lock file and of its digests; the path is for errors."""
     lock = Lock(_parsed(path, content, _kernels), source=str(path))
     if digests is None:
         return lock
     detailed = _parsed(digests_path(path), digests, _detailed_kernels)
-    # Digests that are quietly left out of account protect nobody.
+    # Digests that are silently ignored would protect nobody.
     if {(k.dependency, k.commit) for k in detailed} != {
         (k.dependency, k.commit) for k in lock.kernels
     }:
         raise _error(
             digests_path(path),
             "kernels",
-            f"names other kernels or commits than {path.name}. Run 'kernels-core lock', which "
-            f"writes both.",
+            f"lists other kernels or commits than {path.name}. Run 'kernels-core lock', which "
+            f"writes both files.",
         )
     return attrs.evolve(lock, kernels=detailed)
 
@@ -112,21 +86,7 @@ def parse_lock(content: bytes, digests: bytes | None, *, path: Path) -> Lock:
 def write_lock(lock: Lock, path: Path) -> None:
     """Write a lock in the current format, and its digests beside it.
 
-    Each of the two is written whole or not at all. When only one is, reading them says so.
-
-    Args:
-        lock: the lock.
-        path: the lock file.
-
-    Raises:
-        OSError: a file cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp(), "kernels.lock")
-        >>> write_lock(Lock(()), path)
-        >>> read_lock(path).kernels
-        ()
+    Each file is written whole or not at all. When only one is, reading them is an error.
     """
     for file, text in ((digests_path(path), digests_text(lock)), (path, lock_text(lock))):
         with replacing(file) as new:
@@ -134,13 +94,7 @@ def write_lock(lock: Lock, path: Path) -> None:
 
 
 def lock_text(lock: Lock) -> str:
-    """What stands in the lock file, in the current format.
-
-    Example:
-        >>> kernel = LockedKernel(KernelDependency("org/activation", revision="v0.0.3"), "a" * 40)
-        >>> "v0.0.3" in lock_text(Lock((kernel,)))
-        True
-    """
+    """The content of the lock file, in the current format."""
     entries = [
         {"dependency": _dependency_json(kernel.dependency), "lock": {"commit": kernel.commit}}
         for kernel in lock.kernels
@@ -149,12 +103,7 @@ def lock_text(lock: Lock) -> str:
 
 
 def digests_text(lock: Lock) -> str:
-    """What stands in the file of digests.
-
-    Example:
-        >>> json.loads(digests_text(Lock(())))
-        {'format': 1, 'kernels': []}
-    """
+    """The content of the file with the digests."""
     kernels = [
         {
             "dependency": _dependency_json(kernel.dependency),
@@ -208,13 +157,13 @@ def _refuse_twice(kernels: Iterable[LockedKernel]) -> None:
     seen = set()
     for kernel in kernels:
         if kernel.dependency in seen:
-            raise InvalidError("", f"{kernel.dependency} is there twice.")
+            raise InvalidError("", f"{kernel.dependency} is listed twice.")
         seen.add(kernel.dependency)
 
 
 def _kernels(value: Any, key: str) -> tuple[LockedKernel, ...]:
     if not isinstance(value, list):
-        raise InvalidError(key, f"must hold a JSON list, got {type(value).__name__}.")
+        raise InvalidError(key, f"must contain a JSON list, got {type(value).__name__}.")
     old = any(isinstance(item, dict) and "repo_id" in item for item in value)
     return list_of(_old_kernel if old else _kernel)(value, key)
 
@@ -288,7 +237,7 @@ def _object_of(value: Any, key: str, known: set[str]) -> dict[str, Any]:
         if name not in known:
             raise InvalidError(
                 join(key, name),
-                f"key {join(key, name)!r} is unknown; the keys are {', '.join(sorted(known))}.",
+                f"unknown key {join(key, name)!r}; the known keys are {', '.join(sorted(known))}.",
             )
     return mapping
 

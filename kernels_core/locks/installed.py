@@ -1,6 +1,6 @@
-"""Which lock counts: the file that a program names, else the one in its caller's metadata.
+"""Finding the lock to use: the file that a program names, else the one in its caller's metadata.
 
-A project's lock travels in the metadata of its distribution: setuptools puts it beside `METADATA`
+A project's lock is part of the metadata of its distribution: setuptools puts it beside `METADATA`
 (see `egg_info.py`), hatchling into a folder of its own.
 """
 
@@ -31,11 +31,11 @@ _OURS = __name__.partition(".")[0]
 
 @attrs.frozen
 class Caller:
-    """Code that asks for a kernel.
+    """Code that loads a kernel.
 
     Attributes:
-        module: its dotted name, also where it runs as `python -m`.
-        file: where it stands; "" for code that stands in no file.
+        module: its dotted name, also when it runs as `python -m`.
+        file: the file that it is in; "" for code in no file.
     """
 
     module: str
@@ -43,12 +43,7 @@ class Caller:
 
 
 def calling_code() -> Caller:
-    """The code that called into this package: the first on the stack that is not part of it.
-
-    Example:
-        >>> eval("calling_code()", {"calling_code": calling_code, "__name__": "acme.train"})
-        Caller(module='acme.train', file='')
-    """
+    """The code that called into this package: the first on the stack that is not part of it."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = frame.f_globals.get("__name__")
@@ -62,15 +57,10 @@ def calling_code() -> Caller:
 
 
 def find_lock(lockfile: Path | None = None, caller: Caller | None = None) -> Lock:
-    """Read the lock that counts.
+    """Read the lock file, or by default the lock in the metadata of the caller's distribution.
 
-    Args:
-        lockfile: the lock file; None for the one in the metadata of the caller's distribution.
-        caller: who asks; None for the code that called into this package.
-
-    Raises:
-        LockFileNotFoundError: there is no lock file at the path, or none in the metadata.
-        LockFileError: the lock is malformed.
+    The caller is by default the code that called into this package. Raises a LockFileNotFoundError
+    when there is no lock, and a LockFileError when it is malformed.
     """
     if lockfile is not None:
         return read_lock(lockfile)
@@ -78,16 +68,7 @@ def find_lock(lockfile: Path | None = None, caller: Caller | None = None) -> Loc
 
 
 def find_same_lock(one: Caller, other: Caller) -> bool:
-    """Whether it makes no difference to which lock counts, which of two asks.
-
-    Args:
-        one: code that asks for a kernel.
-        other: other such code.
-
-    Example:
-        >>> find_same_lock(Caller("__main__"), Caller("__console__"))
-        True
-    """
+    """Whether the same lock is used for both callers, or the same problem keeps it from use."""
     return _lock_or_problem(one) == _lock_or_problem(other)
 
 
@@ -100,16 +81,17 @@ def _lock_or_problem(caller: Caller) -> Lock | Path | None:
         return error.path
 
 
-# A program asks for many kernels from one place, and looking through what is installed takes
-# milliseconds. What is installed later by a running process counts in the next one.
+# A program loads many kernels from one place, and searching the installed distributions takes
+# milliseconds. What a running process installs is found by the next one.
 @functools.lru_cache(maxsize=256)
 def _installed_lock(caller: Caller) -> Lock:
+    # Declaring a locked layer needs this module, and must not import importlib.metadata.
     from importlib import metadata
 
     for distribution in metadata.distributions():
         for folder in _FOLDERS:
             content = distribution.read_text(folder + LOCK_NAME)
-            if content is not None and _brings(distribution, caller):
+            if content is not None and _contains(distribution, caller):
                 digests = distribution.read_text(folder + DIGESTS_NAME)
                 return parse_lock(
                     content.encode("utf-8", "surrogatepass"),
@@ -117,25 +99,22 @@ def _installed_lock(caller: Caller) -> Lock:
                     path=_path_in(distribution, folder + LOCK_NAME),
                 )
     raise LockFileNotFoundError(
-        f"No installed distribution brings both {caller.file or caller.module!r} and a lock of "
-        f"kernels. Run 'kernels-core lock' in the project and reinstall it, with a build that puts "
-        f"{LOCK_NAME} into its metadata; or pass lockfile=.",
+        f"No installed distribution contains both {caller.file or caller.module!r} and a "
+        f"{LOCK_NAME}. Run 'kernels-core lock' in the project and reinstall it, with a build "
+        f"backend that includes {LOCK_NAME} in the metadata; or pass lockfile=.",
         repository=LOCK_NAME,
         source=caller.module,
     )
 
 
 def _path_in(distribution: Distribution, name: str) -> Path:
-    # Distributions that lie in no directory have no path; then the name must do.
+    # Distributions outside the file system have no path; their name is used instead.
     folder = getattr(distribution, "_path", None)
     return Path(str(folder or distribution.metadata["Name"]), name)
 
 
-def _brings(distribution: Distribution, caller: Caller) -> bool:
-    """Whether code is part of a distribution.
-
-    Asked by file and not by the name of the package, which several distributions may share.
-    """
+def _contains(distribution: Distribution, caller: Caller) -> bool:
+    """Whether code is part of a distribution, by its file: several may share a package's name."""
     if not caller.file:
         return False
     file = os.path.realpath(caller.file)
@@ -148,7 +127,7 @@ def _brings(distribution: Distribution, caller: Caller) -> bool:
         return False
     if distribution.read_text("RECORD") is not None:
         return relative in {path.as_posix() for path in distribution.files or ()}
-    # A source tree that is on the path: its metadata names packages, and files only in part.
+    # A source tree on the path: its metadata lists all packages, but only some of the files.
     top_level = (distribution.read_text("top_level.txt") or "").split()
     return relative.partition("/")[0].removesuffix(".py") in top_level
 
@@ -165,7 +144,7 @@ def _editable_source(distribution: Distribution) -> str | None:
 
 
 def _relative(file: str, folder: str) -> str | None:
-    """Where a file lies below a folder; None when it lies elsewhere."""
+    """The path of a file relative to a folder; None when it is not below the folder."""
     try:
         return Path(file).relative_to(folder).as_posix()
     except ValueError:

@@ -1,7 +1,7 @@
-"""Locking a project: which commits its kernels stand at now, and which kernels those need.
+"""Locking a project: which commits its kernels are at now, and which kernels those need.
 
-Looks at every build and not only at this machine's, since a lock is for all machines. Nothing is
-loaded, so nobody is asked whether a kernel is trusted: that is asked before its code is fetched.
+Every build counts, not only those for this machine, since a lock is for all machines. No code is
+downloaded, so trust is not checked here: it is checked before code is downloaded.
 """
 
 from __future__ import annotations
@@ -22,20 +22,7 @@ _MOST_OTHERS = 200
 
 
 def lock_project(requirements: Sequence[Requirement]) -> Lock:
-    """Find the commits that a project's kernels, and all that they need, stand at now.
-
-    Args:
-        requirements: what the project asks for.
-
-    Raises:
-        VersionNotFoundError: there is no such version, branch or tag.
-        DependencyCycleError: kernels need each other in a circle.
-        LoadError: the Hub cannot be asked, or what it has is no kernel.
-
-    Example:
-        >>> lock_project([]).kernels
-        ()
-    """
+    """Find the commits that a project's kernels, and all that they need, are at now."""
     own = {kernel.dependency: kernel for kernel in in_parallel(_lock_own, requirements)}
 
     def visit(dependency: KernelDependency) -> tuple[LockedKernel, Iterable[KernelDependency]]:
@@ -57,7 +44,7 @@ def _lock_own(requirement: Requirement) -> LockedKernel:
     if isinstance(requirement.version, int):
         dependency = KernelDependency(requirement.repo_id, requirement.version)
     else:
-        # A specifier locks as the tag that it chose.
+        # A specifier is locked as the tag that it selected.
         revision = requirement.revision or pinned.ref
         dependency = KernelDependency(requirement.repo_id, revision=revision)
     return _lock(dependency, pinned, direct=True)

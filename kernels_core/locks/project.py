@@ -1,4 +1,4 @@
-"""What a project asks for: `[tool.kernels.dependencies]` of its `pyproject.toml`."""
+"""The kernels that a project requires: `[tool.kernels.dependencies]` in its `pyproject.toml`."""
 
 from __future__ import annotations
 
@@ -26,13 +26,12 @@ _TABLE = "tool.kernels.dependencies"
 
 @attrs.frozen
 class Requirement:
-    """A kernel that a project asks for.
+    """A kernel that a project requires.
 
     Attributes:
         repo_id: the repository, "org/name".
         version: a PEP 440 specifier over version tags or a major version; None for a revision.
-        revision: a branch, tag or commit; None for a version, or where there is none either, for
-            the default branch.
+        revision: a branch, tag or commit; with no version either, None means the default branch.
     """
 
     repo_id: str
@@ -44,17 +43,13 @@ class Requirement:
         return f"{self.repo_id} ({revision if self.version is None else f'version {self.version}'})"
 
     def accepts(self, kernel: LockedKernel) -> bool:
-        """Whether a locked kernel is one that was asked for.
-
-        Args:
-            kernel: the locked kernel.
-        """
+        """Whether a locked kernel meets the requirement."""
         at = kernel.dependency
         if at.repo_id != self.repo_id:
             return False
         if not isinstance(self.version, str):
             return (at.version, at.revision) == (self.version, self.revision)
-        # A specifier locks as the tag that it chose.
+        # A specifier is locked as the tag that it selected.
         tags = {} if at.revision is None else {at.revision: kernel.commit}
         try:
             choose_ref(Refs({}, tags), repo_id=self.repo_id, version=self.version)
@@ -64,22 +59,9 @@ class Requirement:
 
 
 def parse_requirement(text: str) -> Requirement:
-    """Read a kernel as people name it: "org/name", "org/name@AT".
+    """Read "org/name" or "org/name@AT": a major version, PEP 440 specifier or revision.
 
-    Args:
-        text: the repository, and after an @ its version (an int or a PEP 440 specifier) or else its
-            revision.
-
-    Raises:
-        ValueError: the repository is not named "org/name".
-
-    Example:
-        >>> for text in ("org/name", "org/name@2", "org/name@>=0.1", "org/name@main"):
-        ...     print(parse_requirement(text))
-        org/name (main)
-        org/name (version 2)
-        org/name (version >=0.1)
-        org/name (main)
+    Raises a ValueError when the repository is not named "org/name".
     """
     name, _, at = text.partition("@")
     try:
@@ -98,24 +80,10 @@ def parse_requirement(text: str) -> Requirement:
 
 
 def read_project(path: Path) -> tuple[Requirement, ...]:
-    """Read which kernels a project asks for.
+    """Read the kernels that a project requires, by repository.
 
-    Args:
-        path: the project's directory, or its `pyproject.toml`.
-
-    Returns:
-        The kernels, by repository; nothing when the project asks for none.
-
-    Raises:
-        ProjectError: there is no `pyproject.toml`, or it is malformed.
-
-    Example:
-        >>> import tempfile
-        >>> project = Path(tempfile.mkdtemp())
-        >>> table = '[tool.kernels.dependencies]'
-        >>> _ = (project / "pyproject.toml").write_text(f'{table} # kernels')
-        >>> read_project(project)
-        ()
+    The path is the project's directory or its `pyproject.toml`. Raises a ProjectError when there is
+    no such file, or when it is malformed.
     """
     file = path if path.suffix == ".toml" else path / "pyproject.toml"
     try:
@@ -126,8 +94,8 @@ def read_project(path: Path) -> tuple[Requirement, ...]:
             _requirement(name, value, join(_TABLE, name)) for name, value in table.items()
         ]
     except FileNotFoundError:
-        problem = "is not there. Name the directory of a project that has one"
-        raise _error(file, f"{problem}.") from None
+        problem = "does not exist. Pass the directory of a project with a pyproject.toml."
+        raise _error(file, problem) from None
     except InvalidError as error:
         raise _error(file, str(error), error.key) from None
     except (OSError, ValueError) as error:

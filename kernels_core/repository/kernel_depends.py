@@ -25,18 +25,8 @@ def walk(
 ) -> dict[K, R]:
     """Visit kernels and all that they need, each once: breadth first, each level in parallel.
 
-    Args:
-        kernels: where to begin.
-        visit: returns what to keep of a kernel, and which kernels it needs. May do I/O.
-        needed_by: who needs the kernels, for errors.
-        limit: how many kernels to visit at most.
-
-    Returns:
-        What was kept, in the order of the walk. Circles are fine here; see `needed_first`.
-
-    Raises:
-        DependencyCycleError: there are more kernels than the limit.
-        Exception: what `visit` raised for the first kernel of a level for which it failed.
+    `visit` returns what to keep of a kernel, and which kernels it needs. Circles are no problem
+    here, see `needed_first`; more kernels than the limit are a DependencyCycleError.
     """
     found: dict[K, R] = {}
     level = list(dict.fromkeys(kernels))
@@ -55,15 +45,9 @@ def walk(
 def needed_first(
     needs: Mapping[K, Iterable[K]], repository: Callable[[K], str], text: Callable[[K], str]
 ) -> list[K]:
-    """Sort kernels so that each comes after those that it needs.
+    """Sort kernels so that each comes after those that it needs; a circle is an error.
 
-    Args:
-        needs: for each kernel, those that it needs.
-        repository: the repository of a kernel, for errors.
-        text: how errors name a kernel.
-
-    Raises:
-        DependencyCycleError: kernels need each other in a circle.
+    The callables say to which repository a kernel belongs, and what errors call it.
     """
     try:
         return list(graphlib.TopologicalSorter(needs).static_order())

@@ -185,7 +185,7 @@ def test_code_that_stands_in_no_file_has_no_lock(install: Install) -> None:
 
 def test_a_kernel_that_the_callers_lock_lacks_is_named(install: Install) -> None:
     install("lk_lacks", **{"kernels.lock": lock_of(A)})
-    with pytest.raises(NotLockedError, match=r"lk_lacks_kernels.*does not name org/other"):
+    with pytest.raises(NotLockedError, match=r"lk_lacks_kernels.*does not lock org/other"):
         ask("lk_lacks", repo_id="org/other")
 
 

@@ -213,7 +213,7 @@ def test_two_versions_without_digests_are_ambiguous_not_guessed() -> None:
 
 
 def test_a_dependency_that_is_not_locked_is_an_error() -> None:
-    with pytest.raises(NotLockedError, match=r"does not name org/name \(version 2\)"):
+    with pytest.raises(NotLockedError, match=r"does not lock org/name \(version 2\)"):
         parse([entry(version=1)]).dependency(KernelDependency("org/name", version=2))
 
 

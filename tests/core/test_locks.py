@@ -1,4 +1,4 @@
-"""`kernels-core lock --check`: whether a lock still belongs to its project."""
+"""`kernels-core lock --check`: whether a lock still matches its project."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def test_a_lock_that_was_written_for_the_project_has_no_problem() -> None:
         (
             REQUIREMENTS[:1],
             KERNELS,
-            "org/tagged (at v0.2.0) is locked, and the project does not ask",
+            "org/tagged (at v0.2.0) is locked, but the project does not require it.",
         ),
         (
             [Requirement("org/name", 2), REQUIREMENTS[1]],
             KERNELS,
-            "org/name (version 2) is asked for, and org/name (version 1) is locked.",
+            "org/name (version 2) is required, but org/name (version 1) is locked.",
         ),
         (
             [REQUIREMENTS[0], Requirement("org/tagged", "<0.2")],
             KERNELS,
-            "org/tagged (version <0.2) is asked for, and org/tagged (at v0.2.0) is locked.",
+            "org/tagged (version <0.2) is required, but org/tagged (at v0.2.0) is locked.",
         ),
         (
             REQUIREMENTS,
@@ -68,11 +68,11 @@ def test_a_lock_that_was_written_for_the_project_has_no_problem() -> None:
         (
             REQUIREMENTS,
             (own(version=1), *KERNELS[1:]),
-            "org/base (version 1) is locked, and nothing needs it.",
+            "org/base (version 1) is locked, but nothing needs it.",
         ),
     ],
 )
-def test_what_does_not_fit_is_said(
+def test_each_problem_is_reported(
     requirements: list[Requirement], kernels: tuple[LockedKernel, ...], problem: str
 ) -> None:
     (first, *_) = check_lock(requirements, Lock(kernels))

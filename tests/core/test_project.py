@@ -1,4 +1,4 @@
-"""`[tool.kernels.dependencies]` of a project: what it asks for, and which lock satisfies it."""
+"""`[tool.kernels.dependencies]` of a project: what it requires, and which lock satisfies it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from kernels_core.errors import ProjectError
 from kernels_core.locks.lock import LockedKernel
-from kernels_core.locks.project import Requirement, read_project
+from kernels_core.locks.project import Requirement, parse_requirement, read_project
 from kernels_core.repository.metadata import KernelDependency
 
 
@@ -41,9 +41,32 @@ def test_an_int_a_specifier_and_tables_are_read(tmp_path: Path) -> None:
     assert read_project(folder / "pyproject.toml") == requirements
 
 
-def test_a_project_without_the_table_asks_for_nothing(tmp_path: Path) -> None:
-    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'acme'\n")
+@pytest.mark.parametrize("table", ["", "[tool.kernels.dependencies] # none yet\n"])
+def test_a_project_without_entries_requires_nothing(tmp_path: Path, table: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(f"[project]\nname = 'acme'\n{table}")
     assert read_project(tmp_path) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "requirement", "shown"),
+    [
+        ("org/name", Requirement("org/name"), "org/name (main)"),
+        ("org/name@2", Requirement("org/name", 2), "org/name (version 2)"),
+        ("org/name@>=0.1", Requirement("org/name", ">=0.1"), "org/name (version >=0.1)"),
+        ("org/name@main", Requirement("org/name", revision="main"), "org/name (main)"),
+    ],
+)
+def test_a_requirement_is_read_from_text_and_shown(
+    text: str, requirement: Requirement, shown: str
+) -> None:
+    assert parse_requirement(text) == requirement
+    assert str(requirement) == shown
+
+
+@pytest.mark.parametrize("text", ["name@1", "../name", "", "org/name/x@main"])
+def test_text_without_a_repository_is_an_error_that_shows_it(text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(repr(text))):
+        parse_requirement(text)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +125,7 @@ def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_a_locked_kernel_satisfies_what_was_asked_for_or_not(
+def test_a_locked_kernel_satisfies_a_requirement_or_not(
     requirement: Requirement, version: int | None, revision: str | None, accepted: bool
 ) -> None:
     kernel = LockedKernel(KernelDependency("org/name", version, revision), "a" * 40)

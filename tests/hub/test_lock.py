@@ -106,7 +106,7 @@ def test_check_asks_nobody_and_says_what_is_wrong(hub: Hub, project: Path) -> No
     ask_for(project, '"org/name" = 2', '"org/other" = 1')
     stale = run(project, "--check")
     assert stale.exit_code == 1
-    assert "org/name (version 2) is asked for, and org/name (version 1) is locked." in stale.output
+    assert "org/name (version 2) is required, but org/name (version 1) is locked." in stale.output
     assert "org/other (version 1) is not locked." in stale.output
     assert "kernels-core lock" in stale.output
     assert len(hub.requests) == asked
@@ -147,7 +147,7 @@ def test_the_table_shows_every_kernel(hub: Hub, project: Path) -> None:
     ask_for(project, '"org/name" = 1')
     output = run(project).output
     heading, row, last = output.strip().splitlines()
-    assert heading.split() == ["KERNEL", "ASKED", "FOR", "COMMIT", "BUILDS", "CHANGE"]
+    assert heading.split() == ["KERNEL", "REQUIRED", "COMMIT", "BUILDS", "CHANGE"]
     assert row.split() == ["org/name", "version", "1", commit[:12], "1", "new"]
     assert last == f"{project / 'kernels.lock'} written."
 
@@ -166,7 +166,7 @@ def test_a_circle_of_kernels_is_refused(hub: Hub, project: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "status", "said"),
     [
-        ([], 2, "asks for no kernels"),
+        ([], 2, "requires no kernels"),
         (['"org/name" = "0.0.3"'], 2, "=="),
         (['"org/name" = 7'], 1, "its versions are 1"),
         (['"org/none" = 1'], 1, "org/none"),
