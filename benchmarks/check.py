@@ -66,16 +66,7 @@ def progress(text: str) -> None:
 
 
 def write_library(target: Path, symbols: int, bytes_of_data: int = 0) -> None:
-    """Link a library that exports many symbols and imports half as many.
-
-    Args:
-        target: the file to make.
-        symbols: how many it exports.
-        bytes_of_data: how much it holds beside code.
-
-    Raises:
-        CalledProcessError: gcc failed; what it said is on standard error.
-    """
+    """Link a library that exports many symbols and imports half as many."""
     lines = [".text", "base: ret", ".data"]
     for number in range(symbols):
         name = f"_ZN6kernel6detail12instantiatedILi{number}EEEvPKfPfl"
@@ -93,11 +84,7 @@ def write_library(target: Path, symbols: int, bytes_of_data: int = 0) -> None:
 
 
 def write_repository(directory: Path) -> None:
-    """Build the native test kernel, and copy it into many variants with another library beside.
-
-    Args:
-        directory: the repository to make.
-    """
+    """Build the native test kernel, and copy it into many variants with another library beside."""
     file = ROOT / "tests" / "native" / "build.py"
     specification = importlib.util.spec_from_file_location("build_native", file)
     assert specification is not None
@@ -113,18 +100,7 @@ def write_repository(directory: Path) -> None:
 
 
 def measure(code: str, path: Path) -> dict[str, Any]:
-    """Run code in fresh processes.
-
-    Args:
-        code: what to measure; it sets `modules`.
-        path: what it is given.
-
-    Returns:
-        Median and spread of the seconds, the highest peak of memory, and the modules that it read.
-
-    Raises:
-        CalledProcessError: it failed; what it said is on standard error.
-    """
+    """Run code, which sets `modules`, in fresh processes: seconds, peak of memory, modules."""
     command = [sys.executable, "-c", MEASURED.format(code=code), str(path)]
     results = []
     for _ in range(ROUNDS):
@@ -140,12 +116,7 @@ def measure(code: str, path: Path) -> dict[str, Any]:
 
 
 def rows(directory: Path, compare: bool) -> list[dict[str, Any]]:
-    """Measure everything.
-
-    Args:
-        directory: where to write what is checked; half a gigabyte.
-        compare: whether to measure kernel-abi-check too.
-    """
+    """Measure everything; writes half a gigabyte into the directory."""
     import torch
 
     progress(f"writing a repository with {BUILDS} builds")

@@ -84,14 +84,7 @@ SCENARIOS = (
 
 
 def publish(hub: Hub) -> dict[str, str]:
-    """Publish the kernels on the Hub.
-
-    Args:
-        hub: the Hub.
-
-    Returns:
-        The commit of each repository.
-    """
+    """Publish the kernels, and return the commit of each repository."""
     commits = {}
     for number in range(KERNELS):
         name = f"kernel-{number}"
@@ -124,20 +117,7 @@ def write_lock(path: Path, commits: Mapping[str, str]) -> None:
 
 
 def run_worker(hub: Hub, scenario: Scenario, package: str, folder: Path) -> list[dict[str, float]]:
-    """Import and declare in a fresh process, load, and load once more.
-
-    Args:
-        hub: the Hub to load from.
-        scenario: what is loaded.
-        package: the implementation.
-        folder: the client's home, which contains its cache.
-
-    Returns:
-        The figures of the three.
-
-    Raises:
-        CalledProcessError: it failed; its output is on standard error.
-    """
+    """Import and declare in a fresh process, load, and load once more: the figures of the three."""
     commits = publish(hub)
     lockfile = folder / "kernels.lock"
     write_lock(lockfile, commits)
@@ -183,14 +163,7 @@ def measure(scenario: Scenario, package: str) -> dict[str, dict[str, float]]:
 
 
 def measure_all(processes: int) -> list[dict[str, Any]]:
-    """All scenarios with both implementations in turn.
-
-    Args:
-        processes: how many times to measure each.
-
-    Returns:
-        One row per scenario and step, with the median of each figure.
-    """
+    """All scenarios, implementations in turn: a row of medians per scenario and step."""
     found: dict[tuple[Scenario, str], dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
     for number in range(processes):
         for scenario in SCENARIOS:

@@ -24,12 +24,7 @@ Reference = dict[str, Any]
 
 
 def load_one(api: Any, references: list[Reference]) -> Callable[[], None]:
-    """A program that uses one kernel as a module.
-
-    Args:
-        api: the implementation's package.
-        references: the kernel, alone.
-    """
+    """A program that uses one kernel as a module."""
     (reference,) = references
     arguments = dict(reference)
     repo_id = arguments.pop("repo_id")
@@ -42,12 +37,7 @@ def load_one(api: Any, references: list[Reference]) -> Callable[[], None]:
 
 
 def load_all(api: Any, references: list[Reference]) -> Callable[[], None]:
-    """A program that kernelizes a model, every layer with a kernel of its own.
-
-    Args:
-        api: the implementation's package.
-        references: the kernels.
-    """
+    """A program that kernelizes a model, every layer with a kernel of its own."""
     classes = []
     for number, reference in enumerate(references):
         cls = type(f"Layer{number}", (nn.Identity,), {"forward": lambda self, x: x})

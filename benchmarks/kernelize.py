@@ -56,27 +56,14 @@ print(json.dumps({{"ms": elapsed * 1000, "heavy": heavy}}))
 
 
 def run_python(*arguments: str) -> Any:
-    """Run a fresh Python and read the JSON that it prints last.
-
-    Raises:
-        CalledProcessError: it failed; its output is on standard error.
-    """
+    """Run a fresh Python and read the JSON that it prints last."""
     command = [sys.executable, *arguments]
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(run.stdout.splitlines()[-1])
 
 
 def in_turn(processes: int, what: str, measure: Callable[[str], Any]) -> dict[str, list[Any]]:
-    """Measure both implementations, one process each in turn.
-
-    Args:
-        processes: how many processes for each of them.
-        what: what is measured, for the progress line.
-        measure: runs a process for the package of that name.
-
-    Returns:
-        The results of the processes, by implementation.
-    """
+    """Measure both implementations in turn, so many processes each; results by implementation."""
     said: dict[str, list[Any]] = {who: [] for who in PACKAGES}
     for number in range(processes):
         print(f"Measuring {what}, {number + 1} of {processes}", file=sys.stderr, flush=True)

@@ -31,11 +31,7 @@ class Layer{number}(nn.Module):
 
 
 def write_repository(folder: Path) -> None:
-    """Write a kernel repository that both implementations can load, on any backend.
-
-    Args:
-        folder: the directory to create.
-    """
+    """Write a kernel repository that both implementations can load, on any backend."""
     variant = folder / "build" / "torch-universal"
     variant.mkdir(parents=True)
     layers = "".join(KERNEL_LAYER.format(number=number) for number in range(CLASSES))
@@ -85,12 +81,7 @@ class SubtreeTensor(nn.Module):
 
 
 def write_builds(folder: Path, count: int) -> None:
-    """Write a kernel repository of many builds, of which one fits every backend.
-
-    Args:
-        folder: the directory to create.
-        count: how many builds there are.
-    """
+    """Write a kernel repository of many builds, of which one fits every backend."""
     write_repository(folder)
     names = (
         f"torch2{minor}-{abi}-{tag}-{machine}"
@@ -106,13 +97,7 @@ def write_builds(folder: Path, count: int) -> None:
 def layer_classes(
     api: Any, base: type[nn.Module], condition: Callable[[Any], bool] | None = None
 ) -> list[type[nn.Module]]:
-    """Distinct extensible classes, marked by one implementation.
-
-    Args:
-        api: the implementation's package.
-        base: what they all derive from.
-        condition: the condition on instances, or None.
-    """
+    """Distinct extensible classes, marked by one implementation."""
     made = []
     for number in range(CLASSES):
         cls = type(f"{base.__name__}{number}", (base,), {"forward": base.forward})
@@ -129,12 +114,7 @@ def mapping(api: Any, repository: Path) -> dict[str, Any]:
 
 
 class Tree:
-    """A model of many extensible layers: blocks of one layer of each class.
-
-    Args:
-        classes: the layer classes.
-        layers: how many layers there are, a multiple of the number of classes.
-    """
+    """A model of extensible layers, in blocks of one layer of each class."""
 
     def __init__(self, classes: list[type[nn.Module]], layers: int) -> None:
         self._classes = classes
@@ -153,12 +133,7 @@ class Tree:
 
 
 def bind(model: nn.Module, functions: Mapping[type, FunctionType]) -> None:
-    """Bind to every extensible layer the function of its class, and nothing else.
-
-    Args:
-        model: the tree.
-        functions: what each extensible class gets.
-    """
+    """Bind to every extensible layer the function of its class, and nothing else."""
     seen = {model}
     stack = [model]
     while stack:

@@ -53,12 +53,7 @@ def timed_ms(function: Callable[[], object]) -> float:
 
 
 def scale(api: Any, layers: list[int]) -> list[dict[str, Any]]:
-    """Time kernelize and the baseline, over trees of all sizes and kinds.
-
-    Args:
-        api: the implementation's package.
-        layers: sizes of the trees.
-    """
+    """Time kernelize and the baseline, over trees of all sizes and kinds."""
     figures = []
     # A collection would count for whatever runs at that moment.
     gc.disable()
@@ -112,17 +107,10 @@ def _scale_one(
 
 
 def check_kernelized(model: nn.Module, layers: int) -> None:
-    """Figures of an implementation that replaced nothing would mean nothing.
-
-    Args:
-        model: the tree, after all steps.
-        layers: how many layers it had at first; some are on another device or wrapped by now.
-
-    Raises:
-        AssertionError: too few layers run their kernel.
-    """
+    """Raise AssertionError when too few layers run their kernel: their times mean nothing."""
     files = [Path(module.forward.__code__.co_filename).name for module in model.modules()]
     kernels = files.count("layers.py")
+    # Each change moved one layer to another device and wrapped one.
     if kernels < layers - 2 * REPEATS:
         raise AssertionError(f"only {kernels} of {layers} layers run their kernel")
 
@@ -131,9 +119,6 @@ def call(api: Any) -> float:
     """Nanoseconds that a call of a kernelized layer takes beyond one of a plain layer.
 
     The plain layer is of a class whose forward is the very function that the kernel runs.
-
-    Args:
-        api: the implementation's package.
     """
     cls = layer_classes(api, OwnTensor)[0]
     layer = api.kernelize(cls(), mode=api.Mode.INFERENCE)
@@ -151,11 +136,9 @@ def call(api: Any) -> float:
 
 
 def choosing(api: Any, import_ms: float) -> dict[str, float]:
-    """Milliseconds that it takes to find the kernel, whatever the size of the model.
+    """Milliseconds to find the kernel, whatever the size of the model.
 
-    Args:
-        api: the implementation's package.
-        import_ms: what importing it took, where torch was imported before.
+    `import_ms` is the time of importing the package, with torch imported before.
     """
     gc.disable()
     with tempfile.TemporaryDirectory() as folder:
@@ -186,12 +169,7 @@ def repeated_ms(function: Callable[[], object]) -> float:
 
 
 def enter_mapping(api: Any, repository: Path) -> float:
-    """Milliseconds for entering and leaving a mapping of one layer over an outer one of many.
-
-    Args:
-        api: the implementation's package.
-        repository: what the layers are mapped to.
-    """
+    """Milliseconds for entering and leaving a mapping of one layer over an outer one of many."""
     kernel = api.LocalLayerRepository(repository, layer_name="Layer0")
     outer = {f"Outer{number}": {"cpu": kernel} for number in range(MANY)}
 
@@ -204,12 +182,7 @@ def enter_mapping(api: Any, repository: Path) -> float:
 
 
 def rank_ranges(api: Any, repository: Path) -> float:
-    """Milliseconds for kernelizing again where many overlapping capability ranges are mapped.
-
-    Args:
-        api: the implementation's package.
-        repository: what all of them are mapped to.
-    """
+    """Milliseconds for kernelizing again where many overlapping capability ranges are mapped."""
     pretend_gpu(api)
     kernel = api.LocalLayerRepository(repository, layer_name="Layer0")
     ranges = [api.CUDAProperties(90 - width % 90, 91 + width // 90) for width in range(MANY)]
@@ -226,11 +199,7 @@ def rank_ranges(api: Any, repository: Path) -> float:
 
 
 def pretend_gpu(api: Any) -> None:
-    """Make an implementation see an H200, whatever is in this machine.
-
-    Args:
-        api: its package.
-    """
+    """Make an implementation see an H200, whatever is in this machine."""
     if api.__name__ == "kernels":
         torch.cuda.get_device_capability = lambda device=None: (9, 0)
         return
