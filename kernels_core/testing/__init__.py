@@ -1,17 +1,17 @@
-"""The conformance kit: proves that an installed backend plugin keeps the contract of the hooks.
+"""The conformance kit: checks that an installed backend plugin keeps the contract of the hooks.
 
-A vendor's test suite subclasses `BackendConformance`; see docs/testing-a-backend.md. pytest and
-hypothesis are needed here and nowhere else: `pip install kernels-core[testing]`.
+The test suite of a plugin subclasses `BackendConformance`; see docs/testing-a-backend.md. Only this
+package needs pytest and hypothesis: `pip install kernels-core[testing]`.
 
-conformance.py   `BackendConformance`: what a vendor states, and all groups of rules
+conformance.py   `BackendConformance`: all rules, and what a subclass sets
 rule.py          what a rule is, and what its failure says
-rules_*.py       the rules, by what they are about
-subject.py       the installed plugin that is judged
-base.py          what all rules work with
+rules_*.py       the rules, by subject
+subject.py       the installed plugin under test
+base.py          what all rules use
 machines.py      recorded machines: the format of `hosts.json`
-replay.py        a machine's answers in place of the functions that ask the machine
-questions.py     what a plugin is asked about recorded machines, here and in another process
-observations.py  what a plugin does in processes of its own
+replay.py        replacing the functions that query the machine
+questions.py     hook calls with the same result in every process
+observations.py  what a plugin does in separate processes
 processes.py     running a function in another process
 """
 
@@ -26,7 +26,7 @@ __all__ = ["BackendConformance"]
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy, because processes that only observe a plugin need no pytest.
+    # Lazy: the processes that observe a plugin must not need pytest.
     if name == "BackendConformance":
         from kernels_core.testing.conformance import BackendConformance
 

@@ -1,4 +1,4 @@
-"""What all rules work with: the plugin, the recorded machines, and this machine."""
+"""What all rules use: the plugin, the recorded machines, and this machine."""
 
 from __future__ import annotations
 
@@ -28,20 +28,19 @@ from kernels_core.testing.machines import (
 from kernels_core.testing.observations import Fresh, Here, in_fresh_process, on_this_machine
 from kernels_core.testing.processes import ProcessError, run_beside_torch, run_fresh
 from kernels_core.testing.questions import Question, about_device, about_tags, ask
-from kernels_core.testing.rule import broken, unjudged
+from kernels_core.testing.rule import fail, skip
 from kernels_core.testing.subject import LoadingError, Subject
 
 _T = TypeVar("_T")
 
-# Any seed does that makes sets of strings come in another order than in the test process.
+# Any seed: sets of strings then have another order than in the test process.
 _HASH_SEED = 20_250
 
-
-NO_MACHINE = "no machine is recorded: state `hosts`"
+NO_MACHINE = "no machine is recorded: set `hosts`"
 
 
 class Rules:
-    """Base of the groups of rules; `BackendConformance` says what the attributes mean."""
+    """Base of the groups of rules; `BackendConformance` documents the attributes."""
 
     plugin: ClassVar[str]
     hosts: ClassVar[Path | None] = None
@@ -60,31 +59,31 @@ class Rules:
 
     @property
     def subject(self) -> Subject:
-        """The plugin. What cannot be loaded leaves every rule undecided but the one it breaks."""
+        """The plugin. If it cannot be loaded, all rules are skipped but the one that it breaks."""
         loaded = self._load()
         if isinstance(loaded, LoadingError):
-            unjudged(f"the rule {loaded.step} is broken")
+            skip(f"the rule {loaded.step} is broken")
         return loaded
 
-    def judge_step(self, step: str) -> None:
-        """Judge one of the rules that a plugin must keep to be loaded at all."""
+    def check_step(self, step: str) -> None:
+        """Check one of the rules that a plugin must keep to be loaded at all."""
         loaded = self._load()
         if isinstance(loaded, LoadingError):
             if loaded.step == step:
-                broken(str(loaded))
+                fail(str(loaded))
             if subject.STEPS.index(loaded.step) < subject.STEPS.index(step):
-                unjudged(f"the rule {loaded.step} is broken")
+                skip(f"the rule {loaded.step} is broken")
 
     # Recorded machines
 
     @classmethod
     @functools.cache
     def machines(cls) -> tuple[RecordedMachine, ...]:
-        """The recorded machines; none where the vendor states none."""
+        """The recorded machines; none if `hosts` is not set."""
         return () if cls.hosts is None else read_machines(cls.hosts)
 
     def probe_module(self) -> ModuleType | None:
-        """The module whose functions ask the machine: as stated, or `_probe` beside the plugin."""
+        """The module whose functions query the machine: `probe`, or `_probe` beside the plugin."""
         package = self.subject.module.__name__.rpartition(".")[0]
         name = self.probe or f"{package}._probe"
         if self.probe is None and not (package and importlib.util.find_spec(name)):
@@ -92,7 +91,7 @@ class Rules:
         return importlib.import_module(name)
 
     def replay(self, machine: RecordedMachine) -> contextlib.AbstractContextManager[None]:
-        """Have what asks the machine answer as it did on a recorded one."""
+        """Make the functions that query the machine return what was recorded."""
         module = self.probe_module()
         if module is None:
             return contextlib.nullcontext()
@@ -104,18 +103,18 @@ class Rules:
         with replay.on_host(machine.host), self.replay(machine):
             yield self.subject.backend()
 
-    # What rules about something else take from the recorded machines
+    # What rules about other subjects use of the recorded machines
 
     def detection_on(self, machine: RecordedMachine) -> Detection:
         """What the plugin detects on a machine."""
         with self.on(machine) as backend:
             detection = _given("detection-recorded", backend.detection)
         if detection_problem(machine, detection):
-            unjudged("the rule detection-recorded is broken")
+            skip("the rule detection-recorded is broken")
         return detection
 
     def tags_of(self, machine: RecordedMachine) -> dict[str, BackendTag]:
-        """The tags of a machine that the plugin reads; the rule tags-valid is about the others."""
+        """The tags of a machine that the plugin parses; the rule tags-valid is about the others."""
         backend = self.subject.backend()
         tags = {}
         for text in machine.tags.all:
@@ -133,12 +132,12 @@ class Rules:
                 ask_facts = functools.partial(backend.device_facts, index)
                 facts = _given("facts-recorded", ask_facts)
                 if facts_problem(expected, facts):
-                    unjudged("the rule facts-recorded is broken")
+                    skip("the rule facts-recorded is broken")
                 devices.append((facts, expected))
         return devices
 
     def all_devices(self) -> list[tuple[DeviceFacts, ExpectedDevice]]:
-        """The devices of all machines, this one too; those it cannot describe are left out."""
+        """The devices of all machines and of this one, without those that cannot be described."""
         devices = []
         for machine in self.machines():
             with contextlib.suppress(pytest.skip.Exception):
@@ -147,11 +146,11 @@ class Rules:
             if isinstance(facts, DeviceFacts):
                 devices.append((facts, ExpectedDevice()))
         if not devices:
-            unjudged("no device is recorded, and this machine has none")
+            skip("no device is recorded, and this machine has none")
         return devices
 
     def requirements_of(self, expected: ExpectedDevice) -> list[DeviceProperties]:
-        """What entries may require; the rule match-device-recorded is about undeclared kinds."""
+        """The requirements of a device; match-device-recorded is about undeclared kinds."""
         requirements = []
         for table in expected.requirements.all:
             with contextlib.suppress(ValueError):
@@ -161,7 +160,7 @@ class Rules:
     # Other processes
 
     def questions(self) -> list[Question]:
-        """Everything that the recorded machines let ask."""
+        """All hook calls that the recorded machines allow."""
         questions: list[Question] = []
         for machine in self.machines():
             with contextlib.suppress(pytest.skip.Exception):
@@ -173,14 +172,14 @@ class Rules:
         return questions
 
     def answers(self) -> tuple[object, ...]:
-        """The answers in this process."""
+        """Their results in this process."""
         backend, hooks = self.subject.backend(), self.subject.hooks
         return tuple(ask(backend, hooks, question) for question in self.questions())
 
     @classmethod
     @functools.cache
     def observe_fresh(cls) -> Fresh | ProcessError:
-        """What the plugin does in a new process, or how that ended."""
+        """What the plugin does in a new process, or how that process failed."""
         judge = cls()
         hosts = [machine.host for machine in cls.machines()]
         questions = pickle.dumps(judge.questions())
@@ -194,9 +193,9 @@ class Rules:
         """What the plugin does in a new process."""
         observed = self.observe_fresh()
         if isinstance(observed, ProcessError):
-            unjudged("the rule declaration-pure is broken")
+            skip("the rule declaration-pure is broken")
         if observed.copies_version:
-            unjudged("the rule api-version is broken")
+            skip("the rule api-version is broken")
         return observed
 
     @classmethod
@@ -213,25 +212,25 @@ class Rules:
         """What the plugin detects on this machine."""
         detection = self.here().detection
         if not isinstance(detection, Detection):
-            unjudged("the rule detection-answers is broken")
+            skip("the rule detection-answers is broken")
         return detection
 
 
 def _given(rule: str, ask: Callable[[], _T]) -> _T:
-    """Ask for what another rule is about; where that one is broken, this one is undecided."""
+    """Get what another rule is about; if that rule is broken, skip this one."""
     try:
         return ask()
     except KernelsError as error:
-        unjudged(f"the rule {rule} is broken: {error}")
+        skip(f"the rule {rule} is broken: {error}")
 
 
 def declared_archs(entry: str | list[str]) -> tuple[str, ...]:
-    """The architectures of one build, from how they stand in the JSON file."""
+    """The architectures of one build, from their form in the JSON file."""
     return (entry,) if isinstance(entry, str) else tuple(entry)
 
 
 def detection_problem(machine: RecordedMachine, detection: Detection) -> str:
-    """What of a detection differs from what is expected; "" when nothing does."""
+    """How a detection differs from the expected one; "" if it does not."""
     expected = machine.detection
     same = (
         detection.device_count == expected.device_count
@@ -242,7 +241,7 @@ def detection_problem(machine: RecordedMachine, detection: Detection) -> str:
 
 
 def facts_problem(expected: ExpectedDevice, facts: DeviceFacts) -> str:
-    """Which fact differs from what is expected; "" when none does."""
+    """Which fact differs from the expected one; "" if none does."""
     for name, value in expected.facts.items():
         fact = getattr(facts, name, None)
         if _as_json(fact) != value:
@@ -251,7 +250,7 @@ def facts_problem(expected: ExpectedDevice, facts: DeviceFacts) -> str:
 
 
 def value_problem(value: object) -> str:
-    """Why something is no value, which is equal to a copy of it; "" when it is one."""
+    """Why an object is not equal to a copy of itself, or cannot be hashed; "" if it is."""
     try:
         if pickle.loads(pickle.dumps(value)) in {value}:
             return ""

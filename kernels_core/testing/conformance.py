@@ -1,4 +1,4 @@
-"""`BackendConformance`: what a vendor's test suite subclasses."""
+"""`BackendConformance`: the base class of a plugin's conformance test."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from kernels_core.testing.rules_tags import TagRules
 
 
 class BackendConformance(DeclarationRules, TagRules, DetectionRules, MatchingRules, SelectionRules):
-    """Judges an installed backend plugin by every rule of the hook contract.
+    """Checks an installed backend plugin with every rule of the hook contract.
 
-    Subclass it in a test module as `class TestConformance(BackendConformance)`; pytest does the
-    rest. Every rule is a test of its own, whose failure says what the contract is, what was found
-    and how to mend it. A rule that cannot be judged is skipped with the reason.
+    Subclass it in a test module as `class TestConformance(BackendConformance)` and run pytest.
+    Every rule is a test of its own, whose failure states the contract, what was found and how to
+    fix it. A rule that cannot be checked is skipped with the reason.
 
     Attributes:
         plugin: name of the plugin's entry point.
         hosts: a JSON file of recorded machines (`kernels_core.testing.machines`). Without it, the
-            rules about matching are left undecided where this machine has no such device.
-        probe: name of the module whose functions ask the machine; by default `_probe` in the
+            rules about matching are skipped if this machine has no such device.
+        probe: name of the module whose functions query the machine; by default `_probe` in the
             package of the plugin's module. On a recorded machine they return what is recorded.
-        torch_extension: name of a module that has to be imported for torch to know the device,
-            where `import torch` does not do so by itself.
+        torch_extension: name of a module that has to be imported for torch to know the device, if
+            `import torch` alone is not enough.
 
     Example:
         >>> from kernels_core.testing import BackendConformance
@@ -36,7 +36,7 @@ class BackendConformance(DeclarationRules, TagRules, DetectionRules, MatchingRul
     """
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Judge the rules about recorded machines once for each of them."""
+        """Check the rules about recorded machines once for each of them."""
         if "machine" not in metafunc.fixturenames:
             return
         machines = self.machines()

@@ -1,6 +1,6 @@
-"""Recorded machines: what the functions that ask the machine returned there, and what follows.
+"""Recorded machines: what the functions that query the machine returned, and what is expected then.
 
-A vendor writes them into one JSON file; `docs/testing-a-backend.md` shows one.
+They are in one JSON file per plugin; `docs/testing-a-backend.md` shows one.
 """
 
 from __future__ import annotations
@@ -21,31 +21,20 @@ _T = TypeVar("_T", bound=attrs.AttrsInstance)
 
 @attrs.frozen
 class ExpectedFits:
-    """What is accepted, best first, and what is not.
-
-    Attributes:
-        fits: what must fit; each must be better than the next where the order counts.
-        rejects: what must not fit.
-    """
+    """What must fit, each better than the next where the order counts, and what must not."""
 
     fits: tuple[Any, ...] = ()
     rejects: tuple[Any, ...] = ()
 
     @property
     def all(self) -> tuple[Any, ...]:
-        """Everything that is listed."""
+        """All that is listed."""
         return self.fits + self.rejects
 
 
 @attrs.frozen
 class ExpectedDetection:
-    """What detection must answer.
-
-    Attributes:
-        device_count: as in `Detection`.
-        runtime_version: as in `Detection`.
-        reason: a part of the reason, where there is no device.
-    """
+    """The expected `Detection`; `reason` is a part of the reason if there is no device."""
 
     device_count: int
     runtime_version: str | None = None
@@ -57,10 +46,10 @@ class ExpectedDevice:
     """What is expected of one device.
 
     Attributes:
-        facts: attributes of its facts; those that are not named are not compared.
-        requirements: what entries may require, each as `{"Kind": [positional arguments]}`.
-        archs: architectures that builds may declare, each as one name or a list of names; here
-            the order does not count.
+        facts: attributes of its facts; others are not compared.
+        requirements: requirements of entries, each as `{"Kind": [positional arguments]}`.
+        archs: architectures that builds may declare, each as one name or a list of names; their
+            order does not count.
     """
 
     facts: Mapping[str, Any] = attrs.field(factory=dict)
@@ -70,20 +59,20 @@ class ExpectedDevice:
 
 @attrs.frozen
 class RecordedMachine:
-    """One machine, what was recorded on it, and what the plugin must make of it.
+    """One machine, what was recorded on it, and what is expected of the plugin there.
 
     Attributes:
-        machine: what it is, for people.
+        machine: a description.
         sources: where the recording comes from.
         recorded: what of it was recorded.
         assumed: what had to be assumed.
-        detection: what detection must answer.
-        probe: by name of a function that asks the machine, what it returned: a value; where it
-            takes a device index, a list of them, whose last one stands for all further devices.
+        detection: the expected result of detection.
+        probe: by name of a function that queries the machine, what it returned: a value, or a list
+            of values if it takes a device index, the last of which is used for all further devices.
         host: operating system, processor and torch; by default torch on x86-64 Linux.
         tags: tags of builds.
-        devices: what is expected of the devices, from index 0 on; here, too, the last one stands
-            for all further devices.
+        devices: what is expected of the devices, from index 0 on; the last one is used for all
+            further devices.
     """
 
     machine: str
@@ -105,14 +94,7 @@ class RecordedMachine:
 
 
 def read_machines(path: Path) -> tuple[RecordedMachine, ...]:
-    """Read the recorded machines of a plugin.
-
-    Args:
-        path: a JSON file with a list of machines.
-
-    Raises:
-        ValueError: the file is no such list; the text names file and machine.
-    """
+    """Read the recorded machines of a plugin; a `ValueError` names the file and the machine."""
     try:
         tables = json.loads(path.read_text("utf-8"))
     except ValueError as error:
@@ -132,19 +114,9 @@ def read_machines(path: Path) -> tuple[RecordedMachine, ...]:
 def make_requirement(
     table: Mapping[str, Sequence[Any]], kinds: Sequence[type[DeviceProperties]]
 ) -> DeviceProperties:
-    """Make what an entry requires, from how it stands in the JSON file.
+    """Make a requirement from its form in the JSON file: the name of a kind and its arguments.
 
-    Args:
-        table: the name of the kind and its positional arguments.
-        kinds: the kinds that the backend declared.
-
-    Raises:
-        ValueError: the backend declared no kind of this name.
-
-    Example:
-        >>> from kernels_core.device import Features
-        >>> make_requirement({"Features": [["avx2"]]}, [Features])
-        Features(names=frozenset({'avx2'}))
+    Raises `ValueError` when the backend declared no kind of this name.
     """
     ((name, arguments),) = table.items()
     for kind in kinds:
@@ -155,7 +127,7 @@ def make_requirement(
 
 
 def _make(kind: type[_T], table: object, **converters: Callable[[Any], Any]) -> _T:
-    """Make a value from a JSON object that holds its attributes and nothing else."""
+    """Make an object from a JSON object that has its attributes and no others."""
     if not isinstance(table, dict):
         raise ValueError(f"expected an object for {kind.__name__}, got {table!r}")
     known = {field.name: field.default is attrs.NOTHING for field in attrs.fields(kind)}

@@ -1,4 +1,4 @@
-"""What a plugin does in processes of its own. Runs there, without pytest."""
+"""What a plugin does in separate processes. Runs in them, without pytest."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Fresh:
     """What a plugin did in a new process.
 
     Attributes:
-        importers: what imported torch although it must not.
+        importers: what imported torch but must not.
         copies_version: whether it declares the core's API version instead of its own.
         info: what it declared; None when it copies the version.
-        without_torch: how detection failed without torch; "" when it did not.
-        answers: to the questions.
+        without_torch: how detection failed without torch; "" if it did not.
+        answers: the results of the hook calls.
     """
 
     importers: tuple[str, ...]
@@ -48,10 +48,7 @@ class Fresh:
 def in_fresh_process(plugin: str, hosts: Sequence[HostInfo], questions: bytes) -> Fresh:
     """Observe a plugin in a process in which nothing has imported torch.
 
-    Args:
-        plugin: name of the entry point.
-        hosts: the recorded hosts.
-        questions: what to ask, pickled, so that the plugin is not imported before its time.
+    The hook calls are pickled: unpickling them imports the plugin, which must happen later.
     """
     importers: list[str] = []
 
@@ -96,16 +93,16 @@ def _without_torch(hooks: Hooks, hosts: Sequence[HostInfo]) -> str:
 
 @attrs.frozen
 class Here:
-    """What a plugin found on this machine, beside torch.
+    """What a plugin found on this machine, with torch imported.
 
     Attributes:
-        detection: its answer, or how it failed.
-        torch_count: how many devices of its type torch can use; None where torch does not know
-            the type.
+        detection: its result, or how it failed.
+        torch_count: the number of devices of its type that torch can use; None if torch does not
+            know the type.
         others_available: whether another plugin for the same type finds devices here.
         initialized: whether detection initialised the devices.
-        fork: what went wrong in a child forked after detection; "" when nothing did.
-        facts: of each device, asked twice, or how it failed.
+        fork: what failed in a child forked after detection; "" if nothing did.
+        facts: of each device, requested twice, or how it failed.
     """
 
     detection: Detection | str
@@ -117,12 +114,7 @@ class Here:
 
 
 def on_this_machine(plugin: str, torch_extension: str | None) -> Here:
-    """Observe what a plugin finds on this machine.
-
-    Args:
-        plugin: name of the entry point.
-        torch_extension: a module that makes the device known to torch, or None.
-    """
+    """Observe what a plugin finds on this machine, once `torch_extension` is imported."""
     if torch_extension is not None:
         importlib.import_module(torch_extension)
     subject = load(plugin)
@@ -135,7 +127,7 @@ def on_this_machine(plugin: str, torch_extension: str | None) -> Here:
         return Here(str(error))
     initialized = _is_initialized(torch_device_type) and not before
     fork = _fork(backend) if can_fork() else ""
-    # Only now, since asking torch whether it can use a device may initialise that.
+    # Not earlier: `is_available` of torch may initialise the device.
     again = subject.backend()
     return Here(
         detection,
@@ -148,7 +140,7 @@ def on_this_machine(plugin: str, torch_extension: str | None) -> Here:
 
 
 def _real_indices(backend: Backend) -> range:
-    """The devices to describe: those that were detected, and that torch has."""
+    """The devices to describe: those that were detected and that torch has."""
     detected = backend.detection().device_count
     count = _torch_count(backend.info.torch_device_type)
     return range(detected if count is None else min(detected, count))
@@ -200,7 +192,7 @@ def _others_available(plugin: str, torch_device_type: str) -> bool:
                 if other.detection().available:
                     return True
             except PluginError:
-                pass  # that plugin's own kit is about that
+                pass  # its own conformance test is about that
     return False
 
 

@@ -1,4 +1,4 @@
-"""Running a function in a process of its own."""
+"""Running a function in another process. Its arguments and result must be picklable."""
 
 from __future__ import annotations
 
@@ -20,31 +20,15 @@ class ProcessError(Exception):
 
 
 def run_fresh(function: Callable[..., _T], *arguments: Any, hash_seed: int) -> _T:
-    """Run a function in a new interpreter, in which nothing has been imported.
-
-    Args:
-        function: a function of a module.
-        arguments: what it takes; anything that can be pickled.
-        hash_seed: which order sets have there.
-
-    Raises:
-        ProcessError: it raised, or its process ended or hung.
-    """
+    """Run a function in a new interpreter, whose sets are ordered by another hash seed."""
     with mock.patch.dict(os.environ, PYTHONHASHSEED=str(hash_seed)):
         return _run("spawn", function, arguments)
 
 
 def run_beside_torch(function: Callable[..., _T], *arguments: Any) -> _T:
-    """Run a function in a process that has imported torch and done nothing with it.
+    """Run a function in a process that has imported torch and not used it.
 
-    Where the system can fork, torch is imported once for all such processes.
-
-    Args:
-        function: a function of a module.
-        arguments: what it takes; anything that can be pickled.
-
-    Raises:
-        ProcessError: it raised, or its process ended or hung.
+    On systems that can fork, torch is imported once for all such processes.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return _run("spawn", function, arguments)
@@ -53,15 +37,7 @@ def run_beside_torch(function: Callable[..., _T], *arguments: Any) -> _T:
 
 
 def run_forked(function: Callable[..., _T], *arguments: Any) -> _T:
-    """Run a function in a fork of this process.
-
-    Args:
-        function: any function.
-        arguments: what it takes.
-
-    Raises:
-        ProcessError: it raised, or its process ended or hung.
-    """
+    """Run a function in a fork of this process."""
     return _run("fork", function, arguments)
 
 
@@ -75,14 +51,14 @@ def _run(
     function: Callable[..., _T],
     arguments: tuple[Any, ...],
 ) -> _T:
-    context: Any = multiprocessing.get_context(method)  # the stubs know no Process of a union
+    context: Any = multiprocessing.get_context(method)  # typeshed has no `Process` for a union
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(sender, function, arguments))
     process.start()
     sender.close()
     try:
         if not receiver.poll(_SECONDS):
-            raise ProcessError(f"its process gave no answer in {_SECONDS:.0f} seconds")
+            raise ProcessError(f"its process did not finish within {_SECONDS:.0f} seconds")
         error, result = receiver.recv()
     except EOFError:
         process.join()

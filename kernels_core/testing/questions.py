@@ -1,4 +1,4 @@
-"""What a plugin is asked about recorded machines: here, and again in another process."""
+"""Hook calls about recorded machines, whose results must be the same in every process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODES = (Mode.INFERENCE, Mode.TRAINING | Mode.TORCH_COMPILE, Mode.FALLBACK)
 
 @attrs.frozen
 class Question:
-    """One call of a hook that is to give the same answer everywhere."""
+    """One call of a hook."""
 
     hook: str
     arguments: tuple[Any, ...]
@@ -35,7 +35,7 @@ def about_device(
     requirements: Sequence[DeviceProperties],
     archs: Iterable[Sequence[str]],
 ) -> Iterator[Question]:
-    """Whether a device has what is required, and which candidates for it are best."""
+    """Whether a device fits requirements and builds, and how candidates for it are ordered."""
     for required in requirements:
         yield Question("kernels_match_device", (required, facts))
     for declared in archs:
@@ -46,7 +46,7 @@ def about_device(
 
 
 def candidates(requirements: Sequence[DeviceProperties]) -> tuple[Candidate, ...]:
-    """Candidates as a mapping could hold them: several modes, with and without requirements."""
+    """Candidates as a mapping could have them: several modes, with and without requirements."""
     return tuple(
         Candidate(f"repository {number}", mode, properties)
         for number, (properties, mode) in enumerate(
@@ -56,19 +56,16 @@ def candidates(requirements: Sequence[DeviceProperties]) -> tuple[Candidate, ...
 
 
 def ask(backend: Backend, hooks: Hooks, question: Question) -> object:
-    """The answer to a question, in a form that compares across processes.
-
-    Args:
-        backend: the facade of the plugin.
-        hooks: its hooks, since the facade would match tags with its own detection only.
-        question: the question.
-    """
+    """The result of a call, in a form that can be compared across processes."""
     try:
         if question.hook == "kernels_match_tag":
+            # Not through the facade, which would use the detection of this machine.
             return hooks.call(question.hook, Match, *question.arguments)
         if question.hook == "kernels_select":
             request, given = question.arguments
             return [given.index(candidate) for candidate in backend.select(request, given)]
         return getattr(backend, question.hook.removeprefix("kernels_"))(*question.arguments)
     except PluginError:
-        return "an error"  # its text may show sets, whose order differs; other rules are about it
+        return (
+            "an error"  # its text may contain sets, whose order differs; other rules are about it
+        )

@@ -1,4 +1,4 @@
-"""A machine's answers in place of the functions that ask the machine."""
+"""Replacing the functions that query the machine by what was recorded on another one."""
 
 from __future__ import annotations
 
@@ -18,15 +18,7 @@ from kernels_core.plugins import backend
 
 @contextlib.contextmanager
 def replaced(module: ModuleType, functions: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
-    """Replace functions of a module for a while.
-
-    Args:
-        module: the module whose functions ask the machine.
-        functions: the replacements, by name.
-
-    Raises:
-        ValueError: the module has no such function.
-    """
+    """Replace functions of a module for a while; `ValueError` if it has no such function."""
     for name in functions:
         if not callable(getattr(module, name, None)):
             raise ValueError(
@@ -40,11 +32,7 @@ def replaced(module: ModuleType, functions: Mapping[str, Callable[..., Any]]) ->
 
 
 def on_host(host: HostInfo) -> contextlib.AbstractContextManager[None]:
-    """Have the facade believe for a while that it runs on a host.
-
-    Args:
-        host: the host.
-    """
+    """Make the facade use this host for a while."""
     return replaced(backend, {"host_info": lambda: host})
 
 
@@ -53,10 +41,6 @@ def answers(module: ModuleType, recorded: Mapping[str, Any]) -> dict[str, Callab
 
     A JSON object becomes the class that the real function's return annotation names, or else an
     object with these attributes; an array in it becomes a tuple.
-
-    Args:
-        module: the module with the real functions.
-        recorded: by name of a function, what it returned; a list where it takes a device index.
     """
 
     def make(name: str, value: Any) -> Callable[..., Any]:
@@ -74,13 +58,7 @@ def answers(module: ModuleType, recorded: Mapping[str, Any]) -> dict[str, Callab
 def failing(
     module: ModuleType, error: BaseException, asked: set[str]
 ) -> dict[str, Callable[..., Any]]:
-    """Functions that raise, one for each public function that the module defines.
-
-    Args:
-        module: the module with the real functions.
-        error: what they raise.
-        asked: takes up the names of those that were called.
-    """
+    """Raising functions for the public ones of a module; they add their names to `asked`."""
 
     def make(name: str) -> Callable[..., Any]:
         def fail(*arguments: object, **keywords: object) -> Any:
@@ -99,7 +77,7 @@ def failing(
 
 
 def _returned_class(function: object) -> type:
-    """The class that a function says it returns, be it beside None."""
+    """The class in a function's return annotation, possibly in a union with None."""
     try:
         returned = typing.get_type_hints(function).get("return")
     except (AttributeError, NameError, TypeError):  # a builtin, or names for type checkers only

@@ -13,111 +13,111 @@ from kernels_core.testing.base import (
     value_problem,
 )
 from kernels_core.testing.machines import RecordedMachine
-from kernels_core.testing.rule import broken, rule, unjudged
+from kernels_core.testing.rule import fail, rule, skip
 
 
 class DetectionRules(Rules):
-    """Whether a plugin tells the truth about machines, and leaves them alone."""
+    """Whether detection and facts are right, and leave the machine as it was."""
 
     @rule
     def test_recorded_machines(self) -> None:
-        """Every recorded machine says where the recording comes from and what was assumed.
+        """Every recorded machine states its sources, what was recorded and what was assumed.
 
-        Mend: fill `sources`, `recorded` and `assumed` of the machine in the JSON file.
+        Fix: fill in `sources`, `recorded` and `assumed` of the machine in the JSON file.
         """
         for machine in self.machines():
             for name in ("sources", "recorded", "assumed"):
                 if not getattr(machine, name):
-                    broken(f"machine {machine.machine!r}: {name!r} is empty")
+                    fail(f"machine {machine.machine!r}: {name!r} is empty")
         if not self.machines():
-            unjudged(NO_MACHINE)
+            skip(NO_MACHINE)
 
     @rule
     def test_detection_recorded(self, machine: RecordedMachine) -> None:
-        """Detection makes of a recorded machine what is expected of it.
+        """On a recorded machine, detection returns what is expected.
 
-        Mend: `kernels_detect`, or the expectation. When the answer is this machine's: the plugin
-        must call the functions that ask the machine through their module, as in
-        `_probe.runtime()`, for the recorded ones to be used.
+        Fix: correct `kernels_detect`, or the expectation. If the result is that of this machine:
+        the plugin must call the functions that query the machine through their module, as in
+        `_probe.runtime()`, so that they can be replaced.
         """
         with self.on(machine) as backend:
             problem = detection_problem(machine, backend.detection())
         if problem:
-            broken(problem)
+            fail(problem)
 
     @rule
     def test_detection_answers(self) -> None:
-        """Detection answers on this machine, with a reason where there is no device.
+        """Detection returns a result on this machine, with a reason if there is no device.
 
-        Mend: return a `Detection` in every case; `Detection(0, reason=...)` where something is
-        missing, in words that tell people what to do.
+        Fix: return a `Detection` in every case; `Detection(0, reason=...)` if something is
+        missing, with a reason that tells users what to do.
         """
         answer = self.here().detection
         if not isinstance(answer, Detection):
-            broken(answer)
+            fail(answer)
 
     @rule
     def test_detection_truthful(self) -> None:
-        """Detection finds as many devices as torch can use, where torch knows their type.
+        """Detection finds as many devices as torch can use, if torch knows their type.
 
-        Mend: ask torch for the number of devices, and leave devices of another family to their
-        own plugin, which must be installed beside this one to be counted.
+        Fix: get the number of devices from torch, and leave devices of another family to their own
+        plugin, which must be installed as well to be taken into account.
         """
         detection, here = self.detection_here(), self.here()
         device_type = self.subject.info.torch_device_type
         if here.torch_count is None:
-            unjudged(f"torch knows no devices {device_type!r} here")
+            skip(f"torch does not know device type {device_type!r} here")
         if detection.available and detection.device_count != here.torch_count:
-            broken(f"{detection}, and torch can use {here.torch_count} {device_type!r} devices")
+            fail(f"{detection}, and torch can use {here.torch_count} {device_type!r} devices")
         if not detection.available and here.torch_count and not here.others_available:
             found = f"torch can use {here.torch_count} {device_type!r} devices"
             if self.subject.info.name != device_type:
-                unjudged(f"{found}, which may be of another family that torch calls so")
-            broken(f"{detection}, and {found}, which no other installed plugin finds either")
+                skip(f"{found}, which may belong to another family of the same type")
+            fail(f"{detection}, and {found}, which no other installed plugin finds either")
 
     @rule
     def test_detection_leaves_devices(self) -> None:
-        """Detection creates no device context: after it, torch has not initialised the devices.
+        """Detection creates no device context: torch has not initialised the devices afterwards.
 
-        Mend: ask only what works without a context, such as `device_count()`; the rest belongs
-        into `kernels_device_facts`. A context costs memory in every process that has the plugin.
+        Fix: use only what needs no context, such as `device_count()`; the rest belongs into
+        `kernels_device_facts`. A context costs memory in every process that has the plugin.
         """
         self.detection_here()
         if self.here().initialized:
-            broken(f"torch has initialised {self.subject.info.torch_device_type!r} devices")
+            fail(f"torch has initialised {self.subject.info.torch_device_type!r} devices")
 
     @rule
     def test_detection_leaves_fork(self) -> None:
         """A child process forked after detection can use the devices.
 
-        Mend: ask through what does not initialise the driver, and leave no thread or lock behind.
+        Fix: use only what does not initialise the driver, and leave no thread or lock behind.
         """
         self.detection_here()
         if self.here().fork:
-            broken(f"a forked child failed: {self.here().fork}")
+            fail(f"a forked child failed: {self.here().fork}")
 
     @rule
     def test_detection_without_torch(self) -> None:
-        """Without torch detection answers all the same.
+        """Detection works without torch.
 
-        Mend: return `Detection(0, reason="torch is not installed")` when `host.torch` is None,
+        Fix: return `Detection(0, reason="torch is not installed")` when `host.torch` is None,
         before anything that imports torch.
         """
         if self.fresh().without_torch:
-            broken(self.fresh().without_torch)
+            fail(self.fresh().without_torch)
 
     @rule
     def test_detection_failing(self) -> None:
-        """When what asks the machine fails, no device is claimed.
+        """If a function that queries the machine fails, no device is detected.
 
-        Mend: let the exception out, which the core records and shows to people, or return a
+        Fix: let the exception propagate, which the core records and shows to users, or return a
         `Detection` without devices that has the failure as its reason.
         """
         module = self.probe_module()
         if module is None:
-            unjudged("no module is known whose functions ask the machine: state `probe`")
+            skip("no module with functions that query the machine is known: set `probe`")
         if not self.machines():
-            unjudged(NO_MACHINE)
+            skip(NO_MACHINE)
         for machine in self.machines():
             for error in (RuntimeError("the driver does not answer"), SystemExit(1)):
                 asked: set[str] = set()
@@ -129,14 +129,14 @@ class DetectionRules(Rules):
                         except PluginError:
                             continue
                     if asked and detection.available:
-                        broken(f"{name}() raised {error!r} and the answer is {detection}")
+                        fail(f"{name}() raised {error!r}, and the result is {detection}")
 
     @rule
     def test_facts_recorded(self, machine: RecordedMachine) -> None:
-        """The facts of each device of a recorded machine are what is expected of it.
+        """The facts of each device of a recorded machine are the expected ones.
 
-        Mend: `kernels_device_facts`, or the expectation. Facts belong to the device of the index
-        that was asked for; do not keep them: the core asks once for each index.
+        Fix: correct `kernels_device_facts`, or the expectation. Facts are those of the device with
+        the given index; do not keep them: the core calls the hook once per index.
         """
         self.detection_on(machine)
         with self.on(machine) as backend:
@@ -146,32 +146,32 @@ class DetectionRules(Rules):
                 except KernelsError as error:
                     problem = str(error)
                 if problem:
-                    broken(problem)
+                    fail(problem)
 
     @rule
     def test_facts_values(self) -> None:
-        """Facts are values: a copy of them is equal and hashes alike.
+        """Facts are values: a copy is equal and has the same hash.
 
-        Mend: decorate the class with `attrs.frozen`, and keep lists and dicts out of its
-        attributes: tuples and frozensets instead.
+        Fix: decorate the class with `attrs.frozen`, and use tuples and frozensets in its
+        attributes instead of lists and dicts.
         """
         for facts, _ in self.all_devices():
             problem = value_problem(facts)
             if problem:
-                broken(problem)
+                fail(problem)
 
     @rule
     def test_facts_answer(self) -> None:
-        """The facts of each device of this machine are told, and the same when asked again.
+        """Every device of this machine has facts, and the same ones when they are requested again.
 
-        Mend: `kernels_device_facts` returns the declared type, with the index that was asked
-        for, and nothing that changes while a program runs, such as free memory.
+        Fix: return the declared type from `kernels_device_facts`, with the given index, and
+        nothing that changes while a program runs, such as free memory.
         """
         if not self.detection_here().available:
-            unjudged("this machine has no such device")
+            skip("this machine has no such device")
         for facts, again in self.here().facts:
             for answer in (facts, again):
                 if isinstance(answer, str):
-                    broken(answer)
+                    fail(answer)
             if facts != again:
-                broken(f"{facts} first, {again} later")
+                fail(f"{facts} first, and {again} later")

@@ -1,4 +1,4 @@
-"""Rules about what fits, and how well."""
+"""Rules about which builds and requirements fit, and in which order."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from kernels_core.device import (
 from kernels_core.hookspecs import Detection, Match
 from kernels_core.testing.base import NO_MACHINE, Rules, declared_archs
 from kernels_core.testing.machines import ExpectedFits, RecordedMachine, make_requirement
-from kernels_core.testing.rule import broken, rule, unjudged
+from kernels_core.testing.rule import fail, rule, skip
 from kernels_core.testing.rules_tags import property_based
 
 
 @attrs.frozen
 class Foreign(DeviceProperties):
-    """What another vendor may require of its own devices."""
+    """A requirement of another vendor."""
 
     device_type: ClassVar[str | None] = None
     teapots: int
@@ -47,13 +47,13 @@ _NOBODYS = "no such architecture"
 
 
 class MatchingRules(Rules):
-    """Whether answers are right, always given, and put in the right order."""
+    """Whether matches are right, always possible, and in the right order."""
 
     @rule
     def test_match_tag_recorded(self, machine: RecordedMachine) -> None:
-        """On a recorded machine the tags fit that are listed so, and the others do not.
+        """On a recorded machine, the tags listed as fitting fit, and no others.
 
-        Mend: `kernels_match_tag`, or the list.
+        Fix: correct `kernels_match_tag`, or the list.
         """
         detection, hooks = self.detection_on(machine), self.subject.hooks
         for text, tag in self.tags_of(machine).items():
@@ -64,7 +64,7 @@ class MatchingRules(Rules):
     def test_match_tag_order(self, machine: RecordedMachine) -> None:
         """The tags that fit are in the listed order: each ranks higher than the next.
 
-        Mend: rank newer builds higher, as in `Match.yes(*tag.version)`, or mend the list.
+        Fix: rank newer builds higher, as in `Match.yes(*tag.version)`, or correct the list.
         """
         detection, hooks = self.detection_on(machine), self.subject.hooks
         tags = self.tags_of(machine)
@@ -77,9 +77,9 @@ class MatchingRules(Rules):
 
     @rule
     def test_match_tag_total(self) -> None:
-        """Every tag that the plugin reads has an answer, also where there is no runtime.
+        """Every tag that the plugin parses can be matched, even without a runtime.
 
-        Mend: return `Match.no(reason)` when `detection.runtime_version` is None.
+        Fix: return `Match.no(reason)` when `detection.runtime_version` is None.
         """
         hooks = self.subject.hooks
         nothing = Detection(0, reason="no runtime was found")
@@ -87,13 +87,13 @@ class MatchingRules(Rules):
         for tag in tags:
             hooks.call("kernels_match_tag", Match, tag, nothing)
         if not tags:
-            unjudged("no tag is recorded")
+            skip("no tag is recorded")
 
     @rule
     def test_match_device_recorded(self, machine: RecordedMachine) -> None:
-        """Requirements fit the recorded devices that are listed so, and no others.
+        """On the recorded devices, the requirements listed as fitting fit, and no others.
 
-        Mend: `kernels_match_device`, the kinds that `kernels_backend` declares, or the list.
+        Fix: correct `kernels_match_device`, the kinds that `kernels_backend` declares, or the list.
         """
         backend = self.subject.backend()
         for facts, expected in self.devices_of(machine):
@@ -101,19 +101,19 @@ class MatchingRules(Rules):
                 try:
                     required = make_requirement(table, backend.info.properties)
                 except ValueError as error:
-                    broken(str(error))
+                    fail(str(error))
                 match = backend.match_device(required, facts)
                 _check_fits(expected.requirements, table, match)
 
     @rule
     def test_match_device_order(self) -> None:
-        """The more specific of two requirements that fit a device ranks higher.
+        """Of two requirements that fit a device, the more specific one ranks higher.
 
-        That holds for those that are listed, best first, and for looser ones made from them: a
-        wider range, more alternatives, fewer features, older versions.
+        This applies to the listed ones, best first, and to looser ones derived from them: a wider
+        range, more alternatives, fewer features, older versions.
 
-        Mend: rank by how much is required, not by what the device has; the functions of
-        `kernels_core.matching` do so for the core's own kinds.
+        Fix: rank by how much is required, not by what the device has, as the functions of
+        `kernels_core.matching` do for the core's own kinds.
         """
         backend = self.subject.backend()
         for facts, expected in self.all_devices():
@@ -128,13 +128,13 @@ class MatchingRules(Rules):
 
     @rule
     def test_match_device_total(self) -> None:
-        """Every requirement of a declared kind has an answer, however odd its values are.
+        """Every requirement of a declared kind can be matched, whatever its values are.
 
-        Mend: return `Match.no(reason)` where a requirement makes no sense to the device.
+        Fix: return `Match.no(reason)` if a requirement makes no sense for the device.
         """
         kinds = _requirements(self.subject.info.properties)
         if kinds.is_empty:
-            unjudged("the plugin declares none of the core's own kinds")
+            skip("the plugin declares none of the core's own kinds")
         backend = self.subject.backend()
         devices = [facts for facts, _ in self.all_devices()]
 
@@ -147,10 +147,10 @@ class MatchingRules(Rules):
 
     @rule
     def test_match_device_foreign(self) -> None:
-        """Requirements that the plugin cannot know are rejected with a reason.
+        """Requirements of kinds that the plugin does not know are rejected with a reason.
 
-        Mend: declare exactly the kinds that `kernels_match_device` understands, not a base class
-        of them; the core rejects all others.
+        Fix: declare exactly the kinds that `kernels_match_device` supports, not a base class of
+        them; the core rejects all others.
         """
         backend = self.subject.backend()
         foreign = [kind for kind in _KINDS if type(kind) not in backend.info.properties]
@@ -158,13 +158,13 @@ class MatchingRules(Rules):
             for required in foreign:
                 match = backend.match_device(required, facts)
                 if match.fits:
-                    broken(f"{required!r} fits {facts.name}")
+                    fail(f"{required!r} fits {facts.name}")
 
     @rule
     def test_match_archs_recorded(self, machine: RecordedMachine) -> None:
-        """Builds cover the recorded devices that are listed so, and no others.
+        """On the recorded devices, the architectures listed as fitting fit, and no others.
 
-        Mend: `kernels_match_archs`, or the list.
+        Fix: correct `kernels_match_archs`, or the list.
         """
         backend = self.subject.backend()
         for facts, expected in self.devices_of(machine):
@@ -174,9 +174,10 @@ class MatchingRules(Rules):
 
     @rule
     def test_match_archs_total(self) -> None:
-        """Every list of architectures has an answer, also names of the future and of others.
+        """Every list of architectures can be matched, including unknown and malformed names.
 
-        Mend: return `Match.no(reason)` for what is not understood, or ignore it beside what is.
+        Fix: return `Match.no(reason)` for names that are not understood, or ignore them if others
+        are.
         """
         backend = self.subject.backend()
         devices = self.all_devices()
@@ -201,32 +202,32 @@ class MatchingRules(Rules):
 
     @rule
     def test_answers_repeatable(self) -> None:
-        """Matching and selecting give the same answers again, and in every other process.
+        """Matching and selecting return the same results again, and in every other process.
 
-        Mend: do not rank by `hash`, `id`, the order of a set, chance or time: sort first.
+        Fix: do not rank by `hash`, `id`, the order of a set, random numbers or time: sort first.
         """
         questions, answers = self.questions(), self.answers()
         if not questions:
-            unjudged(NO_MACHINE)
+            skip(NO_MACHINE)
         for others in (self.answers(), self.fresh().answers):
             for question, answer, other in zip(questions, answers, others, strict=True):
                 if answer != other:
                     asked = reprlib.repr(question.arguments)
-                    broken(f"{question.hook}{asked}: {answer} here, {other} there")
+                    fail(f"{question.hook}{asked}: {answer} here, {other} there")
 
 
 def _check_fits(expected: ExpectedFits, entry: object, match: Match) -> None:
     if match.fits and entry not in expected.fits:
-        broken(f"{entry!r} fits with rank {match.rank}")
+        fail(f"{entry!r} fits with rank {match.rank}")
     if not match.fits and entry in expected.fits:
-        broken(f"{entry!r} does not fit: {match.reason}")
+        fail(f"{entry!r} does not fit: {match.reason}")
 
 
 def _check_order(fitting: Sequence[tuple[object, Match]]) -> None:
     for (better, match), (worse, other) in itertools.pairwise(fitting):
         if not match > other:
             has = f"has rank {other.rank}" if other.fits else f"does not fit: {other.reason}"
-            broken(f"{better!r} has rank {match.rank}, and {worse!r} {has}")
+            fail(f"{better!r} has rank {match.rank}, and {worse!r} {has}")
 
 
 def _is_core_range(kind: type[DeviceProperties]) -> bool:

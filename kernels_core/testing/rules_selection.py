@@ -1,4 +1,4 @@
-"""Rules about what a plugin brings along and how it chooses."""
+"""Rules about the kernels that a plugin provides, and how it orders candidates."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from kernels_core.hookspecs import SelectionRequest
 from kernels_core.layers.mapping import use_kernel_mapping
 from kernels_core.testing.base import Rules
 from kernels_core.testing.questions import MODES, candidates
-from kernels_core.testing.rule import broken, rule, unjudged
+from kernels_core.testing.rule import fail, rule, skip
 
 
 class SelectionRules(Rules):
@@ -15,10 +15,10 @@ class SelectionRules(Rules):
 
     @rule
     def test_select_permutes(self) -> None:
-        """`kernels_select` returns the candidates it was given in some order, or None.
+        """`kernels_select` returns the given candidates in some order, or None.
 
-        Mend: sort them, and leave none out and put none in: what does not fit was left out
-        before, and the last one serves when the others cannot be loaded.
+        Fix: only sort them. The core has left out those that do not fit, and uses later ones if
+        earlier ones cannot be loaded.
         """
         backend = self.subject.backend()
         for facts, expected in self.all_devices():
@@ -31,7 +31,7 @@ class SelectionRules(Rules):
     def test_bundled(self) -> None:
         """`kernels_bundled` returns a kernel mapping for the backend's own device type.
 
-        Mend: return `{layer name: {device: repository}}`, with the backend's name or a `Device`
+        Fix: return `{layer name: {device: repository}}`, with the backend's name or a `Device`
         of that type as the device, and repositories with a method `load`. Kernels for other
         devices belong to their plugins.
         """
@@ -39,6 +39,6 @@ class SelectionRules(Rules):
         try:
             use_kernel_mapping(mapping)
         except KernelsError as error:
-            broken(str(error))
+            fail(str(error))
         if not mapping:
-            unjudged("the plugin brings no kernels")
+            skip("the plugin provides no kernels")

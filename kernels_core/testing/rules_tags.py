@@ -12,9 +12,9 @@ from kernels_core.plugins.backend import Backend
 from kernels_core.plugins.discovery import discover
 from kernels_core.plugins.registration import load_backend
 from kernels_core.testing.base import Rules
-from kernels_core.testing.rule import broken, rule, unjudged
+from kernels_core.testing.rule import fail, rule, skip
 
-# A verdict must not depend on luck, so the examples are the same in every run.
+# The examples are the same in every run, so that results are reproducible.
 property_based = settings(
     max_examples=50,
     phases=[Phase.generate, Phase.shrink],
@@ -24,11 +24,11 @@ property_based = settings(
     report_multiple_bugs=False,
 )
 
-_FULL_WIDTH = str.maketrans("0123456789", "０１２３４５６７８９")  # noqa: RUF001
+_FULL_WIDTH = str.maketrans("0123456789", "０１２３４５６７８９")  # noqa: RUF001 # full-width digits on purpose
 
 
 def _variations(tag: str) -> Iterator[str]:
-    """Texts that look like a tag to a careless parser."""
+    """Texts that a careless parser would accept as a tag."""
     letters = tag.rstrip("0123456789")
     digits = tag[len(letters) :]
     yield from (tag.upper(), tag.capitalize(), f" {tag}", f"{tag} ", f"{tag}\n", f"{tag}\0")
@@ -39,7 +39,7 @@ def _variations(tag: str) -> Iterator[str]:
 
 
 class TagRules(Rules):
-    """What a plugin reads as a tag, and what it leaves alone."""
+    """Which tags a plugin parses, and which it rejects."""
 
     def valid_tags(self) -> list[str]:
         """The tags on all recorded machines."""
@@ -48,25 +48,25 @@ class TagRules(Rules):
 
     @rule
     def test_tags_valid(self) -> None:
-        """A tag of the backend is read, and written again it gives exactly the same text.
+        """A tag of the backend is parsed, and `str()` of the result is the same text.
 
-        Mend: return a `BackendTag` with the backend's name, whose prefix and version are the
-        text; `BackendTag.parse` reads tags of a prefix, a major and a minor version.
+        Fix: return a `BackendTag` with the backend's name, whose prefix and version make up the
+        text; `BackendTag.parse` parses tags of a prefix, a major and a minor version.
         """
         for text in self.valid_tags():
             tag = self.subject.backend().parse_tag(text)
             if tag is None:
-                broken(f"the recorded tag {text!r} is not read")
+                fail(f"the recorded tag {text!r} is not parsed")
             if tag != self.subject.backend().parse_tag(text):
-                broken(f"{text!r} was read as {tag!r} first and differently later")
+                fail(f"{text!r} was parsed as {tag!r} first, and differently later")
         if not self.valid_tags():
-            unjudged("no tag is recorded")
+            skip("no tag is recorded")
 
     @rule
     def test_tags_hostile(self) -> None:
-        """Any other text is None, or a tag that gives the text again; nothing makes it raise.
+        """Any other text gives None, or a tag whose `str()` is the same text, and no exception.
 
-        Mend: match the whole text, ASCII digits only (`re.fullmatch`, `[0-9]`), limit their
+        Fix: match the whole text, ASCII digits only (`re.fullmatch`, `[0-9]`), limit their
         number, and return None when `str(tag) != text`.
         """
         backend = self.subject.backend()
@@ -91,10 +91,10 @@ class TagRules(Rules):
 
     @rule
     def test_tags_unclaimed(self) -> None:
-        """No tag of the backend is read by another installed plugin, nor the other way round.
+        """No tag of the backend is parsed by another installed plugin, nor the other way round.
 
-        Mend: choose a prefix that is the backend's alone. When two plugins claim one tag,
-        neither can be used.
+        Fix: choose a prefix that no other backend uses. When two plugins claim one tag, neither
+        can be used.
         """
         own = self.subject.backend()
         for found in discover().plugins:
@@ -105,9 +105,9 @@ class TagRules(Rules):
                 names = [other.name, other.info.noarch_name, own.name, own.info.noarch_name]
                 for text in [*self.valid_tags(), *names]:
                     if other.parse_tag(text) and _claims(own, text):
-                        broken(f"{text!r} is claimed by {other.distribution} as well")
+                        fail(f"{text!r} is claimed by {other.distribution} as well")
             except PluginError:
-                continue  # that plugin's own kit is about that
+                continue  # its own conformance test is about that
 
 
 def _read(backend: Backend, text: str) -> None:
@@ -115,7 +115,7 @@ def _read(backend: Backend, text: str) -> None:
         backend.parse_tag(text)
     except PluginError as error:
         shown = repr(text if len(text) < 60 else f"{text[:30]}...{len(text)} characters")
-        broken(f"parse_tag({shown}): {error}")
+        fail(f"parse_tag({shown}): {error}")
 
 
 def _claims(backend: Backend, text: str) -> bool:

@@ -1,4 +1,4 @@
-"""The installed plugin that is judged: found and loaded as the core does it."""
+"""The installed plugin under test, found and loaded as the core does."""
 
 from __future__ import annotations
 
@@ -14,17 +14,13 @@ from kernels_core.plugins.discovery import FoundPlugin, PluginSource, discover
 from kernels_core.plugins.registration import load_backend, make_hooks
 
 STEPS = ("entry-point", "import", "hooks", "declaration")
-"""The rules that a plugin must keep before anything else can be asked of it, in this order."""
+"""The rules that a plugin must keep to be loaded at all, in this order."""
 
 _STEP_OF_PHASE = {"import": "import", "register": "hooks", "declare": "declaration"}
 
 
 class LoadingError(Exception):
-    """The plugin cannot be loaded.
-
-    Attributes:
-        step: the rule of `STEPS` that it breaks.
-    """
+    """The plugin cannot be loaded; `step` is the rule of `STEPS` that it breaks."""
 
     def __init__(self, step: str, problem: str) -> None:
         super().__init__(problem)
@@ -33,14 +29,7 @@ class LoadingError(Exception):
 
 @attrs.frozen
 class Subject:
-    """A plugin that was loaded.
-
-    Attributes:
-        source: entry point and distribution.
-        module: the module that implements the hooks.
-        info: what it declared.
-        hooks: its hooks, to be called with whatever arguments; the answers are checked.
-    """
+    """A loaded plugin; `hooks` can be called with any arguments, and their results are checked."""
 
     source: PluginSource
     module: ModuleType
@@ -48,19 +37,12 @@ class Subject:
     hooks: Hooks
 
     def backend(self) -> Backend:
-        """A new facade, which remembers nothing of an earlier machine."""
+        """A new facade, which has kept nothing of another machine."""
         return Backend(self.info, self.hooks)
 
 
 def find(plugin: str) -> FoundPlugin:
-    """Find the installed plugin of this name.
-
-    Args:
-        plugin: name of the entry point.
-
-    Raises:
-        LoadingError: it is not installed exactly once, or is switched off.
-    """
+    """Find the installed plugin of this name; `LoadingError` unless there is exactly one."""
     discovered = discover()
     found = [candidate for candidate in discovered.plugins if candidate.source.plugin == plugin]
     if len(found) == 1:
@@ -70,25 +52,13 @@ def find(plugin: str) -> FoundPlugin:
         raise LoadingError("entry-point", f"{len(found)} entry points have this name: {claims}.")
     for blocked in discovered.blocked:
         if blocked.plugin == plugin:
-            raise LoadingError("entry-point", f"it is switched off: {blocked.reason}.")
+            raise LoadingError("entry-point", f"it is disabled: {blocked.reason}.")
     names = ", ".join(sorted({one.source.plugin for one in discovered.plugins})) or "none"
     raise LoadingError("entry-point", f"no entry point has this name; there are: {names}.")
 
 
 def load(plugin: str) -> Subject:
-    """Find and load the installed plugin of this name.
-
-    Args:
-        plugin: name of the entry point.
-
-    Raises:
-        LoadingError: it is not installed exactly once, or the core refuses it.
-
-    Example:
-        >>> from kernels_core.plugins import registry
-        >>> all(load(name).info.api_version == 1 for name in registry().backends)
-        True
-    """
+    """Find and load the installed plugin of this name; `LoadingError` if the core refuses it."""
     found = find(plugin)
     try:
         backend = load_backend(found)

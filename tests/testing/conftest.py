@@ -1,4 +1,4 @@
-"""Copies of the real plugins, each installed by itself, and what the kit says of them."""
+"""Copies of the real plugins, each installed separately, and the results of the kit for them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ SOURCES = {
     "acme": ROOT / "tests/plugins/kernels-backend-acme",
 }
 
-# For the process that judges the copies of one plugin: the copy that is judged comes first on the
-# path, and is imported anew.
+# For the process that checks the copies of one plugin: the copy under test comes first on the path,
+# and is imported anew.
 CONFTEST = """
 import importlib, sys
 import pytest
@@ -45,7 +45,7 @@ def installed(request):
 
 
 Edit = tuple[str, str, str]
-"""File, the text that stands in it once ("" removes the file), and what stands there instead."""
+"""File, the text that it has once ("" removes the file), and its replacement."""
 
 
 def apply(edit: Edit, folder: Path) -> None:
@@ -113,14 +113,14 @@ def judge(folder: Path, path: Sequence[Path]) -> Verdicts:
 
 
 class Kit:
-    """Judges copies of plugins in a few processes: starting one takes longer than judging."""
+    """Checks copies of plugins in a few processes: starting one takes longer than the check."""
 
     def __init__(self, folder: Path):
         self._folder = folder
         self._futures: dict[str, Future[Verdicts]] = {}
 
     def start(self, copies: Mapping[str, tuple[str, Sequence[Edit]]]) -> None:
-        """Begin to judge copies, each of a plugin and with edits, by its name."""
+        """Begin to check copies, each of a plugin and with edits, by its name."""
         plugins = sorted({plugin for plugin, _ in copies.values()})
         groups: dict[str, dict[str, Path]] = {}
         for name, (plugin, edits) in copies.items():

@@ -1,4 +1,4 @@
-"""The kit on the real plugins, and on copies of them with one edit each: it sees exactly that."""
+"""The kit on the real plugins, and on copies of them with one edit each: it finds exactly that."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Breaker:
         rule: the one rule that it breaks.
         plugin: the plugin.
         file: name of the file.
-        old: a text that stands there once; "" removes the file.
-        new: what stands there instead.
+        old: a text that it has once; "" removes the file.
+        new: its replacement.
         found: a part of what the failure says was found.
         variant: tells breakers of one rule apart.
-        stated: the entry point that the conformance test names, where the edit renames it.
+        stated: the entry point in the conformance test, if the edit renames it.
     """
 
     rule: str
@@ -36,7 +36,7 @@ class Breaker:
 
     @property
     def edits(self) -> list[tuple[str, str, str]]:
-        """The edit, and what the conformance test has to say then."""
+        """The edit, and that of the conformance test."""
         edits = [(self.file, self.old, self.new)]
         if self.stated:
             old, new = f'plugin = "{self.plugin}"', f'plugin = "{self.stated}"'
@@ -97,7 +97,7 @@ BREAKERS = [
         "plugin.py",
         "api_version=1",
         'api_version=__import__("kernels_core").hookspecs.API_VERSION',
-        "with a core of another version it does not declare 1 any more",
+        "with a core of another API version, it no longer declares 1",
     ),
     Breaker(
         "name",
@@ -140,7 +140,7 @@ BREAKERS = [
         "plugin.py",
         'if text == "metal"',
         'if text == "metal4"',
-        "the recorded tag 'metal' is not read",
+        "the recorded tag 'metal' is not parsed",
     ),
     Breaker(
         "tags-hostile",
@@ -335,7 +335,7 @@ BREAKERS = [
         "    return Match(match.fits, (*match.rank, hash('tie')), match.reason)",
         "kernels_match_device",
     ),
-    # What it brings along.
+    # What it provides.
     Breaker(
         "select-permutes",
         "xpu",
@@ -395,7 +395,7 @@ def test_the_edit_breaks_the_rule_and_no_other(breaker: Breaker, judged) -> None
     broken = judged.broken_rules(breaker.copy)
     assert set(broken) == {breaker.rule}, "\n".join(broken.values())
     contract, _, rest = broken[breaker.rule].partition("found: ")
-    found, _, mend = rest.partition("mend: ")
+    found, _, fix = rest.partition("fix: ")
     assert f"breaks the rule {breaker.rule}." in contract
     assert breaker.found in found
-    assert mend.strip()
+    assert fix.strip()

@@ -27,7 +27,7 @@ def test_every_rule_is_listed_with_its_contract() -> None:
     rules = [name for name in dir(BackendConformance) if name.startswith("test_")]
     rows = set()
     for name in rules:
-        contract = inspect.getdoc(getattr(BackendConformance, name)).partition("\n\nMend:")[0]
+        contract = inspect.getdoc(getattr(BackendConformance, name)).partition("\n\nFix:")[0]
         rows.add((name.removeprefix("test_").replace("_", "-"), " ".join(contract.split())))
     table = PAGE.partition("## The rules")[2]
     assert set(re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", table, re.MULTILINE)) == rows

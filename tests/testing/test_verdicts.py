@@ -1,4 +1,4 @@
-"""What the kit says of plugins that it cannot judge by every rule."""
+"""What the kit reports for plugins that it cannot check with every rule."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from kernels_core.testing import BackendConformance
 from kernels_core.testing.machines import RecordedMachine
 
-NO_MACHINE = "no machine is recorded: state `hosts`"
+NO_MACHINE = "no machine is recorded: set `hosts`"
 RULES = [name for name in dir(BackendConformance) if name.startswith("test_")]
 
 
 def verdicts(conformance: BackendConformance) -> dict[str, str]:
-    """By name of a rule that is not kept: why, or why it cannot be judged."""
+    """By name of a rule that is broken or skipped: why."""
     found = {}
     for name in RULES:
         method = getattr(conformance, name)
@@ -26,7 +26,7 @@ def verdicts(conformance: BackendConformance) -> dict[str, str]:
     return found
 
 
-def test_without_recorded_machines_this_machine_is_judged() -> None:
+def test_without_recorded_machines_this_machine_is_checked() -> None:
     pytest.importorskip("torch")
 
     class NoHosts(BackendConformance):
@@ -41,7 +41,7 @@ def test_without_recorded_machines_this_machine_is_judged() -> None:
     }
 
 
-def test_of_a_plugin_that_is_not_there_only_that_is_said() -> None:
+def test_for_a_missing_plugin_every_other_rule_is_skipped() -> None:
     class Missing(BackendConformance):
         plugin = "teapot"
 
@@ -52,26 +52,26 @@ def test_of_a_plugin_that_is_not_there_only_that_is_said() -> None:
     assert found["test_import"] == "Skipped: the rule entry-point is broken"
 
 
-def test_a_plugin_that_is_switched_off_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    class SwitchedOff(BackendConformance):
+def test_a_disabled_plugin_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Disabled(BackendConformance):
         plugin = "cpu"
 
     monkeypatch.setenv("KERNELS_DISABLED_BACKENDS", "cpu")
     with pytest.raises(pytest.fail.Exception, match="KERNELS_DISABLED_BACKENDS lists 'cpu'"):
-        SwitchedOff().test_entry_point()
+        Disabled().test_entry_point()
 
 
-def test_a_rule_says_how_to_mend_what_breaks_it() -> None:
+def test_a_rule_says_how_to_fix_what_breaks_it() -> None:
     from kernels_core.testing.rule import rule
 
-    with pytest.raises(TypeError, match="does not say how to mend"):
+    with pytest.raises(TypeError, match="does not say how to fix"):
 
         @rule
         def test_silent(self) -> None:
             """The contract alone."""
 
 
-def test_a_probe_that_does_not_ask_the_recorded_machine_is_noticed() -> None:
+def test_a_probe_without_the_recorded_functions_is_an_error() -> None:
     class AnotherProbe(BackendConformance):
         plugin = "cuda"
         probe = "kernels_backend_cuda.facts"
