@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import attrs
 
+from kernels_core.check.facts.hub import fetched
+from kernels_core.check.facts.native import NativeBuild
 from kernels_core.check.facts.operators import Operators, PythonPackage
 from kernels_core.check.facts.python_files import PythonFile, read_python_file
-from kernels_core.check.facts.subject import Build, Repository, read_repository
+from kernels_core.check.facts.repository import Build, Entry, Repository, read_repository
+from kernels_core.check.native.reading import is_native, read_native
 from kernels_core.check.report import Finding, Report
-from kernels_core.check.rule import Problem, Rule, Scope, chosen_rules, judged
+from kernels_core.check.rule import Problem, Rule, Scope, judged
+from kernels_core.check.rules import selected_rules
+from kernels_core.check.rules.completeness import outdated
+from kernels_core.check.run.observe import observe
 from kernels_core.errors import CheckError
 
 Progress = Callable[[str, int, int], None]
@@ -64,7 +70,7 @@ def check(
         >>> [finding.rule.id for finding in check(build, select=["layout"]).findings]
         []
     """
-    rules = chosen_rules(select, ignore)
+    rules = selected_rules(select, ignore)
     patterns = tuple(variants)
     path = Path(subject).expanduser()
     if path.exists() and revision is not None:
@@ -78,8 +84,6 @@ def check(
         return attrs.evolve(report, root=str(repository.root))
     if path.exists():
         return _check_file(path, rules)
-    from kernels_core.check.facts.hub import fetched
-
     with fetched(str(subject), revision, patterns, progress) as repository:
         return _check_repository(repository, rules, run=run, progress=progress)
 
@@ -87,102 +91,32 @@ def check(
 def _check_repository(
     repository: Repository, rules: tuple[Rule, ...], *, run: bool, progress: Progress | None
 ) -> Report:
-    from kernels_core.check.rules.completeness import outdated
-
-    findings = [
-        Finding(rule, problem, _variant_of(problem, repository))
-        for rule, problem in judged(rules, Scope.REPOSITORY, repository)
-    ]
-    read: Counter[Scope] = Counter()
+    checked = _Checked(rules)
+    checked.judge_whole(Scope.REPOSITORY, repository, repository)
     count = sum(1 for build in repository.builds for _ in build.files())
-    done = 0
-    operators: list[Operators] = []
+    done = itertools.count()
     for build in repository.builds:
-        findings += _judge(rules, Scope.BUILD, build, build)
-        findings += _judge_files(build, rules, read, _from(progress, done, count), operators)
-        done += sum(1 for _ in build.files())
-    findings += [
-        Finding(rule, problem, _variant_of(problem, repository))
-        for rule, problem in judged(rules, Scope.PACKAGES, tuple(operators))
-    ]
-    not_judged: tuple[str, ...] = ()
-    if any(rule.family == "completeness" for rule in rules):
-        not_judged = outdated(repository, datetime.date.today())
-    to_run = {rule.id for rule in rules if rule.scope is Scope.RUN}
-    if run and to_run:
-        from kernels_core.check.run.facts import observe
-
-        observation = observe(repository, to_run)
-        findings += [
-            Finding(r, p, observation.variant) for r, p in judged(rules, Scope.RUN, observation)
-        ]
+        checked.judge(Scope.BUILD, build, build.name)
+        for entry in checked.judge_files(build):
+            if progress:
+                progress(entry.path, next(done), count)
+    checked.judge_whole(Scope.PACKAGES, tuple(checked.operators), repository)
+    not_judged = _not_judged(repository, rules)
+    if run and checked.judges(Scope.RUN):
+        observation = observe(repository, {rule.id for rule in rules if rule.scope is Scope.RUN})
+        checked.judge(Scope.RUN, observation, observation.variant)
         not_judged += observation.not_judged
     return Report(
         repository.subject,
-        tuple(sorted(findings, key=_place)),
+        tuple(sorted(checked.findings, key=_place)),
         tuple(build.name for build in repository.builds),
-        read[Scope.NATIVE],
-        read[Scope.PYTHON],
+        checked.native_modules,
+        checked.python_files,
         not_judged,
     )
 
 
-def _judge_files(
-    build: Build,
-    rules: tuple[Rule, ...],
-    read: Counter[Scope],
-    tell: Callable[[str, int], None],
-    operators: list[Operators],
-) -> Iterator[Finding]:
-    """Read the files of a build that some rule is about, each once, and judge them."""
-    from kernels_core.check.native.facts import NativeBuild
-    from kernels_core.check.native.reading import is_native, read_native
-
-    wanted = {rule.scope for rule in rules}
-    wants_native = not wanted.isdisjoint({Scope.NATIVE, Scope.NATIVE_BUILD})
-    wants_python = not wanted.isdisjoint({Scope.PYTHON, Scope.PACKAGE, Scope.PACKAGES})
-    device_code: set[str] = set()
-    python_files: list[PythonFile] = []
-    python_size = 0
-    for number, entry in enumerate(build.files()):
-        tell(entry.path, number)
-        file = build.directory / build.inner(entry)
-        if entry.name.endswith(".py"):
-            if wants_python:
-                read[Scope.PYTHON] += 1
-                python_files.append(read_python_file(entry.path, file, build, python_size))
-                python_size += entry.size
-                yield from _judge(rules, Scope.PYTHON, python_files[-1], build)
-        elif wants_native and is_native(file):
-            read[Scope.NATIVE] += 1
-            for module in read_native(entry.path, file, build):
-                yield from _judge(rules, Scope.NATIVE, module, build)
-                device_code.update(module.image.device_code if module.image else ())
-    native = NativeBuild(build, tuple(sorted(device_code)))
-    yield from _judge(rules, Scope.NATIVE_BUILD, native, build)
-    package = PythonPackage(build, tuple(python_files))
-    yield from _judge(rules, Scope.PACKAGE, package, build)
-    if Scope.PACKAGES in wanted:
-        operators.append(package.operators)
-
-
-def _from(progress: Progress | None, done: int, count: int) -> Callable[[str, int], None]:
-    """Progress within a build, of which `done` files of `count` came before."""
-
-    def tell(path: str, number: int) -> None:
-        if progress:
-            progress(path, done + number, count)
-
-    return tell
-
-
-def _place(finding: Finding) -> tuple[str, str, int]:
-    return finding.variant or "", finding.problem.path, finding.problem.line or 0
-
-
 def _check_file(path: Path, rules: tuple[Rule, ...]) -> Report:
-    from kernels_core.check.native.reading import is_native, read_native
-
     # Opening a named pipe would wait for somebody to write into it.
     if not path.is_file() or not is_native(path):
         raise CheckError(
@@ -190,21 +124,81 @@ def _check_file(path: Path, rules: tuple[Rule, ...]) -> Report:
             f"Windows, or a directory with a kernel repository.",
             path=path,
         )
-    findings: list[Finding] = []
-    for module in read_native(path.name, path, None):
-        findings += _judge(rules, Scope.NATIVE, module, None)
-    return Report(str(path), tuple(findings), native_modules=1, root=str(path.absolute().parent))
+    checked = _Checked(rules)
+    checked.judge_native(path.name, path, None)
+    root = str(path.absolute().parent)
+    return Report(str(path), tuple(checked.findings), native_modules=1, root=root)
 
 
-def _judge(
-    rules: tuple[Rule, ...], scope: Scope, facts: object, build: Build | None
-) -> Iterator[Finding]:
-    variant = build.name if build else None
-    return (Finding(rule, problem, variant) for rule, problem in judged(rules, scope, facts))
+@attrs.define
+class _Checked:
+    """What has been judged so far, and what was found."""
+
+    rules: tuple[Rule, ...]
+    findings: list[Finding] = attrs.field(factory=list)
+    native_modules: int = 0
+    python_files: int = 0
+    operators: list[Operators] = attrs.field(factory=list)
+
+    def judges(self, *scopes: Scope) -> bool:
+        return any(rule.scope in scopes for rule in self.rules)
+
+    def judge(self, scope: Scope, facts: object, variant: str | None) -> None:
+        for rule, problem in judged(self.rules, scope, facts):
+            self.findings.append(Finding(rule, problem, variant))
+
+    def judge_whole(self, scope: Scope, facts: object, repository: Repository) -> None:
+        """Judge facts about all builds; each problem may be in a single one."""
+        for rule, problem in judged(self.rules, scope, facts):
+            self.findings.append(Finding(rule, problem, _variant_of(problem, repository)))
+
+    def judge_files(self, build: Build) -> Iterator[Entry]:
+        """Read the files of a build that some rule is about, each once; yields each before."""
+        reads_native = self.judges(Scope.NATIVE, Scope.NATIVE_BUILD)
+        reads_python = self.judges(Scope.PYTHON, Scope.PACKAGE, Scope.PACKAGES)
+        device_code: set[str] = set()
+        python: list[PythonFile] = []
+        python_size = 0
+        for entry in build.files():
+            yield entry
+            file = build.directory / build.inner(entry)
+            if not entry.name.endswith(".py"):
+                if reads_native and is_native(file):
+                    device_code |= self.judge_native(entry.path, file, build)
+            elif reads_python:
+                python.append(read_python_file(entry.path, file, build, python_size))
+                python_size += entry.size
+                self.judge(Scope.PYTHON, python[-1], build.name)
+        self.python_files += len(python)
+        native = NativeBuild(build, tuple(sorted(device_code)))
+        self.judge(Scope.NATIVE_BUILD, native, build.name)
+        package = PythonPackage(build, tuple(python))
+        self.judge(Scope.PACKAGE, package, build.name)
+        if self.judges(Scope.PACKAGES):
+            self.operators.append(package.operators)
+
+    def judge_native(self, path: str, file: Path, build: Build | None) -> set[str]:
+        """Judge a file of native code. Returns which accelerators it has code for."""
+        self.native_modules += 1
+        device_code: set[str] = set()
+        for module in read_native(path, file, build):
+            self.judge(Scope.NATIVE, module, build.name if build else None)
+            device_code.update(module.image.device_code if module.image else ())
+        return device_code
+
+
+def _not_judged(repository: Repository, rules: tuple[Rule, ...]) -> tuple[str, ...]:
+    if any(rule.family == "completeness" for rule in rules):
+        return outdated(repository, datetime.date.today())
+    return ()
 
 
 def _variant_of(problem: Problem, repository: Repository) -> str | None:
-    """The build that a problem of the whole repository lies in, if it lies in one."""
+    """The build that a problem of the whole repository is in, if it is in one."""
     folder, _, inside = problem.path.partition("/")
     name = inside.partition("/")[0]
     return name if folder == "build" and name in repository.all_variants else None
+
+
+def _place(finding: Finding) -> tuple[str, str, int]:
+    return finding.variant or "", finding.problem.path, finding.problem.line or 0

@@ -22,17 +22,13 @@ that is made for hostile input.
 from __future__ import annotations
 
 import enum
-import importlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import attrs
 
 _F = TypeVar("_F", bound=Callable[[Any], Iterable["Problem"]])
-
-# The modules that hold rules, in the order in which they are listed.
-_MODULES = ("layout", "completeness", "metadata", "native", "python", "namespace", "layers", "run")
 
 _PARTS = ("Why", "Mend")
 
@@ -51,28 +47,28 @@ class Scope(enum.Enum):
     """What a rule judges, and so what its function is given."""
 
     REPOSITORY = "repository"
-    """`subject.Repository`, once."""
+    """`facts.repository.Repository`, once."""
 
     BUILD = "build"
-    """`subject.Build`, for each directory under `build/`."""
+    """`facts.repository.Build`, for each directory under `build/`."""
 
     NATIVE = "native module"
-    """`native.facts.NativeModule`, for each file of native code."""
+    """`facts.native.NativeModule`, for each file of native code."""
 
     NATIVE_BUILD = "native code of a build"
-    """`native.facts.NativeBuild`, for each build, after its files."""
+    """`facts.native.NativeBuild`, for each build, after its files."""
 
     PYTHON = "Python file"
-    """`python_files.PythonFile`, for each file of Python source that can be parsed."""
+    """`facts.python_files.PythonFile`, for each file of Python source that can be parsed."""
 
     PACKAGE = "Python of a build"
-    """`operators.PythonPackage`, for each build, after its files."""
+    """`facts.operators.PythonPackage`, for each build, after its files."""
 
     PACKAGES = "operators of all builds"
-    """A tuple of `operators.Operators`, once, after all builds."""
+    """A tuple of `facts.operators.Operators`, once, after all builds."""
 
     RUN = "run"
-    """`run_facts.Observation`, once, when the build for this machine is run."""
+    """`facts.observation.Observation`, once, when the build for this machine is run."""
 
 
 @attrs.frozen
@@ -120,7 +116,8 @@ class Rule:
         return self.id.partition("-")[0]
 
 
-_rules: dict[str, Rule] = {}
+registered: dict[str, Rule] = {}
+"""All rules whose modules were imported, by id; `rules.all_rules` imports every module."""
 
 
 def rule(scope: Scope, severity: Severity) -> Callable[[_F], _F]:
@@ -140,9 +137,9 @@ def rule(scope: Scope, severity: Severity) -> Callable[[_F], _F]:
         parts = dict(_part(text) for text in rest)
         if tuple(parts) != _PARTS or not demand:
             raise TypeError(f"the docstring of rule {name} must have a demand, 'Why:' and 'Mend:'")
-        if name in _rules:
+        if name in registered:
             raise TypeError(f"there are two rules {name}")
-        _rules[name] = Rule(
+        registered[name] = Rule(
             name, scope, severity, _one_line(demand), parts["Why"], parts["Mend"], judge
         )
         return judge
@@ -159,59 +156,6 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def all_rules() -> tuple[Rule, ...]:
-    """Every rule, family by family.
-
-    Example:
-        >>> from kernels_core.check import all_rules
-        >>> all_rules()[0].family
-        'layout'
-    """
-    for module in _MODULES:
-        importlib.import_module(f"kernels_core.check.rules.{module}")
-    return tuple(sorted(_rules.values(), key=_module))
-
-
-def _module(rule: Rule) -> int:
-    """The place of the module or package that a rule stands in, whichever was imported first."""
-    name = rule.judge.__module__.removeprefix("kernels_core.check.rules.")
-    return _MODULES.index(name.partition(".")[0])
-
-
-def chosen_rules(select: Iterable[str] = (), ignore: Iterable[str] = ()) -> tuple[Rule, ...]:
-    """The rules to judge by.
-
-    Args:
-        select: ids or families; empty for all rules.
-        ignore: ids or families to leave out of these.
-
-    Raises:
-        ValueError: there is no such rule or family.
-
-    Example:
-        >>> from kernels_core.check.rule import chosen_rules
-        >>> {rule.family for rule in chosen_rules(["layout", "metadata"], ["layout"])}
-        {'metadata'}
-    """
-    rules = all_rules()
-    known = {name for each in rules for name in (each.id, each.family)}
-    wanted, unwanted = set(select), set(ignore)
-    for name in sorted((wanted | unwanted) - known):
-        raise ValueError(f"there is no rule or family {name!r}; {_near(name, known)}")
-    return tuple(
-        each
-        for each in rules
-        if (not wanted or {each.id, each.family} & wanted) and not {each.id, each.family} & unwanted
-    )
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(name, known)
-    return f"did you mean {' or '.join(near)}?" if near else "--list-rules shows them"
-
-
 def judged(rules: Iterable[Rule], scope: Scope, facts: object) -> Iterator[tuple[Rule, Problem]]:
     """Judge facts by those of the rules that are for their scope.
 
@@ -224,3 +168,20 @@ def judged(rules: Iterable[Rule], scope: Scope, facts: object) -> Iterator[tuple
         if each.scope is scope:
             for problem in each.judge(facts):
                 yield each, problem
+
+
+def some(names: Sequence[str], most: int = 8) -> str:
+    """Names in a sentence, the first few of many.
+
+    Args:
+        names: the names.
+        most: how many of them to write.
+
+    Example:
+        >>> some(["a", "b", "c", "d"]), some(["a", "b", "c", "d"], 3), some([])
+        ('a, b, c, d', 'a, b, c and 1 more', 'nothing in particular')
+    """
+    if not names:
+        return "nothing in particular"
+    listed = ", ".join(names[:most])
+    return listed if len(names) <= most else f"{listed} and {len(names) - most} more"

@@ -8,8 +8,10 @@ It is written from the rules themselves:
 from __future__ import annotations
 
 import functools
+from importlib.metadata import PackageNotFoundError, metadata
 
-from kernels_core.check.rule import Rule, Severity, all_rules
+from kernels_core.check.rule import Rule, Severity
+from kernels_core.check.rules import all_rules
 
 PAGE = "docs/check-rules.md"
 
@@ -60,8 +62,6 @@ def address(rule: Rule) -> str | None:
 @functools.cache
 def _pages() -> str | None:
     """The address that paths of the documentation are relative to, from the package's metadata."""
-    from importlib.metadata import PackageNotFoundError, metadata
-
     try:
         urls = metadata("kernels-core").get_all("Project-URL") or []
     except PackageNotFoundError:

@@ -16,7 +16,8 @@ import click
 
 from kernels_core.check.checking import check
 from kernels_core.check.report import Report
-from kernels_core.check.rule import Rule, all_rules, chosen_rules
+from kernels_core.check.rule import Rule
+from kernels_core.check.rules import all_rules, selected_rules
 from kernels_core.cli.check_formats import as_github, as_json, as_sarif, rule_as_json
 from kernels_core.cli.check_text import as_text, printable
 from kernels_core.cli.output import as_table
@@ -52,7 +53,7 @@ def checked(subject: str, *, select: Iterable[str], ignore: Iterable[str], **how
     """
     select, ignore = names(select), names(ignore)
     try:
-        chosen_rules(select, ignore)
+        selected_rules(select, ignore)
     except ValueError as error:
         raise click.UsageError(f"{error}.") from None
     try:

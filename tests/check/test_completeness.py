@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kernels_core.check import check
-from kernels_core.check.facts.subject import read_repository
+from kernels_core.check.facts.repository import read_repository
 from kernels_core.check.rules.completeness import outdated
 from kernels_core.check.tables import table
 

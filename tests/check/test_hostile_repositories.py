@@ -114,7 +114,7 @@ def test_directories_nested_as_deep_as_they_go() -> None:
 
 
 def test_far_too_many_files_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("kernels_core.check.facts.subject._MAX_ENTRIES", 10)
+    monkeypatch.setattr("kernels_core.check.facts.repository._MAX_ENTRIES", 10)
     build = tmp_path / "build" / "torch-cpu"
     build.mkdir(parents=True)
     for number in range(11):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kernels_core.check import check
-from kernels_core.check.rules.namespace import unique_part
+from kernels_core.check.facts.operators import unique_part
 
 MakeBuild = Callable[..., Path]
 

@@ -11,7 +11,7 @@ from check import native_files as files
 from check.native_files import MODULE, Zig, command, for_release, macho
 
 from kernels_core.check import check
-from kernels_core.check.native.facts import MachOImage
+from kernels_core.check.facts.native import MachOImage
 from kernels_core.check.native.reading import read_native
 
 CPU = "torch213-cpu-aarch64-darwin"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from check.native_files import MODULE, Zig, pe
 
-from kernels_core.check.native.facts import PeImage
+from kernels_core.check.facts.native import PeImage
 from kernels_core.check.native.reading import read_native
 
 CPU = "torch213-cpu-x86_64-windows"

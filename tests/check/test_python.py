@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kernels_core.check import Finding, check
 from kernels_core.check.facts.python_files import read_python_file
-from kernels_core.check.facts.subject import read_repository
+from kernels_core.check.facts.repository import read_repository
 
 MakeBuild = Callable[..., Path]
 Judge = Callable[..., list[Finding]]

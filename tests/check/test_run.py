@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kernels_core.check import Report, check
-from kernels_core.check.run import facts as run_facts
+from kernels_core.check.run import observe
 
 pytest.importorskip("torch")
 
@@ -160,7 +160,7 @@ def test_the_line_of_the_kernel_that_raised_is_named(run: RunBuild) -> None:
 
 
 def test_a_kernel_that_hangs_is_ended(run: RunBuild, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_facts, "_LOADING_LIMIT", 4)
+    monkeypatch.setattr(observe, "_LOADING_LIMIT", 4)
     code = "import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', "
     code += "'import time; time.sleep(60)'])\ntime.sleep(60)\n"
     rule, message = only(run({"__init__.py": code}))

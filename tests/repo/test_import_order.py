@@ -34,14 +34,23 @@ DEVICE_FAMILY = re.compile(
 FIXED_NAMES = re.compile(r"CUDAProperties|ROCMProperties")
 
 
-def rows() -> list[list[str]]:
+def rows(heading: str = "## Import order") -> list[list[str]]:
     """The modules and packages in each row of the architecture's table, in the order of rows."""
-    table = PAGE.read_text("utf-8").partition("## Import order")[2].partition("\n#")[0]
+    table = PAGE.read_text("utf-8").partition(f"{heading}\n")[2].partition("\n#")[0]
     cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     return [re.findall(r"`(\w+?)(?:\.py|/)`", cell) for cell in cells]
 
 
 ROW = {part: number for number, parts in enumerate(rows()) for part in parts}
+
+# Packages with an order of their own inside.
+INSIDE = {
+    "check": {
+        part: number
+        for number, parts in enumerate(rows("### The parts of `check/`"))
+        for part in parts
+    }
+}
 
 
 def modules() -> list[str]:
@@ -51,9 +60,9 @@ def modules() -> list[str]:
     return [name for name in names if name != "kernels_core/__init__.py"]
 
 
-def part_of(module: str) -> str:
+def part_of(module: str, depth: int = 1) -> str:
     """The module or package directly below kernels_core that a file or dotted name belongs to."""
-    return re.split(r"[./]", module)[1]
+    return [*re.split(r"[./]", module.removesuffix(".py")), "__init__"][depth]
 
 
 def is_module(dotted: str) -> bool:
@@ -87,8 +96,11 @@ def complaint(file: str, imported: str) -> str | None:
         return None
     if imported == "kernels_core":
         return "import from the module that defines the name, not from the package"
-    target = part_of(imported)
-    if target == part or ROW[target] < ROW[part]:
+    row, target = ROW, part_of(imported)
+    if target == part and part in INSIDE:
+        row, part, target = INSIDE[part], part_of(file, 2), part_of(imported, 2)
+        row = {**row, "__init__": len(row)}
+    if target == part or row[target] < row[part]:
         return None
     return f"{target} does not stand above {part} in the table of {PAGE.name}"
 
@@ -127,6 +139,12 @@ def named_families(tree: ast.AST) -> list[str]:
 def test_every_module_stands_in_the_table_once() -> None:
     listed = [part for parts in rows() for part in parts]
     assert sorted(listed) == sorted({part_of(module.removesuffix(".py")) for module in modules()})
+
+
+def test_every_module_of_a_package_with_an_order_stands_in_its_table_once() -> None:
+    for package, row in INSIDE.items():
+        inside = {part_of(name, 2) for name in modules() if part_of(name) == package}
+        assert sorted(row) == sorted(inside - {"__init__"})
 
 
 @pytest.mark.parametrize("file", modules())
@@ -169,6 +187,9 @@ def test_no_core_module_names_a_device_family(file: str) -> None:
         ("kernels_core/layers/candidates.py", "from kernels_backend_cpu import plugin"),
         ("kernels_core/device.py", "from kernels_core.layers.mapping import DeviceRepositories"),
         ("kernels_core/hub/install.py", "from kernels_core.locks.lock import Lock"),
+        ("kernels_core/check/run/observe.py", "from kernels_core.check.rules import layout"),
+        ("kernels_core/check/rules/run.py", "from kernels_core.check.native.elf import read"),
+        ("kernels_core/check/facts/hub.py", "from kernels_core.check import check"),
     ],
 )
 def test_a_forbidden_import_is_noticed(file: str, code: str) -> None:
@@ -181,6 +202,7 @@ def test_a_forbidden_import_is_noticed(file: str, code: str) -> None:
         ("kernels_core/mode.py", "from kernels_core.errors import InvalidModeError"),
         ("kernels_core/plugins/registry.py", "from kernels_core.plugins.backend import Backend"),
         ("kernels_core/layers/candidates.py", "from .mapping import Entry"),
+        ("kernels_core/check/rules/layout.py", "from kernels_core.check.rule import Rule"),
     ],
 )
 def test_an_allowed_import_is_no_complaint(file: str, code: str) -> None:

@@ -10,10 +10,10 @@ import contextlib
 import errno
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
 
-from kernels_core.check.facts.subject import HubFacts, Repository, read_repository
+from kernels_core.check.facts.build_names import is_selected
+from kernels_core.check.facts.repository import HubFacts, Repository, read_repository
 from kernels_core.errors import CheckError, KernelsError
 from kernels_core.hub.answers import TreeFile
 from kernels_core.hub.client import HubClient, client
@@ -100,8 +100,7 @@ def _download(
     places: list[TreeFile] = []
     for file in listing.files:
         variant, _, inside = file.path.removeprefix("build/").partition("/")
-        wanted = not variants or any(fnmatchcase(variant, pattern) for pattern in variants)
-        if inside and not wanted:
+        if inside and not is_selected(variant, variants):
             (folder / "build" / variant).mkdir(exist_ok=True)
         elif reason := _make_place(folder / file.path):
             unwritable.append((file.path, reason))

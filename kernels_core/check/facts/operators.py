@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import fnmatch
 import functools
+import re
 from collections.abc import Iterator
 
 import attrs
@@ -12,10 +13,8 @@ import attrs
 from kernels_core.check.facts.constants import UNKNOWN, Constants, Scope
 from kernels_core.check.facts.imports import bindings, dotted
 from kernels_core.check.facts.python_files import PythonFile
-from kernels_core.check.facts.subject import Build
+from kernels_core.check.facts.repository import Build
 from kernels_core.check.tables import table
-
-_NATIVE_SUFFIXES = (".so", ".pyd", ".dylib", ".dll")
 
 # In torch.library; those whose first argument is the name of an operator, "namespace::name".
 _REGISTER = frozenset(
@@ -33,6 +32,14 @@ _REGISTER = frozenset(
         "triton_op",
     }
 )
+
+
+_HASH = re.compile(r"[0-9a-f]{6,64}")
+_WITH_DIGITS = re.compile(r"(?=.*[a-z])(?=.*[0-9])[a-z0-9]{6,64}")
+# Such as float16, torch213, sm90a, v20250101.
+_WORD_WITH_NUMBER = re.compile(r"[a-z]{1,9}[0-9]{1,4}[a-z]?|v[0-9]+|[0-9]+[a-z]{1,4}")
+# No letters but those of random texts follow each other so.
+_NO_WORD = re.compile(r"(?=.{10})[a-z]*([bcdfghjklmnpqrstvwxz]{4}|q[^u]|[jvwxz]{2})[a-z]*")
 
 
 @attrs.frozen(slots=False)
@@ -107,6 +114,24 @@ class Operators:
         return (declared,) if own else ()
 
 
+def unique_part(namespace: str) -> str:
+    """The part of a namespace that tells builds apart; "" when there is none.
+
+    Args:
+        namespace: the namespace.
+
+    Example:
+        >>> unique_part("_activation_605f22e"), unique_part("_activation_v2")
+        ('605f22e', '')
+    """
+    last = re.split(r"[_*]", namespace.removesuffix("_dirty"))[-1]
+    text = last.lower()
+    if _HASH.fullmatch(text):
+        return last
+    random = _WITH_DIGITS.fullmatch(text) and not _WORD_WITH_NUMBER.fullmatch(text)
+    return last if random or _NO_WORD.fullmatch(text) else ""
+
+
 def _operators_of(package: PythonPackage) -> Operators:
     files = {_module(file): file for file in package.files}
     constants = Constants({name: file.tree for name, file in files.items()})
@@ -116,9 +141,8 @@ def _operators_of(package: PythonPackage) -> Operators:
         for namespace, line, registers in _named(file.tree, Scope(name), constants)
         if namespace != UNKNOWN
     ]
-    native = any(entry.name.endswith(_NATIVE_SUFFIXES) for entry in package.build.files())
     kept = tuple(use for use in uses if use.registers or not use.of_torch)
-    return Operators(package.build, kept, native)
+    return Operators(package.build, kept, package.build.has_native_code)
 
 
 def _module(file: PythonFile) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import attrs
 
 from kernels_core.check.facts.python_walk import OLDEST
-from kernels_core.check.facts.subject import Build
+from kernels_core.check.facts.repository import Build
 from kernels_core.check.facts.syntax import NewSyntax, newer_syntax
 
 _MAX_SIZE = 4 << 20

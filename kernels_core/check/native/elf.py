@@ -17,10 +17,16 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.enums import ENUM_D_TAG
 
+from kernels_core.check.facts.native import ElfImage, Image, VersionNeed
 from kernels_core.check.native.device_code import read_device_code
-from kernels_core.check.native.facts import ElfImage, Image, VersionNeed
-from kernels_core.check.native.names import MAX_SYMBOLS, Budget, decoded
-from kernels_core.check.native.source import Source, UnreadableError, opened
+from kernels_core.check.native.source import (
+    MAX_SYMBOLS,
+    Budget,
+    Source,
+    UnreadableError,
+    decoded,
+    opened,
+)
 
 # torch's largest libraries have 10 segments, 30 dynamic tags and 60 needed versions.
 MAX_SEGMENTS = 1_000

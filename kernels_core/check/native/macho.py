@@ -12,10 +12,9 @@ from typing import Any
 
 from macholib import mach_o
 
-from kernels_core.check.native.facts import Image, MachOImage
+from kernels_core.check.facts.native import Image, MachOImage
 from kernels_core.check.native.macho_symbols import TABLES, read_symbols
-from kernels_core.check.native.names import decoded
-from kernels_core.check.native.source import Source, UnreadableError, opened
+from kernels_core.check.native.source import Source, UnreadableError, decoded, opened
 
 # torch's largest library has 60 load commands; files for several architectures have two or three.
 MAX_COMMANDS = 10_000

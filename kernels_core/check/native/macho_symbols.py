@@ -14,8 +14,7 @@ from typing import Any
 import attrs
 from macholib import mach_o
 
-from kernels_core.check.native.names import Budget, decoded
-from kernels_core.check.native.source import UnreadableError
+from kernels_core.check.native.source import Budget, UnreadableError, decoded
 
 Read = Callable[[int, int, str], bytes]
 

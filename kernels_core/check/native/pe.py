@@ -15,10 +15,9 @@ from typing import Any
 import attrs
 import pefile
 
+from kernels_core.check.facts.native import Image, PeImage
 from kernels_core.check.native.device_code import read_device_code
-from kernels_core.check.native.facts import Image, PeImage
-from kernels_core.check.native.names import Budget, decoded
-from kernels_core.check.native.source import Source, UnreadableError, opened
+from kernels_core.check.native.source import Budget, Source, UnreadableError, decoded, opened
 
 MAX_LIBRARIES = 10_000
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from kernels_core.check.facts.subject import Build
-from kernels_core.check.native.extra import extra
-from kernels_core.check.native.facts import Image, NativeModule
+from kernels_core.check.extra import extra
+from kernels_core.check.facts.native import Image, NativeModule
+from kernels_core.check.facts.repository import NATIVE_SUFFIXES, Build
 from kernels_core.check.native.source import UnreadableError
 from kernels_core.check.tables import table
 from kernels_core.variants.names import NativeVariant
@@ -25,9 +25,6 @@ _MAGIC = {
     b"\xca\xfe\xba\xbf": "macho",
     b"PE\0\0": "pe",  # where the header of DOS points to
 }
-
-# What a loader takes for native code, whatever is in it.
-_SUFFIXES = (".so", ".dylib", ".pyd", ".dll")
 
 # What says that a file is a library: ET_DYN of ELF, MH_DYLIB and MH_BUNDLE of Mach-O, a bit of PE.
 _DYNAMIC = 3
@@ -103,7 +100,7 @@ def _format(file: Path) -> str | None:
 
 
 def _named_like_library(file: Path) -> bool:
-    return file.name.lower().endswith(_SUFFIXES)
+    return file.name.lower().endswith(NATIVE_SUFFIXES)
 
 
 def _is_elf_library(start: bytes) -> bool:

@@ -12,13 +12,17 @@ from typing import Any
 
 import attrs
 
-from kernels_core.check.facts.backends import backend_of, backend_text
-from kernels_core.check.facts.subject import Repository
+from kernels_core.check.facts.build_names import (
+    SYSTEMS_WITH_CXX_TAG,
+    backend_of,
+    backend_text,
+    read_name,
+)
+from kernels_core.check.facts.repository import Repository
 from kernels_core.check.rule import Problem, Scope, Severity, rule
-from kernels_core.check.rules.layout import SYSTEMS_WITH_CXX_TAG
 from kernels_core.check.tables import table
 from kernels_core.errors import VariantNameError
-from kernels_core.variants.names import NativeVariant, Torch, TorchStableAbi, TvmFfi, Variant, parse
+from kernels_core.variants.names import NativeVariant, Torch, TorchStableAbi, TvmFfi
 
 # torch has a release about every three months, so by then another list holds.
 _GOOD_FOR_MONTHS = 9
@@ -85,16 +89,12 @@ def outdated(repository: Repository, today: datetime.date) -> tuple[str, ...]:
 def _native(names: Iterable[str]) -> Iterator[NativeVariant]:
     for name in names:
         try:
-            variant: Variant = parse(name, _no_plugin)
+            variant = read_name(name)
         except VariantNameError:
             continue
         # Builds for another framework than torch have lists of their own.
         if isinstance(variant, NativeVariant) and not isinstance(variant.framework, TvmFfi):
             yield variant
-
-
-def _no_plugin(_: str) -> None:
-    return None
 
 
 def _platform(variant: NativeVariant) -> _Platform:
@@ -113,7 +113,7 @@ def _required(
         for release in sorted(current & _releases(entry.get("torch", content["torch"]))):
             abi = _ABI_TAG if platform.os in SYSTEMS_WITH_CXX_TAG else ""
             name = f"torch{release[0]}{release[1]}{abi}-{entry['tag']}-{platform.cpu}-{platform.os}"
-            variant = parse(name, _no_plugin)
+            variant = read_name(name)
             if isinstance(variant, NativeVariant) and _platform(variant) == platform:
                 yield name, variant
 

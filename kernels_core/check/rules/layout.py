@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from kernels_core.check.facts.backends import backend_text, misspelt
-from kernels_core.check.facts.subject import Build, Entry, Kind, Repository
+from kernels_core.check.facts.build_names import SYSTEMS_WITH_CXX_TAG, backend_text, misspelt
+from kernels_core.check.facts.repository import Build, Entry, Kind, Repository
 from kernels_core.check.rule import Problem, Scope, Severity, rule
 from kernels_core.repository.integrity import is_bytecode
 from kernels_core.repository.paths import collisions, is_safe
@@ -16,9 +16,6 @@ _BYTECODE_FOLDER = "__pycache__"
 
 # What a variant directory of the older layout has beside its package.
 _BESIDE_PACKAGE = frozenset({"metadata.json", "metadata.json.sigstore", _BYTECODE_FOLDER})
-
-SYSTEMS_WITH_CXX_TAG = ("linux",)
-"""Where the names of builds for a release of torch say its C++ ABI."""
 
 _NEVER_RIGHT = (Kind.LINK, Kind.OTHER)
 

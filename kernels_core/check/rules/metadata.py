@@ -7,8 +7,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from kernels_core.check.facts.backends import backend_of, backend_text, names_of
-from kernels_core.check.facts.subject import Build, Repository
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from kernels_core.check.facts.build_names import backend_of, backend_text, names_of
+from kernels_core.check.facts.repository import Build, Repository
 from kernels_core.check.rule import Problem, Scope, Severity, rule
 from kernels_core.repository.integrity import is_bytecode
 from kernels_core.repository.metadata import Metadata
@@ -242,9 +245,6 @@ def _path(build: Build) -> str:
 
 
 def _twice(metadata: Metadata) -> Iterator[tuple[str, str]]:
-    from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
-
     packages = (canonicalize_name(Requirement(text).name) for text in metadata.python_depends)
     kernels = (dependency.repo_id for dependency in metadata.kernel_depends)
     yield from (("python-depends", name) for name in _repeated(packages))

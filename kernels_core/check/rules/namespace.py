@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from packaging.requirements import Requirement
+
 from kernels_core.check.facts.constants import UNKNOWN
-from kernels_core.check.facts.operators import Operators, PythonPackage
-from kernels_core.check.facts.subject import Build
+from kernels_core.check.facts.operators import Operators, PythonPackage, unique_part
+from kernels_core.check.facts.repository import Build
 from kernels_core.check.rule import Problem, Scope, Severity, rule
 from kernels_core.variants.names import (
     UNIVERSAL,
@@ -21,12 +23,6 @@ from kernels_core.variants.names import (
 # What a process may use beside any one other backend.
 _BESIDE_OTHERS = ("cpu", UNIVERSAL)
 
-_HASH = re.compile(r"[0-9a-f]{6,64}")
-_WITH_DIGITS = re.compile(r"(?=.*[a-z])(?=.*[0-9])[a-z0-9]{6,64}")
-# Such as float16, torch213, sm90a, v20250101.
-_WORD_WITH_NUMBER = re.compile(r"[a-z]{1,9}[0-9]{1,4}[a-z]?|v[0-9]+|[0-9]+[a-z]{1,4}")
-# No letters but those of random texts follow each other so.
-_NO_WORD = re.compile(r"(?=.{10})[a-z]*([bcdfghjklmnpqrstvwxz]{4}|q[^u]|[jvwxz]{2})[a-z]*")
 _VERSION = re.compile(r"v[0-9]+|[0-9]{1,3}")
 
 
@@ -119,24 +115,6 @@ def namespace_shared(builds: tuple[Operators, ...]) -> Iterator[Problem]:
                 break
 
 
-def unique_part(namespace: str) -> str:
-    """The part of a namespace that tells builds apart; "" when there is none.
-
-    Args:
-        namespace: the namespace.
-
-    Example:
-        >>> unique_part("_activation_605f22e"), unique_part("_activation_v2")
-        ('605f22e', '')
-    """
-    last = re.split(r"[_*]", namespace.removesuffix("_dirty"))[-1]
-    text = last.lower()
-    if _HASH.fullmatch(text):
-        return last
-    random = _WITH_DIGITS.fullmatch(text) and not _WORD_WITH_NUMBER.fullmatch(text)
-    return last if random or _NO_WORD.fullmatch(text) else ""
-
-
 def _at(operators: Operators, namespace: str, message: str) -> Problem:
     """Where a namespace is declared, or else used first."""
     build = operators.build
@@ -151,8 +129,6 @@ def _shown(namespace: str) -> str:
 
 
 def _module_name(requirement: str) -> str:
-    from packaging.requirements import Requirement
-
     return Requirement(requirement).name.replace("-", "_").lower()
 
 

@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterator
 
 import attrs
+from packaging.requirements import Requirement
 
 from kernels_core.check.facts.imports import Import, imports_of
 from kernels_core.check.facts.new_names import newer_names
 from kernels_core.check.facts.python_files import PythonFile
-from kernels_core.check.facts.subject import Build
+from kernels_core.check.facts.repository import Build
 from kernels_core.check.facts.unions import evaluated_unions
 from kernels_core.check.rule import Problem, Scope, Severity, rule
 from kernels_core.check.tables import table
@@ -207,8 +208,6 @@ def _known(build: Build) -> _Known:
 
 
 def _allowed(build: Build) -> frozenset[str]:
-    from packaging.requirements import Requirement
-
     python, distributions = table("python"), table("distributions")
     # What came later is for python-too-new to judge.
     found = {*python["standard_library"], *python["new_modules"], *distributions["with_torch"]}

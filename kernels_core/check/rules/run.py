@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from packaging.requirements import Requirement
+
+from kernels_core.check.facts.observation import Observation
 from kernels_core.check.rule import Problem, Scope, Severity, rule
-from kernels_core.check.run.facts import Observation
 
 
 @rule(Scope.RUN, Severity.ERROR)
@@ -41,8 +43,6 @@ def run_namespace(observation: Observation) -> Iterator[Problem]:
 
     Mend: register all operators in the namespace that `metadata.json` declares as `id`.
     """
-    from packaging.requirements import Requirement
-
     known = {Requirement(each).name.replace("-", "_") for each in observation.dependencies}
     known.add(str(observation.declared))
     for namespace in observation.namespaces if observation.declared else ():

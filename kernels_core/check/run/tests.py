@@ -18,7 +18,7 @@ _CONFIGURATIONS = ("pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini")
 Tell = Callable[..., None]
 
 
-def run(root: Path, names: Sequence[str], module: ModuleType, tell: Tell) -> None:
+def run_tests(root: Path, names: Sequence[str], module: ModuleType, tell: Tell) -> None:
     """Run the tests in `tests`, and tell what came of each.
 
     Args:
@@ -27,7 +27,7 @@ def run(root: Path, names: Sequence[str], module: ModuleType, tell: Tell) -> Non
         module: the kernel.
         tell: is told of `test` and `uncollected`, and at the end of `tested`.
     """
-    import pytest
+    import pytest  # optional: without it, everything else is tried
 
     sys.meta_path.insert(0, _Alias(names, module))
     configuration = _configuration(root)

@@ -1,23 +1,9 @@
-"""The rules about native code."""
+"""The rules about native code.
 
-from kernels_core.check.rules.native import (
-    device,
-    elf,
-    libraries,
-    macho,
-    pe,
-    platform,
-    python_abi,
-    torch_abi,
-)
-
-__all__ = [
-    "device",
-    "elf",
-    "libraries",
-    "macho",
-    "pe",
-    "platform",
-    "python_abi",
-    "torch_abi",
-]
+platform        it can be read, and is for the machines that its variant names
+libraries       the dynamic libraries that it needs
+elf, macho, pe  what only Linux, macOS and Windows demand
+python_abi      what it uses of Python
+torch_abi       what it uses of torch
+device          its code for accelerators
+"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from kernels_core.check.native.facts import NativeBuild
+from kernels_core.check.facts.native import NativeBuild
 from kernels_core.check.rule import Problem, Scope, Severity, rule
 
 # An architecture that is a version: "8.0", "9.0a", "10.0+PTX". Others are names: "gfx942".

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kernels_core.check.native.facts import ElfImage, NativeModule, VersionNeed
-from kernels_core.check.rule import Problem, Scope, Severity, rule
-from kernels_core.check.rules.native.wording import some
+from kernels_core.check.facts.native import ElfImage, NativeModule, VersionNeed
+from kernels_core.check.rule import Problem, Scope, Severity, rule, some
 from kernels_core.check.tables import table
 
 # What the linker notes beside packed relocations, so that an old loader refuses them.

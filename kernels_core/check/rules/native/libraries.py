@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
-from kernels_core.check.native.facts import Image, NativeModule
+from kernels_core.check.facts.native import Image, NativeModule, is_libpython
 from kernels_core.check.rule import Problem, Scope, Severity, rule
-from kernels_core.check.rules.native.python_abi import is_libpython
 from kernels_core.check.tables import table
 from kernels_core.variants.names import NativeVariant, TvmFfi, Variant
 
@@ -30,7 +29,7 @@ def native_libraries(module: NativeModule) -> Iterator[Problem]:
     image = module.image
     if image is None or image.os not in table("libraries"):
         return
-    variant = module.build.variant if module.build else None
+    variant = module.variant
     allowed, known = _allowed(image, variant)
     section = table("libraries")[image.os]
     for library in dict.fromkeys(image.libraries):
@@ -61,6 +60,6 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _expected(module: NativeModule) -> str:
-    variant = module.build.variant if module.build else None
+    variant = module.variant
     what = f"of {variant.tag} " if isinstance(variant, NativeVariant) else ""
     return f"which is no library {what}that comes with torch, nor the runtime of C or C++"

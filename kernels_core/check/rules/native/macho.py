@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from kernels_core.check.native.facts import MachOImage, NativeModule
+from kernels_core.check.facts.native import MachOImage, NativeModule
 from kernels_core.check.rule import Problem, Scope, Severity, rule
 from kernels_core.check.tables import table
 from kernels_core.variants.names import NativeVariant
@@ -108,7 +108,7 @@ def _image(module: NativeModule) -> MachOImage | None:
 def _newest(module: NativeModule) -> str:
     """The newest deployment target that a file may have."""
     policy = table("macos")
-    variant = module.build.variant if module.build else None
+    variant = module.variant
     for backend in policy["backends"]:
         # Of a file by itself nobody knows which backend it is for.
         if variant is None or (

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from kernels_core.check.native.facts import NativeModule, PeImage
+from kernels_core.check.facts.native import NativeModule, PeImage
 from kernels_core.check.rule import Problem, Scope, Severity, rule
 from kernels_core.check.tables import table
 

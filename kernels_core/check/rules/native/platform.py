@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kernels_core.check.native.facts import NativeModule
+from kernels_core.check.facts.native import NativeModule
 from kernels_core.check.rule import Problem, Scope, Severity, rule
 from kernels_core.variants.names import NativeVariant, NoarchVariant
 
@@ -44,7 +44,7 @@ def native_platform(module: NativeModule) -> Iterator[Problem]:
 
     Mend: build for the right target, or move the build to the variant that is named for it.
     """
-    variant = module.build.variant if module.build else None
+    variant = module.variant
     if not isinstance(variant, NativeVariant) or module.image is None or not module.is_first:
         return
     if (variant.cpu, variant.os) not in {(cpu, module.image.os) for cpu in module.cpus}:

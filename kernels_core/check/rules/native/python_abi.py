@@ -6,19 +6,13 @@ import functools
 import re
 from collections.abc import Iterator
 
-from kernels_core.check.native.extra import extra
-from kernels_core.check.native.facts import NativeModule
-from kernels_core.check.rule import Problem, Scope, Severity, rule
-from kernels_core.check.rules.native.wording import some
-
-OLDEST_PYTHON = (3, 9)
+from kernels_core.check.extra import extra
+from kernels_core.check.facts.native import NativeModule, is_libpython
+from kernels_core.check.facts.python_walk import OLDEST
+from kernels_core.check.rule import Problem, Scope, Severity, rule, some
 
 # What Python's own functions and data are called. `PyInit_x` is what a module gives to Python.
 _OF_PYTHON = re.compile(r"_?Py(?!Init_)[A-Z_]\w*")
-
-_LIBPYTHON = re.compile(
-    r"(?:.*/)?libpython[0-9][^/]*|(?:.*/)?Python3?\.framework/.*/Python3?", re.ASCII
-)
 
 # The names that a Python gives to modules for itself alone:
 # x.cpython-311-x86_64-linux-gnu.so, x.cp311-win_amd64.pyd, x.pypy39-pp73-x86_64-linux-gnu.so.
@@ -53,9 +47,7 @@ def abi3_oldest(module: NativeModule) -> Iterator[Problem]:
     Mend: define `Py_LIMITED_API` as `0x03090000`, no later version, for all sources.
     """
     since = _stable_since()
-    newer = {
-        name: since[name] for name in _from_python(module) if since.get(name, ()) > OLDEST_PYTHON
-    }
+    newer = {name: since[name] for name in _from_python(module) if since.get(name, ()) > OLDEST}
     if newer:
         names = [f"{name} (Python {major}.{minor})" for name, (major, minor) in newer.items()]
         yield Problem(
@@ -95,22 +87,8 @@ def abi3_name(module: NativeModule) -> Iterator[Problem]:
         yield Problem(f"is found by Python {_spelt(match['version'])} only", module.path)
 
 
-def is_libpython(library: str) -> bool:
-    """Whether a dynamic library is Python itself, on Linux or macOS.
-
-    Args:
-        library: as a module needs it.
-
-    Example:
-        >>> is_libpython("libpython3.11.so.1.0"), is_libpython("libpythonic.so")
-        (True, False)
-    """
-    return _LIBPYTHON.fullmatch(library) is not None
-
-
 def _from_python(module: NativeModule) -> list[str]:
-    names = module.image.required if module.image else ()
-    return sorted(name for name in names if _OF_PYTHON.fullmatch(name))
+    return sorted(name for name in module.required if _OF_PYTHON.fullmatch(name))
 
 
 @functools.cache

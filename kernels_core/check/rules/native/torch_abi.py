@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from kernels_core.check.native.facts import NativeModule
-from kernels_core.check.rule import Problem, Scope, Severity, rule
-from kernels_core.check.rules.native.wording import some
+from kernels_core.check.facts.native import NativeModule
+from kernels_core.check.rule import Problem, Scope, Severity, rule, some
 from kernels_core.check.tables import table
 from kernels_core.variants.names import Framework, NativeVariant, Torch, TorchStableAbi
 
@@ -41,7 +40,7 @@ def torch_stable_abi(module: NativeModule) -> Iterator[Problem]:
     defined; or name the variant for one release, such as `torch213-cxx11-...`.
     """
     if isinstance(_framework(module), TorchStableAbi):
-        found = [name for name in _required(module) if _is_unstable(name)]
+        found = [name for name in module.required if _is_unstable(name)]
         if found:
             yield Problem(
                 f"uses {some(found)} of torch's C++ interface; expected its stable ABI only",
@@ -62,7 +61,7 @@ def torch_stable_release(module: NativeModule) -> Iterator[Problem]:
     framework = _framework(module)
     if not isinstance(framework, TorchStableAbi):
         return
-    required = set(_required(module))
+    required = set(module.required)
     for release, functions in table("torch_stable_abi")["functions"].items():
         found = [name for name in functions if name in required]
         if found and _numbers(release) > framework.release:
@@ -87,7 +86,7 @@ def torch_cxx_abi(module: NativeModule) -> Iterator[Problem]:
     if not isinstance(framework, Torch) or framework.cxx11_abi is None:
         return
     is_other = _takes_old_string if framework.cxx11_abi else _takes_new_string
-    found = [name for name in _required(module) if _is_unstable(name) and is_other(name)]
+    found = [name for name in module.required if _is_unstable(name) and is_other(name)]
     if found:
         other, expected = ("cxx98", "cxx11") if framework.cxx11_abi else ("cxx11", "cxx98")
         yield Problem(
@@ -98,12 +97,8 @@ def torch_cxx_abi(module: NativeModule) -> Iterator[Problem]:
 
 
 def _framework(module: NativeModule) -> Framework | None:
-    variant = module.build.variant if module.build else None
+    variant = module.variant
     return variant.framework if isinstance(variant, NativeVariant) else None
-
-
-def _required(module: NativeModule) -> tuple[str, ...]:
-    return module.image.required if module.image else ()
 
 
 def _is_unstable(name: str) -> bool:

@@ -10,17 +10,20 @@ from __future__ import annotations
 import enum
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import attrs
 
+from kernels_core.check.facts.build_names import is_selected, read_name
 from kernels_core.errors import CheckError, MetadataError, VariantNameError
-from kernels_core.hookspecs import BackendTag
 from kernels_core.hub.client import REPOSITORY_TYPES
 from kernels_core.repository.integrity import FileProblem, file_problems
 from kernels_core.repository.metadata import Metadata, read_metadata
-from kernels_core.variants.names import Variant, parse
+from kernels_core.variants.names import Variant
+
+NATIVE_SUFFIXES = (".so", ".dylib", ".pyd", ".dll")
+"""What a loader takes for native code, whatever is in it."""
 
 # A repository of a hundred builds has a few thousand entries.
 _MAX_ENTRIES = 200_000
@@ -115,6 +118,11 @@ class Build:
         found = (self.inner(entry).rpartition("/") for entry in self.files())
         return tuple(top for top, _, name in found if name == "__init__.py" and "/" not in top)
 
+    @property
+    def has_native_code(self) -> bool:
+        """Whether a file is named like a library."""
+        return any(entry.name.endswith(NATIVE_SUFFIXES) for entry in self.files())
+
     def digest_problems(self) -> tuple[FileProblem, ...]:
         """Files that are not as the digest in the metadata says. Reads and hashes every file."""
         if self.metadata is None or self.metadata.digest is None:
@@ -169,36 +177,25 @@ def read_repository(
         CheckError: there is no kernel repository at the path, no variant of these names in it, or
             it cannot be read.
     """
-    from fnmatch import fnmatchcase
-
     root, only = _locate(Path(os.path.abspath(path)))
     hub = hub or _cached_from(root)
-    blobs = _blobs(root)
     try:
-        top = list(_scan(root / "build", "build", deep=False))
+        top = tuple(_scan(root / "build", "build", deep=False))
         names = tuple(entry.name for entry in top if entry.kind is Kind.DIRECTORY)
-        chosen = [
-            name
-            for name in names
-            if (only is None or name == only)
-            and (not variants or any(fnmatchcase(name, pattern) for pattern in variants))
-        ]
-        if variants and not chosen:
+        selected = [n for n in names if only in (None, n) and is_selected(n, variants)]
+        if variants and not selected:
             raise CheckError(
                 f"No variant of {path} is named like {' or '.join(variants)}; there are "
                 f"{', '.join(names) or 'none'}.",
                 path=path,
             )
-        outside = [entry for entry in top if entry.kind is not Kind.DIRECTORY]
-        # Sources, tests and the like: what is beside `build` is no part of what is loaded.
-        outside += [e for e in _scan(root, "", deep=False) if e.path != "build"]
-        builds = tuple(_read_build(root, name, hub, blobs) for name in chosen)
+        entries = (*_not_directories(top), *_beside_build(root))
+        blobs = _blobs(root)
+        builds = tuple(_read_build(root, name, hub, blobs) for name in selected)
     except OSError as error:
         raise CheckError(f"{path} cannot be read: {error}", path=path) from error
     name = hub.repo_id.rpartition("/")[2] if hub else root.name
-    return Repository(
-        root, subject or str(path), name, tuple(outside), builds, names, hub, unwritable
-    )
+    return Repository(root, subject or str(path), name, entries, builds, names, hub, unwritable)
 
 
 def _locate(path: Path) -> tuple[Path, str | None]:
@@ -214,6 +211,15 @@ def _locate(path: Path) -> tuple[Path, str | None]:
         f"variant, such as 'build/torch-cpu'.",
         path=path,
     )
+
+
+def _not_directories(entries: Iterable[Entry]) -> Iterator[Entry]:
+    return (entry for entry in entries if entry.kind is not Kind.DIRECTORY)
+
+
+def _beside_build(root: Path) -> Iterator[Entry]:
+    """Sources, tests and the like, which are no part of what is loaded."""
+    return (entry for entry in _scan(root, "", deep=False) if entry.path != "build")
 
 
 def _blobs(root: Path) -> Path | None:
@@ -235,7 +241,7 @@ def _read_build(root: Path, name: str, hub: HubFacts | None, blobs: Path | None)
     entries = tuple(sorted(found, key=lambda entry: entry.path))
     variant, invalid_name = None, ""
     try:
-        variant = parse(name, _no_plugin)
+        variant = read_name(name)
     except VariantNameError as error:
         invalid_name = str(error)
     metadata, invalid_metadata = None, None
@@ -247,11 +253,6 @@ def _read_build(root: Path, name: str, hub: HubFacts | None, blobs: Path | None)
     return Build(
         name, path, root / path, variant, invalid_name, entries, metadata, invalid_metadata, hub
     )
-
-
-def _no_plugin(_: str) -> BackendTag | None:
-    # What a repository is does not depend on which plugins the checking machine has.
-    return None
 
 
 def _scan(

@@ -6,11 +6,31 @@ Of backends that are not in the table nothing is known, and nothing is said agai
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from typing import Any
 
 from kernels_core.check.tables import table
 from kernels_core.hookspecs import BackendTag
-from kernels_core.variants.names import UNIVERSAL, NativeVariant, Variant
+from kernels_core.variants.names import UNIVERSAL, NativeVariant, Variant, parse
+
+SYSTEMS_WITH_CXX_TAG = ("linux",)
+"""Where the names of builds for a release of torch say its C++ ABI."""
+
+
+def read_name(name: str) -> Variant:
+    """Parse the name of a build. Raises `VariantNameError` for what is no such name.
+
+    What a repository is does not depend on which plugins the checking machine has, so tags of
+    backends stay text (`UnknownTag`).
+    """
+    return parse(name, lambda tag: None)
+
+
+def is_selected(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a build is among those to look at: all of them where there are no patterns."""
+    patterns = tuple(patterns)
+    return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def backend_of(variant: Variant) -> str | None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import attrs
 
-from kernels_core.check.facts.subject import Build
+from kernels_core.check.facts.repository import Build
+from kernels_core.variants.names import Variant
+
+_LIBPYTHON = re.compile(
+    r"(?:.*/)?libpython[0-9][^/]*|(?:.*/)?Python3?\.framework/.*/Python3?", re.ASCII
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -124,6 +130,16 @@ class NativeModule:
     cpus: tuple[str, ...] = ()
 
     @property
+    def variant(self) -> Variant | None:
+        """What the name of its build says; None for a file that is checked by itself."""
+        return self.build.variant if self.build else None
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The imported symbols without which it does not load."""
+        return self.image.required if self.image else ()
+
+    @property
     def is_first(self) -> bool:
         """Whether it is the first of its file, to say once what concerns the whole file."""
         return self.image is None or not self.cpus or self.image.cpu == self.cpus[0]
@@ -146,3 +162,16 @@ class NativeBuild:
         """The architectures that its metadata says it was compiled for."""
         metadata = self.build.metadata
         return metadata.backend.archs if metadata and metadata.backend else ()
+
+
+def is_libpython(library: str) -> bool:
+    """Whether a dynamic library is Python itself, on Linux or macOS.
+
+    Args:
+        library: as a module needs it.
+
+    Example:
+        >>> is_libpython("libpython3.11.so.1.0"), is_libpython("libpythonic.so")
+        (True, False)
+    """
+    return _LIBPYTHON.fullmatch(library) is not None

@@ -7,19 +7,20 @@ import re
 import shutil
 import tempfile
 from collections.abc import Container, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import attrs
-
-from kernels_core.check.facts.subject import Build, Repository
-from kernels_core.check.rules.namespace import unique_part
+from kernels_core.check.facts.observation import Failure, Observation
+from kernels_core.check.facts.operators import unique_part
+from kernels_core.check.facts.repository import Build, Repository
 from kernels_core.check.run.process import Event, Worked, work
 from kernels_core.errors import KernelsError, NoFittingBuildError
+from kernels_core.plugins import registry
+from kernels_core.repository.local import LocalRepository
 
 _LOADING_LIMIT = 300
 _TESTS_LIMIT = 1800
-_NATIVE_SUFFIXES = (".so", ".pyd", ".dylib", ".dll")
 _FIRST_DEVICE = 0
 
 # The rules about what the tests of a repository show.
@@ -27,48 +28,6 @@ _BY_TESTS = ("run-tests", "run-opcheck", "run-compile", "run-gradient")
 
 # Triton counts as torch, but not every build of torch brings it.
 _WITHOUT_TRITON = re.compile(r"ModuleNotFoundError: No module named 'triton[.']")
-
-
-@attrs.frozen
-class Failure:
-    """Something that went wrong when the build was run.
-
-    Attributes:
-        kind: what was tried: "import", "beside", "layer", "test", "opcheck", "compile", "gradient".
-        what: what it was tried with: the name of a layer, an operator or a test.
-        text: what went wrong.
-        path: the file, relative to the repository.
-        line: the line in it.
-    """
-
-    kind: str
-    what: str
-    text: str
-    path: str
-    line: int | None = None
-
-
-@attrs.frozen
-class Observation:
-    """What running a build showed.
-
-    Attributes:
-        variant: the build; None when none fits this machine.
-        path: its directory, relative to the repository.
-        declared: the `id` in its metadata.
-        dependencies: the Python packages that it declares.
-        namespaces: the namespaces of the operators that came with its import.
-        failures: what went wrong.
-        not_judged: what could not be tried, each with its reason.
-    """
-
-    variant: str | None
-    path: str = ""
-    declared: str | None = None
-    dependencies: tuple[str, ...] = ()
-    namespaces: tuple[str, ...] = ()
-    failures: tuple[Failure, ...] = ()
-    not_judged: tuple[str, ...] = ()
 
 
 def observe(repository: Repository, rules: Container[str]) -> Observation:
@@ -105,9 +64,6 @@ def observe(repository: Repository, rules: Container[str]) -> Observation:
 
 def _fitting(repository: Repository) -> tuple[Build, str]:
     """The best of the builds that were asked for that fits this machine, and for which backend."""
-    from kernels_core.plugins import registry
-    from kernels_core.repository.local import LocalRepository
-
     backend = registry().default_backend()
     decisions = LocalRepository(repository.root).decisions(backend, _FIRST_DEVICE)
     builds = {build.name: build for build in repository.builds}
@@ -162,7 +118,7 @@ class _Run:
     def beside(self) -> None:
         """Import it together with another version of it."""
         metadata = self._build.metadata
-        native = any(entry.name.endswith(_NATIVE_SUFFIXES) for entry in self._build.files())
+        native = self._build.has_native_code
         if native and not (metadata and metadata.id):
             self.skip("two versions side by side", "native code without an 'id' in its metadata")
             return
@@ -198,8 +154,6 @@ class _Run:
 
     def test(self) -> None:
         """Run the tests that the repository brings, and prove claims by what they call."""
-        from importlib.util import find_spec
-
         tests = "the forward of layers, operators, torch.compile and gradients"
         if not (self._repository.root / "tests").is_dir():
             self.skip(tests, "the repository brings no tests (a directory 'tests' beside 'build')")
