@@ -93,7 +93,7 @@ def _check_repository(
 ) -> Report:
     checked = _Checked(rules)
     checked.judge_whole(Scope.REPOSITORY, repository, repository)
-    count = sum(1 for build in repository.builds for _ in build.files())
+    count = sum(len(tuple(build.files())) for build in repository.builds)
     done = itertools.count()
     for build in repository.builds:
         checked.judge(Scope.BUILD, build, build.name)

@@ -63,26 +63,24 @@ class Constants:
         return text if len(text) <= _MAX_LENGTH else UNKNOWN
 
     def _text(self, node: ast.expr, scope: Scope, depth: int) -> str:
-        if isinstance(node, ast.Constant):
-            return node.value if isinstance(node.value, str) else UNKNOWN
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            return node.value
         if isinstance(node, ast.JoinedStr):
-            return "".join(self.text(each, scope, depth + 1) for each in node.values)
-        if isinstance(node, ast.FormattedValue):
-            plain = node.format_spec is None and node.conversion in (-1, ord("s"))
-            return self.text(node.value, scope, depth + 1) if plain else UNKNOWN
+            return self._joined(node.values, scope, depth)
+        if isinstance(node, ast.FormattedValue) and _is_plain(node):
+            return self.text(node.value, scope, depth + 1)
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-            sides = (node.left, node.right)
-            return "".join(self.text(side, scope, depth + 1) for side in sides)
+            return self._joined([node.left, node.right], scope, depth)
         if isinstance(node, ast.Name):
-            if node.id in scope.names:
-                return scope.names[node.id]
-            return self._follow(scope.module, node.id, depth)
+            own = scope.names.get(node.id)
+            return self._follow(scope.module, node.id, depth) if own is None else own
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             module = self._module(scope.module, node.value.id)
             return UNKNOWN if module is None else self._follow(module, node.attr, depth)
-        if isinstance(node, ast.Call):
-            return self._called(node, scope, depth)
-        return UNKNOWN
+        return self._called(node, scope, depth) if isinstance(node, ast.Call) else UNKNOWN
+
+    def _joined(self, parts: list[ast.expr], scope: Scope, depth: int) -> str:
+        return "".join(self.text(part, scope, depth + 1) for part in parts)
 
     def locals_of(
         self, function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, scope: Scope
@@ -110,8 +108,7 @@ class Constants:
         if isinstance(value, ast.expr):
             return self.text(value, Scope(module), depth + 1)
         if isinstance(value, ast.ImportFrom):
-            source = _source(module, value)
-            original = next(a.name for a in value.names if (a.asname or a.name) == name)
+            source, original = _source(module, value), _original(value, name)
             for candidate in (source, f"{source}/__init__".lstrip("/")):
                 if candidate in self._modules and depth < _MAX_DEPTH:
                     return self._follow(candidate, original, depth + 1)
@@ -122,30 +119,45 @@ class Constants:
         value = self._modules.get(module, {}).get(name)
         if not isinstance(value, ast.ImportFrom) or not value.level:
             return None
-        original = next(a.name for a in value.names if (a.asname or a.name) == name)
-        found = f"{_source(module, value)}/{original}".lstrip("/")
+        found = f"{_source(module, value)}/{_original(value, name)}".lstrip("/")
         return found if found in self._modules else None
 
     def _called(self, node: ast.Call, scope: Scope, depth: int) -> str:
         """What a function of the build returns that does nothing but put a text together."""
-        module, name = scope.module, node.func.id if isinstance(node.func, ast.Name) else ""
+        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        module, function = self._function(scope.module, name)
+        returned = _only_result(function) if function else None
+        if function is None or returned is None or depth >= _MAX_DEPTH:
+            return UNKNOWN
+        inner = self.locals_of(function, Scope(module))
+        given = {
+            parameter.arg: self.text(argument, scope, depth + 1)
+            for parameter, argument in zip(function.args.args, node.args, strict=False)
+        }
+        return self.text(returned, Scope(module, {**inner.names, **given}), depth + 1)
+
+    def _function(self, module: str, name: str) -> tuple[str, ast.FunctionDef | None]:
+        """The function of the build that a name stands for, and the module that defines it."""
         value = self._modules.get(module, {}).get(name)
         if isinstance(value, ast.ImportFrom) and value.level:
             module = _source(module, value)
-            name = next(a.name for a in value.names if (a.asname or a.name) == name)
-            value = self._modules.get(module, {}).get(name)
-        if not isinstance(value, ast.FunctionDef) or depth >= _MAX_DEPTH:
-            return UNKNOWN
-        returned = [each for each in _own_nodes(value) if isinstance(each, ast.Return)]
-        if len(returned) != 1 or returned[0].value is None or value.decorator_list:
-            return UNKNOWN
-        inner = self.locals_of(value, Scope(module))
-        given = {
-            parameter.arg: self.text(argument, scope, depth + 1)
-            for parameter, argument in zip(value.args.args, node.args, strict=False)
-        }
-        inner = Scope(module, {**inner.names, **given})
-        return self.text(returned[0].value, inner, depth + 1)
+            value = self._modules.get(module, {}).get(_original(value, name))
+        return module, value if isinstance(value, ast.FunctionDef) else None
+
+
+def _is_plain(node: ast.FormattedValue) -> bool:
+    return node.format_spec is None and node.conversion in (-1, ord("s"))
+
+
+def _only_result(function: ast.FunctionDef) -> ast.expr | None:
+    """What a function returns that has one return statement, and no decorators."""
+    returned = [each for each in _own_nodes(function) if isinstance(each, ast.Return)]
+    return returned[0].value if len(returned) == 1 and not function.decorator_list else None
+
+
+def _original(node: ast.ImportFrom, name: str) -> str:
+    """What a name is called in the module that it is imported from."""
+    return next(a.name for a in node.names if (a.asname or a.name) == name)
 
 
 def _source(module: str, node: ast.ImportFrom) -> str:
@@ -169,26 +181,24 @@ def _definitions(body: list[ast.stmt]) -> dict[str, _Definition]:
 
 def _defined(body: list[ast.stmt]) -> Iterator[tuple[str, _Definition]]:
     direct = set(body)
-    targets = {
-        target
-        for each in body
-        if isinstance(each, (ast.Assign, ast.AnnAssign))
-        for target in (each.targets if isinstance(each, ast.Assign) else [each.target])
-    }
+    targets = {target for each in body for target in _targets(each)}
     for node in _own_nodes(ast.Module(body=body, type_ignores=[])):
         if isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                yield alias.asname or alias.name, node
+            yield from ((alias.asname or alias.name, node) for alias in node.names)
         elif isinstance(node, ast.FunctionDef):
             yield node.name, node
-        elif isinstance(node, ast.Assign) and len(node.targets) == 1 and node in direct:
-            if isinstance(node.targets[0], ast.Name):
-                yield node.targets[0].id, node.value
-        elif isinstance(node, ast.AnnAssign) and node in direct:
-            if isinstance(node.target, ast.Name) and node.value:
-                yield node.target.id, node.value
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)) and node in direct:
+            first, *others = _targets(node)
+            if isinstance(first, ast.Name) and not others and node.value:
+                yield first.id, node.value
         elif isinstance(node, ast.Name) and _is_set(node) and node not in targets:
             yield node.id, None
+
+
+def _targets(node: ast.stmt) -> list[ast.expr]:
+    if isinstance(node, ast.Assign):
+        return node.targets
+    return [node.target] if isinstance(node, ast.AnnAssign) else []
 
 
 def _is_set(node: ast.Name) -> bool:

@@ -16,6 +16,8 @@ _MOST_BASES = 50
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
 
 @attrs.frozen
 class Definition:
@@ -125,26 +127,34 @@ def exported(tree: ast.Module) -> frozenset[str] | None:
         >>> sorted(exported(ast.parse("__all__ = ['layers']; __all__ += ['relu']")))
         ['layers', 'relu']
     """
-    found: set[str] | None = None
+    found: frozenset[str] | None = None
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        if not any(isinstance(each, ast.Name) and each.id == "__all__" for each in targets):
+        if not any(map(_is_all, targets)):
             continue
-        value = getattr(node, "value", None)
-        if not isinstance(value, (ast.List, ast.Tuple)):
+        added = _strings(getattr(node, "value", None))
+        if added is None:
             return None
-        names = [e.value for e in value.elts if isinstance(e, ast.Constant)]
-        if len(names) < len(value.elts):
-            return None
-        added = {name for name in names if isinstance(name, str)}
-        found = added | (found or set() if isinstance(node, ast.AugAssign) else set())
-    touched = any(
-        isinstance(node, ast.Attribute)
-        and isinstance(node.value, ast.Name)
-        and node.value.id == "__all__"
-        for node in ast.walk(tree)
+        found = added | (found or added if isinstance(node, ast.AugAssign) else added)
+    # Such as __all__.append(...).
+    changed = any(
+        isinstance(node, ast.Attribute) and _is_all(node.value) for node in ast.walk(tree)
     )
-    return None if found is None or touched else frozenset(found)
+    return None if changed else found
+
+
+def _is_all(node: ast.expr | None) -> bool:
+    return isinstance(node, ast.Name) and node.id == "__all__"
+
+
+def _strings(node: ast.expr | None) -> frozenset[str] | None:
+    """The strings in a list; None for what is no list of constants."""
+    if not isinstance(node, (ast.List, ast.Tuple)):
+        return None
+    values = [each.value for each in node.elts if isinstance(each, ast.Constant)]
+    if len(values) < len(node.elts):
+        return None
+    return frozenset(value for value in values if isinstance(value, str))
 
 
 def members(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
@@ -154,22 +164,24 @@ def members(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
         body: the statements.
     """
     for node in body:
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            yield node.name, node
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            for alias in node.names:
-                yield (alias.asname or alias.name).partition(".")[0], node
-        elif isinstance(node, ast.Assign):
-            for target in node.targets:
-                for each in ast.walk(target):
-                    if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store):
-                        yield each.id, node
-        elif isinstance(node, ast.AnnAssign):
-            if isinstance(node.target, ast.Name) and node.value is not None:
-                yield node.target.id, node
-        else:
+        yield from ((name, node) for name in _bound_by(node))
+        if not isinstance(node, _DEFINITIONS):
             for block in ("body", "orelse", "finalbody"):
                 yield from members(getattr(node, block, []))
+
+
+def _bound_by(node: ast.stmt) -> list[str]:
+    if isinstance(node, _DEFINITIONS):
+        return [node.name]
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return [(alias.asname or alias.name).partition(".")[0] for alias in node.names]
+    if isinstance(node, ast.Assign):
+        inside = (each for target in node.targets for each in ast.walk(target))
+        names = (each for each in inside if isinstance(each, ast.Name))
+        return [each.id for each in names if isinstance(each.ctx, ast.Store)]
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
+        return [node.target.id]
+    return []
 
 
 class _Source:

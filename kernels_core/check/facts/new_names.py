@@ -48,10 +48,8 @@ def newer_names(tree: ast.Module) -> tuple[NewName, ...]:
             found += _attribute(node, names)
         elif isinstance(node, ast.Call) and not place.expects("TypeError"):
             found += _arguments(node, names, bound)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-            since = table("python")["new_names"]["builtins"].get(node.id)
-            if since and node.id not in bound and not place.expects("NameError"):
-                found.append(NewName(node.lineno, node.id, since))
+        elif isinstance(node, ast.Name) and not place.expects("NameError"):
+            found += _builtin(node, bound)
     return tuple(sorted(set(found), key=lambda new: (new.line, new.name)))
 
 
@@ -81,6 +79,12 @@ def _attribute(node: ast.Attribute, names: dict[str, str]) -> Iterator[NewName]:
     since = since or (None if imported else tables["new_methods"].get(module, {}).get(name))
     if since:
         yield NewName(node.lineno, f"{module}.{name}", since)
+
+
+def _builtin(node: ast.Name, bound: frozenset[str]) -> Iterator[NewName]:
+    since = table("python")["new_names"]["builtins"].get(node.id)
+    if since and isinstance(node.ctx, ast.Load) and node.id not in bound:
+        yield NewName(node.lineno, node.id, since)
 
 
 def _arguments(node: ast.Call, names: dict[str, str], bound: frozenset[str]) -> Iterator[NewName]:

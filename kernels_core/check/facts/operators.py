@@ -177,21 +177,28 @@ def _of_node(
         for alias in node.names:
             yield alias.name, node.lineno, False
     elif isinstance(node, ast.Call):
-        module, _, function = dotted(node.func, names).rpartition(".")
-        if module == "torch.library" and function == "Library":
-            argument = _argument(node, 0, "ns")
-            if argument:
-                yield constants.text(argument, scope), node.lineno, True
-        elif module == "torch.library" and function in _REGISTER:
-            argument = _argument(node, 0, "op" if function.startswith("register") else "name")
-            name = constants.text(argument, scope) if argument else ""
-            namespace, colons, _ = name.partition("::")
-            if colons:
-                yield namespace, node.lineno, True
-        elif function == "getattr" and node.args and dotted(node.args[0], names) == "torch.ops":
-            argument = _argument(node, 1, "name")
-            if argument:
-                yield constants.text(argument, scope), node.lineno, False
+        yield from _of_call(node, scope, names, constants)
+
+
+def _of_call(
+    call: ast.Call, scope: Scope, names: dict[str, str], constants: Constants
+) -> Iterator[Named]:
+    def text(position: int, keyword: str) -> str | None:
+        argument = _argument(call, position, keyword)
+        return constants.text(argument, scope) if argument else None
+
+    module, _, function = dotted(call.func, names).rpartition(".")
+    registers = module == "torch.library"
+    namespace = None
+    if registers and function == "Library":
+        namespace = text(0, "ns")
+    elif registers and function in _REGISTER:
+        name = text(0, "op" if function.startswith("register") else "name") or ""
+        namespace = name.partition("::")[0] if "::" in name else None
+    elif function == "getattr" and call.args and dotted(call.args[0], names) == "torch.ops":
+        namespace = text(1, "name")
+    if namespace is not None:
+        yield namespace, call.lineno, registers
 
 
 def _argument(call: ast.Call, position: int, keyword: str) -> ast.expr | None:

@@ -115,9 +115,7 @@ def _children(node: ast.AST, place: Place, postponed: bool) -> Iterator[Node]:
     elif type(node).__name__ in ("Try", "TryStar"):
         yield from _try(node, place)
     elif isinstance(node, (ast.With, ast.AsyncWith)):
-        yield from ((item, place) for item in node.items)
-        suppressed = {name for item in node.items for name in _suppressed(item.context_expr)}
-        yield from _all(node.body, attrs.evolve(place, caught=place.caught | suppressed))
+        yield from _with(node, place)
     elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
         yield from _function(node, place, postponed)
     elif isinstance(node, ast.Lambda):
@@ -127,12 +125,23 @@ def _children(node: ast.AST, place: Place, postponed: bool) -> Iterator[Node]:
         yield from _all([*node.decorator_list, *node.bases, *node.keywords], place)
         yield from _all(node.body, attrs.evolve(place, inside=Inside.CLASS))
     elif isinstance(node, ast.AnnAssign):
-        yield node.target, place
-        if not postponed and place.inside is not Inside.FUNCTION:
-            yield node.annotation, attrs.evolve(place, annotation=True)
-        yield from ((each, place) for each in [node.value] if each)
+        yield from _annotated(node, place, postponed)
     else:
         yield from _all(ast.iter_child_nodes(node), place)
+
+
+def _with(node: ast.With | ast.AsyncWith, place: Place) -> Iterator[Node]:
+    yield from _all(node.items, place)
+    suppressed = {name for item in node.items for name in _suppressed(item.context_expr)}
+    yield from _all(node.body, attrs.evolve(place, caught=place.caught | suppressed))
+
+
+def _annotated(node: ast.AnnAssign, place: Place, postponed: bool) -> Iterator[Node]:
+    yield node.target, place
+    if not postponed and place.inside is not Inside.FUNCTION:
+        yield node.annotation, attrs.evolve(place, annotation=True)
+    if node.value:
+        yield node.value, place
 
 
 def _all(nodes: object, place: Place) -> Iterator[Node]:

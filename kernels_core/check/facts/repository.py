@@ -182,13 +182,7 @@ def read_repository(
     try:
         top = tuple(_scan(root / "build", "build", deep=False))
         names = tuple(entry.name for entry in top if entry.kind is Kind.DIRECTORY)
-        selected = [n for n in names if only in (None, n) and is_selected(n, variants)]
-        if variants and not selected:
-            raise CheckError(
-                f"No variant of {path} is named like {' or '.join(variants)}; there are "
-                f"{', '.join(names) or 'none'}.",
-                path=path,
-            )
+        selected = _selected(path, names if only is None else {only} & set(names), variants)
         entries = (*_not_directories(top), *_beside_build(root))
         blobs = _blobs(root)
         builds = tuple(_read_build(root, name, hub, blobs) for name in selected)
@@ -211,6 +205,19 @@ def _locate(path: Path) -> tuple[Path, str | None]:
         f"variant, such as 'build/torch-cpu'.",
         path=path,
     )
+
+
+def _selected(
+    path: str | os.PathLike[str], names: Iterable[str], variants: tuple[str, ...]
+) -> tuple[str, ...]:
+    selected = tuple(name for name in names if is_selected(name, variants))
+    if variants and not selected:
+        raise CheckError(
+            f"No variant of {path} is named like {' or '.join(variants)}; there are "
+            f"{', '.join(names) or 'none'}.",
+            path=path,
+        )
+    return selected
 
 
 def _not_directories(entries: Iterable[Entry]) -> Iterator[Entry]:

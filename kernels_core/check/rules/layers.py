@@ -227,10 +227,15 @@ def _members_used(forward: Function) -> frozenset[str]:
     for node in ast.walk(forward):
         if isinstance(node, ast.Attribute) and _is_name(node.value, module):
             (read if isinstance(node.ctx, ast.Load) else other).add(node.attr)
-        elif isinstance(node, ast.Call) and last_name(node.func) in ("hasattr", "getattr"):
-            asked = node.args[1:2] if node.args and _is_name(node.args[0], module) else []
-            other.update(str(each.value) for each in asked if isinstance(each, ast.Constant))
+        elif isinstance(node, ast.Call) and _is_name(next(iter(node.args), None), module):
+            other.update(_names_asked_for(node))
     return frozenset(name for name in read - other if not name.startswith("__"))
+
+
+def _names_asked_for(call: ast.Call) -> Iterator[str]:
+    if last_name(call.func) in ("hasattr", "getattr"):
+        names = (each for each in call.args[1:2] if isinstance(each, ast.Constant))
+        yield from (str(each.value) for each in names)
 
 
 def _known_members(layer: LayerClass) -> frozenset[str]:
@@ -238,7 +243,7 @@ def _known_members(layer: LayerClass) -> frozenset[str]:
     return frozenset(own.union(table("torch")["module_members"], _FLAGS))
 
 
-def _is_name(node: ast.expr, name: str) -> bool:
+def _is_name(node: ast.expr | None, name: str) -> bool:
     return isinstance(node, ast.Name) and node.id == name
 
 

@@ -13,6 +13,7 @@ from kernels_core.check.facts.repository import Build
 from kernels_core.check.rule import Problem, Scope, Severity, rule
 from kernels_core.variants.names import (
     UNIVERSAL,
+    Framework,
     NativeVariant,
     NoarchVariant,
     Torch,
@@ -146,12 +147,16 @@ def _meet(one: Build, other: Build) -> bool:
         return True
     if (one.variant.cpu, one.variant.os) != (other.variant.cpu, other.variant.os):
         return False
-    first, second = one.variant.framework, other.variant.framework
-    if isinstance(first, TvmFfi) or isinstance(second, TvmFfi):
-        return type(first) is type(second)
-    if isinstance(first, Torch) and isinstance(second, Torch):
-        return first.release == second.release
-    if isinstance(first, TorchStableAbi) and isinstance(second, Torch):
-        first, second = second, first
+    return _share_torch(one.variant.framework, other.variant.framework)
+
+
+def _share_torch(one: Framework, other: Framework) -> bool:
+    """Whether builds for one and for another framework may be loaded beside one torch."""
+    if isinstance(one, TvmFfi) or isinstance(other, TvmFfi):
+        return type(one) is type(other)
+    if isinstance(one, Torch) and isinstance(other, Torch):
+        return one.release == other.release
+    if isinstance(one, TorchStableAbi) and isinstance(other, Torch):
+        one, other = other, one
     # A stable ABI is that of a release and of all later ones.
-    return isinstance(first, TorchStableAbi) or first.release >= second.release
+    return isinstance(one, TorchStableAbi) or one.release >= other.release

@@ -139,12 +139,9 @@ def _is_of_torch(name: str) -> bool:
 
 def _layers(module: ModuleType) -> dict[str, Any]:
     """The public layers of a kernel."""
-    found = getattr(module, "layers", None)
-    listed = getattr(found, "__all__", None) or [n for n in dir(found) if not n.startswith("_")]
-    members = {name: getattr(found, name, None) for name in listed}
     layers = {
         name: value
-        for name, value in members.items()
+        for name, value in _public_members(getattr(module, "layers", None)).items()
         if isinstance(value, type) and issubclass(value, nn.Module) and build_of(value.__module__)
     }
     # Those that others derive from, and that have no forward of their own, are no layers.
@@ -154,6 +151,11 @@ def _layers(module: ModuleType) -> dict[str, Any]:
         for name, layer in layers.items()
         if layer not in bases or layer.forward is not nn.Module.forward
     }
+
+
+def _public_members(module: ModuleType | None) -> dict[str, Any]:
+    listed = getattr(module, "__all__", None) or [n for n in dir(module) if not n.startswith("_")]
+    return {name: getattr(module, name, None) for name in listed}
 
 
 def _invalid(layer: Any, name: str, build: Build) -> str:
