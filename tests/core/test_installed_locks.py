@@ -1,4 +1,4 @@
-"""Which lock counts: the one that is named, else the one in the metadata of the caller."""
+"""Which lock is used: the file that is named, else the one in the metadata of the caller."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def layer(name: str) -> Any:
     return importlib.import_module(name).layer()
 
 
-def test_the_lock_that_is_named_counts(install: Install, tmp_path: Path) -> None:
+def test_the_lock_file_that_is_named_is_used(install: Install, tmp_path: Path) -> None:
     install("lk_named", **{"kernels.lock": lock_of(A)})
     other = tmp_path / "other.lock"
     other.write_text(lock_of(B))
@@ -119,7 +119,7 @@ def test_a_module_that_runs_as_a_program_is_known_by_its_package(install: Instal
     assert runpy.run_module("lk_program.tool", run_name="__main__")["commit"] == A
 
 
-def test_a_caller_below_a_package_of_several_distributions_is_told_by_its_file(
+def test_a_caller_in_a_package_of_several_distributions_is_identified_by_its_file(
     install: Install, tmp_path: Path
 ) -> None:
     install("lk_shared", files=["lk_shared/other.py"], **{"kernels.lock": lock_of(B)})
@@ -133,7 +133,7 @@ def test_a_caller_below_a_package_of_several_distributions_is_told_by_its_file(
     assert ask("lk_shared") == A
 
 
-def test_an_editable_installation_brings_its_source_tree(
+def test_an_editable_installation_includes_its_source_tree(
     install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "checkout with space"
@@ -148,7 +148,7 @@ def test_an_editable_installation_brings_its_source_tree(
     assert ask("lk_editable") == A
 
 
-def test_a_source_tree_on_the_path_brings_its_packages(
+def test_a_source_tree_on_the_path_includes_its_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "lk_tree"
@@ -176,7 +176,7 @@ def test_a_caller_without_a_lock_is_told_what_to_do(install: Install) -> None:
     assert isinstance(caught.value, FileNotFoundError)
 
 
-def test_code_that_stands_in_no_file_has_no_lock(install: Install) -> None:
+def test_code_in_no_file_has_no_lock(install: Install) -> None:
     install("lk_unused", **{"kernels.lock": lock_of(A)})
     namespace = {"__name__": "__main__", "find_lock": find_lock}
     with pytest.raises(LockFileNotFoundError, match="__main__"):
@@ -195,7 +195,7 @@ def test_a_malformed_lock_in_the_metadata_is_an_error_that_names_it(install: Ins
         ask("lk_broken")
 
 
-def test_asking_again_does_not_look_through_what_is_installed_again(
+def test_asking_again_does_not_search_the_installed_distributions_again(
     install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install("lk_again", **{"kernels.lock": lock_of(A)})
@@ -204,7 +204,7 @@ def test_asking_again_does_not_look_through_what_is_installed_again(
     assert ask("lk_again") == A
 
 
-def test_layers_are_equal_unless_those_who_make_them_have_different_locks(
+def test_layers_are_equal_unless_the_code_that_makes_them_has_different_locks(
     install: Install,
 ) -> None:
     files = [f"lk_one/{name}.py" for name in ("__init__", "tool", "other")]

@@ -71,7 +71,7 @@ def test_a_build_is_one_module_whichever_directory_leads_to_it(
     assert len(get_loaded_kernels()) == 1
 
 
-def test_the_backend_can_be_asked_for(
+def test_the_backend_can_be_chosen(
     installed_plugins: object, make_repository: MakeRepository
 ) -> None:
     installed_plugins.install("anvil", priority=100)
@@ -165,7 +165,7 @@ def test_every_build_has_a_decision(anvil: Backend, make_repository: MakeReposit
 
 
 @pytest.mark.parametrize("repo", ["activation", "./activation", "/kernels/activation", ""])
-def test_a_string_names_a_repository_of_the_hub(anvil: Backend, repo: str) -> None:
+def test_a_string_names_a_repository_on_the_hub(anvil: Backend, repo: str) -> None:
     with pytest.raises(ValueError, match="organization/name"):
         get_kernel_variants(repo)
     with pytest.raises(ValueError, match="organization/name"):
@@ -188,7 +188,7 @@ def test_a_backend_of_the_wrong_type_is_named(anvil: Backend, value: object) -> 
         get_kernel_variants(Path("anywhere"), backend=value)
 
 
-def test_a_backend_that_is_not_there_is_an_error(
+def test_a_backend_that_is_not_available_is_an_error(
     installed_plugins: object, make_repository: MakeRepository
 ) -> None:
     installed_plugins.install("anvil", detection='Detection(0, reason="no hammer")')

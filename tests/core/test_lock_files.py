@@ -198,7 +198,7 @@ def test_a_kernel_that_is_not_locked_is_an_error_that_lists_what_is() -> None:
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
-def test_of_two_versions_the_one_that_the_project_asks_for_is_its_kernel() -> None:
+def test_of_two_versions_the_one_that_the_project_requires_is_its_kernel() -> None:
     kernels = (locked(version=1, commit=A, direct=False), locked(version=2, commit=B, direct=True))
     assert Lock(kernels).kernel("org/name").commit == B
 
@@ -208,7 +208,7 @@ def test_two_versions_without_digests_are_ambiguous_not_guessed() -> None:
     with pytest.raises(NotLockedError, match=r"version 1.*version 2"):
         lock.kernel("org/name")
     assert lock.dependency(KernelDependency("org/name", version=2)).commit == B
-    # Where both are one commit there is nothing to choose.
+    # If both have the same commit, there is nothing to choose.
     assert parse([entry(A, version=1), entry(A, revision="main")]).kernel("org/name").commit == A
 
 
@@ -217,7 +217,7 @@ def test_a_dependency_that_is_not_locked_is_an_error() -> None:
         parse([entry(version=1)]).dependency(KernelDependency("org/name", version=2))
 
 
-def test_kernels_stand_by_repository_then_version_as_a_number_then_revision() -> None:
+def test_kernels_are_sorted_by_repository_then_version_as_a_number_then_revision() -> None:
     written = lock_text(
         Lock(
             (
@@ -294,19 +294,21 @@ def test_any_content_gives_a_lock_or_the_typed_error(content: bytes) -> None:
         assert isinstance(parse_lock(content, content, path=PATH), Lock)
 
 
-@settings(deadline=None)  # the first run imports the peer
+@settings(deadline=None)  # the first run imports Hugging Face kernels
 @given(locks)
-def test_the_peer_writes_the_same_and_reads_ours(lock: Lock) -> None:
-    peer = pytest.importorskip("kernels._rust", reason="needs the peer: pip install kernels")
+def test_hf_kernels_writes_the_same_and_reads_ours(lock: Lock) -> None:
+    hf_kernels = pytest.importorskip(
+        "kernels._rust", reason="needs Hugging Face kernels: pip install kernels"
+    )
 
     def theirs(dependency: KernelDependency) -> Any:
         if dependency.revision is None:
-            version = peer.KernelVersion.Version(dependency.version)
+            version = hf_kernels.KernelVersion.Version(dependency.version)
         else:
-            version = peer.KernelVersion.Revision(dependency.revision)
-        return peer.KernelDependency(repo_id=dependency.repo_id, version=version)
+            version = hf_kernels.KernelVersion.Revision(dependency.revision)
+        return hf_kernels.KernelDependency(repo_id=dependency.repo_id, version=version)
 
-    pairs = [(theirs(k.dependency), peer.KernelLock(k.commit)) for k in lock.kernels]
+    pairs = [(theirs(k.dependency), hf_kernels.KernelLock(k.commit)) for k in lock.kernels]
     content = lock_text(lock)
-    assert dict(peer.KernelLocks.from_json(content).items()) == dict(pairs)
-    assert json.loads(peer.KernelLocks(dict(pairs)).to_json()) == json.loads(content)
+    assert dict(hf_kernels.KernelLocks.from_json(content).items()) == dict(pairs)
+    assert json.loads(hf_kernels.KernelLocks(dict(pairs)).to_json()) == json.loads(content)

@@ -1,4 +1,4 @@
-"""Bundles: written where the Hub is, loaded and verified where it is not."""
+"""Bundles: written with access to the Hub, loaded and verified without."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ except kernels_core.KernelsError as error:
 
 @pytest.fixture
 def load_elsewhere(hub: Hub, tmp_path: Path, forks: Forks) -> Load:
-    """Load org/name from a bundle, on a machine that has nothing else and reaches no Hub.
+    """Load org/name from a bundle, on a machine that has nothing else and cannot reach the Hub.
 
     Returns the kernel's answer, or the name of what was raised.
     """
@@ -109,7 +109,7 @@ def test_a_bundle_loads_where_there_is_no_hub(
     assert variants(read) == variants(report)
     assert not [file for file in directory.rglob("*") if file.is_symlink()]
     assert load_elsewhere(directory) == 42
-    assert run("unbundle", directory).exit_code == 0  # being used does not spoil it
+    assert run("unbundle", directory).exit_code == 0  # using it does not change it
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_an_archive_may_be_unpacked_by_other_programs(
     assert load_elsewhere(tmp_path / "by-hand") == 42
 
 
-def test_of_the_builds_that_fit_there_the_one_in_the_bundle_is_taken(
+def test_of_the_builds_that_fit_the_one_in_the_bundle_is_used(
     hub: Hub, tmp_path: Path, load_elsewhere: Load
 ) -> None:
     files = kernel_files("name") | kernel_files("name", variant="torch-universal")
@@ -167,7 +167,7 @@ def test_equal_kernels_give_equal_bundles(commit: str, tmp_path: Path) -> None:
         assert first.read_bytes() == second.read_bytes()
 
 
-def test_trust_goes_along_as_the_hub_said_it_and_not_as_the_maker_gave_it(
+def test_a_bundle_contains_the_trust_of_the_hub_and_not_that_of_its_maker(
     hub: Hub, commit: str, tmp_path: Path, load_elsewhere: Load
 ) -> None:
     hub.publishers["org"] = False
@@ -181,7 +181,7 @@ def test_trust_goes_along_as_the_hub_said_it_and_not_as_the_maker_gave_it(
     assert load_elsewhere(tmp_path / "bundle", arguments) == 42
 
 
-def test_the_address_of_the_hub_there_may_be_another(
+def test_the_other_machine_may_have_another_address_for_the_hub(
     commit: str, tmp_path: Path, load_elsewhere: Load
 ) -> None:
     mirror = "http://mirror.example"
@@ -193,7 +193,7 @@ def test_the_address_of_the_hub_there_may_be_another(
 
 @pytest.mark.parametrize(
     ("change", "loaded"),
-    # What does not belong there is removed, and the rest is what it should be.
+    # What does not belong there is removed, and the rest is unchanged.
     [("change", "HubOfflineError"), ("remove", "HubOfflineError"), ("add", 42)],
 )
 def test_what_was_changed_in_a_bundle_is_noticed_and_never_imported(
@@ -295,7 +295,7 @@ NOTHING = {"size": 0, "sha256": HASH_OF_NOTHING}
 
 
 def hostile(whole: Path, path: Path) -> dict[str, Path]:
-    """Archives that mean harm, made of a good one."""
+    """Malicious archives, made from a good one."""
     good = members(whole)
     build = f"kernels--org--name/snapshots/{'a' * 40}/build/torch-cpu"
     outside = ["../outside", "/outside", "a\\..\\outside", "C:/outside", f"{build}/../../outside"]
@@ -345,7 +345,7 @@ def test_hostile_archives_are_refused_and_write_nothing(commit: str, tmp_path: P
         assert not list(tmp_path.glob("**/*outside*")), what
 
 
-def test_a_member_that_is_there_twice_is_refused(commit: str, tmp_path: Path) -> None:
+def test_a_member_that_appears_twice_is_refused(commit: str, tmp_path: Path) -> None:
     write(tmp_path / "bundle.tar")
     good = members(tmp_path / "bundle.tar")
     twice = pack(tmp_path / "twice.tar", good, *[tarfile.TarInfo(name) for name in [*good][-1:]])
@@ -366,7 +366,7 @@ def test_a_zip_with_a_bomb_stops_at_what_the_manifest_says(commit: str, tmp_path
         unpack_bundle(bomb, tmp_path / "there")
 
 
-def test_what_is_there_is_not_overwritten(commit: str, tmp_path: Path) -> None:
+def test_an_existing_path_is_not_overwritten(commit: str, tmp_path: Path) -> None:
     (tmp_path / "bundle.tar").write_text("mine")
     result = run("bundle", tmp_path / "bundle.tar", "org/name@1", "--backend", "cpu")
     assert result.exit_code == 1
@@ -377,7 +377,7 @@ def test_what_is_there_is_not_overwritten(commit: str, tmp_path: Path) -> None:
     assert list((tmp_path / "there").iterdir()) == []
 
 
-def test_nothing_is_written_when_a_kernel_cannot_be_had(commit: str, tmp_path: Path) -> None:
+def test_nothing_is_written_when_a_kernel_is_not_available(commit: str, tmp_path: Path) -> None:
     arguments = ["bundle", tmp_path / "out" / "bundle", "org/name@1", "org/none@1"]
     result = run(*arguments, "--backend", "cpu")
     assert result.exit_code == 1
@@ -402,7 +402,7 @@ def test_wrong_arguments_are_a_usage_error(hub: Hub, tmp_path: Path, arguments: 
     assert run(*[argument.format(tmp=tmp_path) for argument in arguments]).exit_code == 2
 
 
-def test_builds_by_name_are_had_without_any_backend(
+def test_builds_by_name_are_bundled_without_any_backend(
     commit: str, tmp_path: Path, fresh_python: Any
 ) -> None:
     program = f"""

@@ -59,7 +59,7 @@ def test_each_kernel_gets_the_version_that_it_declares(hub: Hub, base: dict[int,
     assert second.ask("org/base") == "base 2", "also after it was imported"
 
 
-def test_they_are_there_when_the_kernel_is(hub: Hub, base: dict[int, str]) -> None:
+def test_they_are_installed_with_the_kernel(hub: Hub, base: dict[int, str]) -> None:
     hub.add("org/first", needing(("org/base", 1), source="from kernels_core import get_kernel_dep"))
     install_kernel("org/first")
     hub.stop()
@@ -74,7 +74,7 @@ def test_a_level_of_dependencies_costs_few_round_trips(hub: Hub, base: dict[int,
     assert longest_chain(hub.requests) <= 5 + 4
 
 
-def test_a_kernel_on_disk_may_need_one_of_the_hub(
+def test_a_kernel_on_disk_may_need_one_on_the_hub(
     hub: Hub, base: dict[int, str], tmp_path: Path
 ) -> None:
     build = tmp_path / "local" / "build" / "torch-cpu"
@@ -85,7 +85,7 @@ def test_a_kernel_on_disk_may_need_one_of_the_hub(
     assert get_local_kernel(tmp_path / "local").answer == "base 1"
 
 
-def test_a_lock_speaks_for_what_a_kernel_needs(
+def test_a_lock_also_decides_the_commits_of_dependencies(
     hub: Hub, base: dict[int, str], tmp_path: Path
 ) -> None:
     commit = hub.add("org/first", needing(("org/base", 1)), branch="v1")
@@ -102,19 +102,19 @@ def test_a_lock_speaks_for_what_a_kernel_needs(
         get_locked_kernel("org/first", lockfile=lock)
 
 
-def test_what_is_not_declared_is_not_given(hub: Hub, base: dict[int, str]) -> None:
+def test_what_is_not_declared_is_refused(hub: Hub, base: dict[int, str]) -> None:
     hub.add("org/first", needing(("org/base", 1)))
     module = get_kernel("org/first")
     with pytest.raises(errors.DependencyError, match=r"does not declare.*org/other.*org/base"):
         module.ask("org/other")
 
 
-def test_only_kernels_may_ask(hub: Hub) -> None:
+def test_only_kernels_may_load_dependencies(hub: Hub) -> None:
     with pytest.raises(errors.DependencyError, match="call get_kernel"):
         get_kernel_dep("org/base")
 
 
-def test_what_is_needed_must_be_there(hub: Hub, base: dict[int, str]) -> None:
+def test_what_is_needed_must_exist(hub: Hub, base: dict[int, str]) -> None:
     hub.add("org/first", needing(("org/base", 1), ("org/nothing", 1)))
     assert not has_kernel("org/first")
     with pytest.raises(errors.HubNotFoundError, match="org/nothing"):

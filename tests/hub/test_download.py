@@ -1,4 +1,4 @@
-"""`kernels-core download`: the locked kernels of a project are here before they are used."""
+"""`kernels-core download`: locked kernels are in the cache before they are used."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(*arguments: str | Path) -> Result:
 
 
 def cached(tmp_path: Path) -> set[str]:
-    """Which files of builds are in the cache, with all that they hold."""
+    """The names of the variants whose builds are in the cache."""
     return {
         path.parent.name
         for path in tmp_path.glob("hf-home/hub/kernels--*/snapshots/*/build/*/__init__.py")
@@ -66,7 +66,7 @@ print(json.dumps(kernel.answer))
 
 
 @pytest.mark.parametrize("option", [["--all-variants"], ["--variant", "torch*"]])
-def test_all_variants_are_those_of_other_machines_too(
+def test_all_variants_include_those_for_other_machines(
     project: Path, tmp_path: Path, option: list[str]
 ) -> None:
     result = run("download", project, *option, "--json")
@@ -81,7 +81,7 @@ def test_a_pattern_chooses_variants(project: Path, tmp_path: Path) -> None:
     assert cached(tmp_path) == {GPU}
 
 
-def test_what_is_there_is_not_downloaded_again(hub: Hub, project: Path) -> None:
+def test_what_is_cached_is_not_downloaded_again(hub: Hub, project: Path) -> None:
     assert run("download", project, "--all-variants").exit_code == 0
     forget()  # as a new process does
     asked = len(hub.requests)
@@ -139,7 +139,7 @@ def test_a_lock_of_the_older_format_is_downloaded_by_its_digests(
     assert "the lock expects" in run("download", project, "--all-variants").output
 
 
-def test_trust_is_asked_for_before_anything_is_downloaded(
+def test_trust_is_checked_before_anything_is_downloaded(
     hub: Hub, project: Path, tmp_path: Path
 ) -> None:
     hub.publishers["org"] = False

@@ -1,4 +1,4 @@
-"""`kernels-core lock`: what it asks the Hub, what it writes, what `--check` says."""
+"""`kernels-core lock`: what it requests, what it writes, what `--check` reports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def ask_for(project: Path, *lines: str) -> None:
+def require(project: Path, *lines: str) -> None:
     table = "\n".join(["[tool.kernels.dependencies]", *lines])
     (project / "pyproject.toml").write_text(f"[project]\nname = 'acme'\n\n{table}\n")
 
@@ -47,7 +47,7 @@ def test_an_int_a_specifier_a_revision_and_what_they_need_are_locked(
         if tag == "v0.0.10":
             old = commit
     main_ = hub.add("org/plain", kernel_files("plain"))
-    ask_for(
+    require(
         project,
         '"org/plain" = { revision = "main" }',
         '"org/major" = 2',
@@ -77,7 +77,7 @@ def test_every_variant_has_a_digest_and_its_needs_count(hub: Hub, project: Path)
         kernel_depends=[{"repo-id": "org/base", "revision": "main"}],
     )
     hub.add("org/name", files, lfs=["build/torch213-cxx11-cu130-x86_64-linux/_ops.abi3.so"])
-    ask_for(project, '"org/name" = { revision = "main" }')
+    require(project, '"org/name" = { revision = "main" }')
     assert run(project).exit_code == 0
     kernel = read_lock(project / "kernels.lock").kernel("org/name")
     assert sorted(kernel.variants or ()) == ["torch-cpu", "torch213-cxx11-cu130-x86_64-linux"]
@@ -87,23 +87,23 @@ def test_every_variant_has_a_digest_and_its_needs_count(hub: Hub, project: Path)
 
 def test_only_metadata_is_downloaded(hub: Hub, project: Path) -> None:
     hub.add("org/name", kernel_files("name"), publisher_trusted=False)
-    ask_for(project, '"org/name" = { revision = "main" }')
+    require(project, '"org/name" = { revision = "main" }')
     assert run(project).exit_code == 0
     downloads = [request.path for request in hub.requests if "/resolve/" in request.path]
     assert downloads
     assert all(path.endswith("metadata.json") for path in downloads)
 
 
-def test_check_asks_nobody_and_says_what_is_wrong(hub: Hub, project: Path) -> None:
+def test_check_sends_no_requests_and_says_what_is_wrong(hub: Hub, project: Path) -> None:
     hub.add("org/name", kernel_files("name"), branch="v1")
-    ask_for(project, '"org/name" = 1')
+    require(project, '"org/name" = 1')
     missing = run(project, "--check")
     assert missing.exit_code == 1
     assert "kernels.lock" in missing.output
     assert run(project).exit_code == 0
     asked = len(hub.requests)
     assert run(project, "--check").exit_code == 0
-    ask_for(project, '"org/name" = 2', '"org/other" = 1')
+    require(project, '"org/name" = 2', '"org/other" = 1')
     stale = run(project, "--check")
     assert stale.exit_code == 1
     assert "org/name (version 2) is required, but org/name (version 1) is locked." in stale.output
@@ -114,7 +114,7 @@ def test_check_asks_nobody_and_says_what_is_wrong(hub: Hub, project: Path) -> No
 
 def test_a_branch_that_moves_does_not_fail_the_check(hub: Hub, project: Path) -> None:
     hub.add("org/name", kernel_files("name"), branch="v1")
-    ask_for(project, '"org/name" = 1')
+    require(project, '"org/name" = 1')
     assert run(project).exit_code == 0
     hub.add("org/name", kernel_files("name", source="x = 2"), branch="v1")
     assert run(project, "--check").exit_code == 0
@@ -122,7 +122,7 @@ def test_a_branch_that_moves_does_not_fail_the_check(hub: Hub, project: Path) ->
 
 def test_locking_again_says_what_has_moved(hub: Hub, project: Path) -> None:
     first = hub.add("org/name", kernel_files("name"), branch="v1")
-    ask_for(project, '"org/name" = 1')
+    require(project, '"org/name" = 1')
     assert json.loads(run(project, "--json").output)["kernels"][0]["change"] == "new"
     forget()  # as a new process does
     second = hub.add("org/name", kernel_files("name", source="x = 2"), branch="v1")
@@ -144,7 +144,7 @@ def test_locking_again_says_what_has_moved(hub: Hub, project: Path) -> None:
 
 def test_the_table_shows_every_kernel(hub: Hub, project: Path) -> None:
     commit = hub.add("org/name", kernel_files("name"), branch="v1")
-    ask_for(project, '"org/name" = 1')
+    require(project, '"org/name" = 1')
     output = run(project).output
     heading, row, last = output.strip().splitlines()
     assert heading.split() == ["KERNEL", "REQUIRED", "COMMIT", "BUILDS", "CHANGE"]
@@ -156,7 +156,7 @@ def test_a_circle_of_kernels_is_refused(hub: Hub, project: Path) -> None:
     for name, other in (("a", "b"), ("b", "a")):
         needs = [{"repo-id": f"org/{other}", "version": 1}]
         hub.add(f"org/{name}", kernel_files(name, kernel_depends=needs), branch="v1")
-    ask_for(project, '"org/a" = 1')
+    require(project, '"org/a" = 1')
     result = run(project)
     assert result.exit_code == 1
     assert "circle" in result.output
@@ -177,7 +177,7 @@ def test_what_cannot_be_locked_is_an_error_and_leaves_the_lock_alone(
 ) -> None:
     hub.add("org/name", kernel_files("name"), branch="v1")
     (project / "kernels.lock").write_text("earlier")
-    ask_for(project, *lines)
+    require(project, *lines)
     result = run(project)
     assert result.exit_code == status
     assert result.output.startswith("Error: ")
@@ -186,7 +186,7 @@ def test_what_cannot_be_locked_is_an_error_and_leaves_the_lock_alone(
 
 def test_a_lock_that_cannot_be_read_is_replaced(hub: Hub, project: Path) -> None:
     hub.add("org/name", kernel_files("name"), branch="v1")
-    ask_for(project, '"org/name" = 1')
+    require(project, '"org/name" = 1')
     (project / "kernels.lock").write_text("earlier")
     assert run(project).exit_code == 0
     assert len(locked(project)) == 1
@@ -208,11 +208,11 @@ def answers():
 """
 
 
-def test_an_installed_package_loads_by_its_own_lock_and_asks_for_no_branch(
+def test_an_installed_package_loads_by_its_own_lock_and_requests_no_branch(
     hub: Hub, project: Path, tmp_path: Path, forks: Forks
 ) -> None:
     locked_at = hub.add("org/name", kernel_files("name"), branch="v1")
-    ask_for(project, '"org/name" = 1')
+    require(project, '"org/name" = 1')
     assert run(project).exit_code == 0
     hub.add("org/name", kernel_files("name", source="answer = 1"), branch="v1")
     site = tmp_path / "site"
@@ -242,11 +242,11 @@ result = [build.commit, *acme.answers()]
     assert hub.requests == []
 
 
-def test_what_is_locked_and_not_there_is_not_asked_for_by_load_kernel(
+def test_load_kernel_requests_nothing_for_a_locked_kernel_that_is_not_cached(
     hub: Hub, project: Path
 ) -> None:
     hub.add("org/name", kernel_files("name"), branch="v1")
-    ask_for(project, '"org/name" = 1')
+    require(project, '"org/name" = 1')
     assert run(project).exit_code == 0
     forget()
     hub.forget()
@@ -259,12 +259,12 @@ def test_what_is_locked_and_not_there_is_not_asked_for_by_load_kernel(
     assert load_kernel("org/name", lockfile=lockfile, backend="cpu").answer == 42
 
 
-def test_the_peer_locks_the_same(hub: Hub, project: Path, fresh_python: Any) -> None:
-    pytest.importorskip("kernels.locking", reason="needs the peer: pip install kernels")
+def test_hf_kernels_locks_the_same(hub: Hub, project: Path, fresh_python: Any) -> None:
+    pytest.importorskip("kernels.locking", reason="needs Hugging Face kernels: pip install kernels")
     hub.add("org/base", kernel_files("base"), branch="v1")
     needs_base = [{"repo-id": "org/base", "version": 1}]
     hub.add("org/name", kernel_files("name", kernel_depends=needs_base), branch="v2")
-    ask_for(project, '"org/name" = 2')
+    require(project, '"org/name" = 2')
     assert run(project).exit_code == 0
     ours = (project / "kernels.lock").read_text()
     program = f"""
@@ -275,6 +275,6 @@ from kernels.cli.lock import lock_kernels
 lock_kernels(Namespace(project_dir=Path({str(project)!r})))
 print(json.dumps(None))
 """
-    fresh_python(program, HF_HUB_DISABLE_TELEMETRY="0")  # the peer fails without
+    fresh_python(program, HF_HUB_DISABLE_TELEMETRY="0")  # it fails without
     assert locked(project) == json.loads(ours)
     assert run(project, "--check").exit_code == 0

@@ -10,7 +10,7 @@ import sys
 import pytest
 from hub_server import Hub, kernel_files
 
-pty = pytest.importorskip("pty", reason="this system has no terminals to pretend")
+pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
 fcntl = pytest.importorskip("fcntl")
 termios = pytest.importorskip("termios")
 

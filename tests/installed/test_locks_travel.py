@@ -1,4 +1,4 @@
-"""A project's lock travels in its package, whichever build backend makes it, and is found there."""
+"""A project's lock is part of its package, with each build backend, and is found there."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def write_lock(project: Path, commit: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("how", [(), ("--editable",)], ids=["wheel", "editable"])
-def test_an_installed_project_brings_its_lock(environment, tmp_path, backend, how):
+def test_an_installed_project_includes_its_lock(environment, tmp_path, backend, how):
     module, also = BACKENDS[backend]
     source = tmp_path / "src" / f"acme_{backend}" / "__init__.py"
     source.parent.mkdir(parents=True)
@@ -93,7 +93,7 @@ def test_an_installed_project_brings_its_lock(environment, tmp_path, backend, ho
     assert environment.run(ASK.format(backend)) == [A, digests]
 
 
-def test_setuptools_takes_away_a_lock_that_is_no_more_and_says_what_is_missing(
+def test_setuptools_removes_a_lock_that_no_longer_exists_and_says_what_is_missing(
     environment, tmp_path
 ):
     pyproject = PYPROJECT.format(backend="setuptools", module=BACKENDS["setuptools"][0], also="")
@@ -121,7 +121,7 @@ def test_setuptools_takes_away_a_lock_that_is_no_more_and_says_what_is_missing(
     assert any("kernels-core lock" in line for line in said)
 
 
-def test_a_build_that_has_nothing_to_do_with_kernels_is_left_alone(environment, tmp_path):
+def test_a_build_of_a_project_without_kernels_is_left_alone(environment, tmp_path):
     (tmp_path / "plain.py").touch()
     egg_info = "from setuptools import setup; setup(name='plain', script_args=['-q', 'egg_info'])"
     environment.run(f"import os; os.chdir({str(tmp_path)!r}); {egg_info}; tell(None)")
