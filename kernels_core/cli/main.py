@@ -86,11 +86,11 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 def lock(project: Path, check: bool, as_json: bool) -> None:
     """Write kernels.lock for the PROJECT, a directory with a pyproject.toml.
 
-    Finds the commits that the kernels of [tool.kernels.dependencies], and all that they need, stand
-    at now. The hashes of their builds go to kernels.lock.digests.json.
+    Finds the current commits of the kernels in [tool.kernels.dependencies], and of all that they
+    need. The hashes of their builds are written to kernels.lock.digests.json.
 
-    With --check it asks nobody: it compares the lock with pyproject.toml. The exit status is 1 when
-    they do not belong together, and 2 when pyproject.toml is malformed.
+    With --check it sends no requests: it compares the lock with pyproject.toml. The exit status is
+    1 when they do not match, and 2 when pyproject.toml is malformed.
     """
     from kernels_core.cli import lock as command
 
@@ -101,18 +101,18 @@ def lock(project: Path, check: bool, as_json: bool) -> None:
 
 
 def _selection(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say which builds to get, and with whose trust."""
+    """The options that say which builds to download, and what to trust."""
     for option in reversed(
         (
             click.option(
-                "--all-variants", is_flag=True, help="Every build, not only the one for here."
+                "--all-variants", is_flag=True, help="Every build, not only that for this machine."
             ),
             click.option(
                 "--variant",
                 "variants",
                 multiple=True,
                 metavar="PATTERN",
-                help="The builds with such names, such as 'torch213-*-x86_64-linux'; repeatable.",
+                help="Builds whose names match, such as 'torch213-*-x86_64-linux'; repeatable.",
             ),
             click.option("--backend", help="Choose builds for this backend, such as 'cpu'."),
             click.option(
@@ -139,10 +139,11 @@ def download(
     trust: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Get the kernels that the lock of the PROJECT names onto this machine.
+    """Download the kernels in the lock of the PROJECT to the cache.
 
-    Without options these are the builds for this machine. They are verified, and programs then load
-    them without asking the Hub. The exit status is 1 when a kernel could not be had.
+    Without options, the builds for this machine are downloaded. They are verified, and programs
+    then load them without requests to the Hub. The exit status is 1 when a kernel could not be
+    downloaded.
     """
     from kernels_core.cli import download as command
 
@@ -159,7 +160,7 @@ def download(
 @click.option(
     "--project",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Bundle all that the lock of this project names.",
+    help="Bundle everything in the lock of this project.",
 )
 @_selection
 @click.option("--endpoint", metavar="URL", help="HF_ENDPOINT on the other machine, if it differs.")
@@ -175,13 +176,13 @@ def bundle(
     endpoint: str | None,
     as_json: bool,
 ) -> None:
-    """Write kernels to OUTPUT, for a machine that reaches no Hub.
+    """Write kernels to OUTPUT, for a machine that cannot reach the Hub.
 
     OUTPUT is an archive when its name ends in .tar, .tar.gz, .tgz or .zip, else a directory. A
     KERNEL is a repository and a version or revision: org/name, org/name@1, 'org/name@>=0.1',
-    org/name@main. What it needs comes with it.
+    org/name@main. The kernels that it needs are included.
 
-    The exit status is 1, and nothing is written, when a kernel could not be had.
+    The exit status is 1, and nothing is written, when a kernel could not be downloaded.
     """
     from kernels_core.cli import bundle as command
     from kernels_core.cli.download import selected
@@ -200,7 +201,7 @@ def bundle(
 @main.command()
 @click.argument("path", metavar="BUNDLE", type=click.Path(exists=True, path_type=Path))
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
-@click.option("--digest", help="What the bundle's digest must be: sha256:...")
+@click.option("--digest", help="The digest that the bundle must have: sha256:...")
 @_json
 def unbundle(path: Path, directory: Path | None, digest: str | None, as_json: bool) -> None:
     """Verify a BUNDLE, and unpack it to DIRECTORY when it is an archive.
@@ -211,9 +212,9 @@ def unbundle(path: Path, directory: Path | None, digest: str | None, as_json: bo
     from kernels_core.cli import bundle as command
 
     if path.is_dir() and directory is not None:
-        raise click.UsageError(f"{path} is a directory: it needs no unpacking, so give no other.")
+        raise click.UsageError(f"{path} is a directory, which needs no unpacking: omit DIRECTORY.")
     if not path.is_dir() and directory is None:
-        raise click.UsageError(f"{path} is an archive: name the directory to unpack it to.")
+        raise click.UsageError(f"{path} is an archive: give the DIRECTORY to unpack it to.")
     with errors_for_people(), only_the_result_on_stdout():
         report = command.unbundle(path, directory, digest)
     show(report, command.unbundled_as_text(report), as_json)
