@@ -58,7 +58,7 @@ def _writer(path: Path) -> Iterator[_Add]:
 
 
 def _add_to_zip(archive: zipfile.ZipFile, name: str, source: IO[bytes], size: int) -> None:
-    about = zipfile.ZipInfo(name)  # of 1980
+    about = zipfile.ZipInfo(name)  # dated 1980
     about.compress_type = zipfile.ZIP_DEFLATED
     about.external_attr = 0o644 << 16
     about.file_size = size
@@ -67,7 +67,7 @@ def _add_to_zip(archive: zipfile.ZipFile, name: str, source: IO[bytes], size: in
 
 
 def _add_to_tar(archive: tarfile.TarFile, name: str, source: IO[bytes], size: int) -> None:
-    about = tarfile.TarInfo(name)  # of 1970, and nobody's
+    about = tarfile.TarInfo(name)  # dated 1970, without an owner
     about.size = size
     archive.addfile(about, source)
 

@@ -49,7 +49,7 @@ def calling_code() -> Caller:
         name = frame.f_globals.get("__name__")
         # Methods that attrs generates belong to no module.
         if name is not None and name.partition(".")[0] != _OURS:
-            # With `python -m package.module` the name is "__main__", and the spec knows better.
+            # With `python -m package.module` the name is "__main__"; the spec has the real one.
             spec = frame.f_globals.get("__spec__")
             return Caller(spec.name if spec else name, frame.f_globals.get("__file__") or "")
         frame = frame.f_back
