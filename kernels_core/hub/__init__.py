@@ -1,1 +1,1 @@
-"""Asking the Hub: transport, answers, cache, versions, trust, and installing a build."""
+"""The Hub: requests, answers, the cache, versions, trust, and installing a build."""

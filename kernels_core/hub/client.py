@@ -1,7 +1,7 @@
-"""What the Hub says: branches and tags, the files of a commit, publishers, the files themselves.
+"""Requests to the Hub: branches and tags, the files of a commit, publishers, and downloads.
 
-Nothing is asked twice in a process: an answer is kept, and threads that ask the same question at
-the same time wait for one answer. The cache on disk plays no part here.
+Nothing is requested twice in a process: answers are kept, and threads that need the same one wait
+for one request. The cache on disk is not used here.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ T = TypeVar("T")
 
 logger = logging.getLogger("kernels_core")
 
-# What current repositories of kernels are, and what older ones are.
+# The types of current and of older repositories of kernels.
 REPOSITORY_TYPES = ("kernel", "model")
 
-# With an earlier answer at hand, a Hub that is down should not hold up a program for long.
+# With an earlier answer, a Hub that is down should not delay a program for long.
 _ATTEMPTS_WITH_EARLIER = 2
 _PAGES = 100
 _FILES = 100_000
@@ -54,7 +54,7 @@ class Listing:
 
     Attributes:
         files: the files, in the order of their paths.
-        unsafe: paths that must not be written anywhere, of files which are not among the others.
+        unsafe: other files, with paths that must not be written anywhere.
     """
 
     files: tuple[TreeFile, ...]
@@ -62,7 +62,7 @@ class Listing:
 
 
 class HubClient:
-    """The Hub that `HF_ENDPOINT` names, asked through the installed Hub client."""
+    """The Hub at `HF_ENDPOINT`. Each method may raise a `HubError`; see `transport.fetch`."""
 
     def __init__(self) -> None:
         self._once = SingleFlight()
@@ -77,35 +77,23 @@ class HubClient:
 
     @property
     def is_offline(self) -> bool:
-        """Whether the Hub client's switch for offline work is on."""
+        """Whether HF_HUB_OFFLINE is set."""
         from huggingface_hub import constants
 
         return bool(constants.is_offline_mode())
 
     def repository_type(self, repo_id: str) -> str | None:
-        """What type a repository has: "kernel", or "model" for older ones; None if not known."""
+        """ "kernel", or "model" for older repositories; None when not known yet."""
         return self._types.get(repo_id)
 
     def expect_type(self, repo_id: str, repository_type: str) -> None:
-        """Have a repository asked for as this type first.
-
-        Args:
-            repo_id: the repository.
-            repository_type: what it was when it was last loaded.
-        """
+        """Request a repository as this type first."""
         self._types.setdefault(repo_id, repository_type)
 
     def refs(self, repo_id: str, *, agent: str = "", earlier: Refs | None = None) -> Refs:
         """The branches and tags of a repository.
 
-        Args:
-            repo_id: the repository, "org/name".
-            agent: what the application wants the Hub to know of it.
-            earlier: what the Hub said before. It stands in, for the rest of the process, when the
-                Hub cannot be reached.
-
-        Raises:
-            HubError: the Hub cannot be asked, or says no; see `transport.fetch`.
+        When the Hub is not reachable, `earlier` is used instead for the rest of the process.
         """
 
         def ask(request: Request) -> Refs:
@@ -117,38 +105,27 @@ class HubClient:
             except HubUnreachableError as error:
                 if earlier is None:
                     raise
-                logger.warning("Using the versions of %s as last seen. %s", repo_id, error)
+                logger.warning(
+                    "Using the branches and tags of %s as they were at the last request. %s",
+                    repo_id,
+                    error,
+                )
                 return earlier
 
         return self._once.get(("refs", self.endpoint, repo_id), ask_or_recall)
 
     def known_refs(self, repo_id: str) -> Refs | None:
-        """The branches and tags of a repository, when this process has asked for them."""
+        """The branches and tags of a repository, if this process has requested them."""
         refs: Refs | None = self._once.known(("refs", self.endpoint, repo_id))
         return refs
 
-    def doubt(self, repo_id: str, commit: str) -> None:
-        """Forget what the Hub said of a commit, and which branches and tags point to commits.
-
-        Args:
-            repo_id: the repository, "org/name".
-            commit: the commit.
-        """
+    def invalidate(self, repo_id: str, commit: str) -> None:
+        """Forget the files of a commit, and the repository's branches and tags."""
         self._once.forget(("refs", self.endpoint, repo_id))
         self._once.forget(("tree", self.endpoint, repo_id, commit))
 
     def tree(self, repo_id: str, commit: str, *, agent: str = "") -> tuple[TreeFile, ...]:
-        """The files below `build` in a commit, in the order of their paths.
-
-        Args:
-            repo_id: the repository, "org/name".
-            commit: the commit.
-            agent: what the application wants the Hub to know of it.
-
-        Raises:
-            HubAnswerError: there are files that must not be written anywhere, or far too many.
-            HubError: the Hub cannot be asked, or says no; see `transport.fetch`.
-        """
+        """The files below `build` in a commit, in the order of their paths, all of them safe."""
         listed = self.listing(repo_id, commit, agent=agent)
         if listed.unsafe:
             raise HubAnswerError(
@@ -160,17 +137,7 @@ class HubClient:
         return listed.files
 
     def listing(self, repo_id: str, commit: str, *, agent: str = "") -> Listing:
-        """All that a commit has below `build`, also what must not be written.
-
-        Args:
-            repo_id: the repository, "org/name".
-            commit: the commit.
-            agent: what the application wants the Hub to know of it.
-
-        Raises:
-            HubAnswerError: there are far too many files.
-            HubError: the Hub cannot be asked, or says no; see `transport.fetch`.
-        """
+        """All that a commit has below `build`, including what must not be written."""
 
         def all_pages(request: Request) -> Listing:
             return _all_pages(request, commit)
@@ -187,16 +154,9 @@ class HubClient:
         return self._once.get(("tree", self.endpoint, repo_id, commit), ask)
 
     def publisher_is_trusted(self, publisher: str, *, earlier: bool | None = None) -> bool:
-        """Whether the Hub counts a publisher among those that it trusts to publish kernels.
+        """Whether the Hub lists a publisher as trusted. Only organizations can be.
 
-        Args:
-            publisher: the organization or user.
-            earlier: what the Hub said before. Where there is something to go by, less patience is
-                spent on a Hub that does not answer.
-
-        Raises:
-            HubError: the Hub cannot be asked. Not for a publisher who is no organization: only
-                organizations are trusted.
+        With an `earlier` answer, fewer attempts are made at a Hub that does not respond.
         """
 
         def ask() -> bool:
@@ -209,9 +169,9 @@ class HubClient:
 
         return self._once.get(("publisher", self.endpoint, publisher), ask)
 
-    def is_asked_about(self, publisher: str) -> bool:
-        """Whether this process has asked about a publisher, or is asking now."""
-        return self._once.is_asked(("publisher", self.endpoint, publisher))
+    def publisher_is_requested(self, publisher: str) -> bool:
+        """Whether this process has requested a publisher, or is waiting for the answer."""
+        return self._once.is_requested(("publisher", self.endpoint, publisher))
 
     def download(
         self,
@@ -223,19 +183,7 @@ class HubClient:
         agent: str = "",
         progress: Callable[[int], object] = lambda count: None,
     ) -> None:
-        """Download a file. What arrives has the right size, and is not checked otherwise.
-
-        Args:
-            repo_id: the repository, "org/name".
-            commit: the commit.
-            file: the file.
-            target: where to write it: an empty file.
-            agent: what the application wants the Hub to know of it.
-            progress: told the number of bytes as they arrive, a negative one when they are lost.
-
-        Raises:
-            HubError: the Hub cannot be asked, or says no; see `transport.fetch`.
-        """
+        """Download a file to an empty one. Its size is checked here, its content is not."""
         prefix = "" if self.repository_type(repo_id) == "model" else "kernels/"
         request = self._request(
             f"{prefix}{quote(repo_id)}/resolve/{commit}/{quote(file.path)}",
@@ -258,7 +206,7 @@ class HubClient:
     def _ask_repository(
         self, repo_id: str, path: str, ask: Callable[[Request], T], agent: str
     ) -> T:
-        """Ask for something of a repository, of whichever type it is."""
+        """Send a request about a repository, as either type until one exists."""
         expected = self.repository_type(repo_id)
         failure: HubNotFoundError | HubRefusedError | None = None
         for kind in sorted(REPOSITORY_TYPES, key=lambda kind: kind != expected):
@@ -340,6 +288,6 @@ def client() -> HubClient:
 
 
 def reset() -> None:
-    """Forget every answer, so that the Hub is asked again."""
+    """Forget every answer, so that requests are sent again."""
     global _client
     _client = HubClient()

@@ -1,4 +1,4 @@
-"""Progress of long work, as the Hub client shows that of its downloads."""
+"""Progress of long work, shown as the Hub client shows that of its downloads."""
 
 from __future__ import annotations
 
@@ -14,18 +14,9 @@ _WORTH_A_BAR = 1_000_000
 
 @contextlib.contextmanager
 def progress_bar(title: str, size: int) -> Iterator[Progress]:
-    """Show a bar on a terminal, unless the Hub client's own switch is off.
+    """Show a bar on a terminal, unless the Hub client's own switch is off or there are few bytes.
 
-    Args:
-        title: what is being done.
-        size: number of bytes; few of them get no bar.
-
-    Returns:
-        What to tell the number of bytes as they arrive. Threads may.
-
-    Example:
-        >>> with progress_bar("org/activation", 10) as advance:
-        ...     advance(10)
+    Gives the block what is called with the number of bytes as they arrive, in any thread.
     """
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 

@@ -1,4 +1,4 @@
-"""What the Hub said, as it is remembered on this machine."""
+"""What is on record in the cache of earlier answers of the Hub."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PUBLISHER = "publisher"
 
 
 def recall_refs(cache: RepositoryCache) -> Refs | None:
-    """The branches and tags of a repository when they were last asked for; None if never."""
+    """The branches and tags of a repository at the last request; None when there was none."""
     return _read(cache, _REFS, refs_from_json)
 
 
@@ -35,7 +35,7 @@ def remember_refs(cache: RepositoryCache, refs: Refs) -> None:
 
 
 def recall_tree(cache: RepositoryCache, commit: str) -> tuple[TreeFile, ...] | None:
-    """The files of a commit; None when they were never asked for."""
+    """The files of a commit; None when they were never requested."""
 
     def read(value: Any, key: str) -> tuple[TreeFile, ...]:
         return schema.required(value, "files", schema.list_of(tree_file_from_json), key)
@@ -55,7 +55,7 @@ def remember_tree(cache: RepositoryCache, commit: str, files: tuple[TreeFile, ..
 
 
 def forget_tree(cache: RepositoryCache, commit: str) -> None:
-    """Drop the files of a commit, which are then asked for again."""
+    """Drop the files of a commit, which are then requested again."""
     cache.forget(_tree(commit))
 
 
@@ -65,12 +65,9 @@ def _tree(commit: str) -> str:
 
 @attrs.frozen
 class PublisherRecord:
-    """What the Hub last said of a repository's publisher; see `trust.TrustRecord`.
+    """The Hub's last answer about a repository's publisher; see `trust.TrustRecord`.
 
-    It is kept with the repository, so that one answer does not speak for what was loaded otherwise.
-
-    Attributes:
-        cache: the repository.
+    It is kept with the repository, so that an answer does not count for another repository.
     """
 
     cache: RepositoryCache
@@ -82,7 +79,7 @@ class PublisherRecord:
         return trusted if record.get("name") == publisher and isinstance(trusted, bool) else None
 
     def remember(self, publisher: str, trusted: bool) -> None:
-        """Keep an answer in place of the one before."""
+        """Keep an answer, instead of the one before."""
         if self.recall(publisher) is not trusted:
             self.cache.remember(_PUBLISHER, {"name": publisher, "trusted": trusted})
 

@@ -1,7 +1,7 @@
 """A kernel repository on the Hub: its versions, its builds, and the one to use.
 
-What the Hub said is remembered on this machine. It is asked again for branches, tags and
-publishers; of a commit, which never changes, it is asked once for all time.
+Answers of the Hub are kept in the cache. Branches, tags and publishers are requested again in each
+process; the files of a commit, which never change, are requested once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from kernels_core.repository.metadata import Metadata, read_metadata
 from kernels_core.repository.names import publisher_of
 from kernels_core.variants.fit import BuildDecision
 
-# Of how many newer versions to find out whether they have a build for this machine.
+# How many newer versions to search for a build for this machine.
 _NEWER_VERSIONS = 3
 
 _builds = SingleFlight()
@@ -46,19 +46,19 @@ AskHub = Callable[[str], bool]
 
 
 def forget() -> None:
-    """Read again what is remembered of commits, as a new process does."""
+    """Read the lists of files from the cache again, as a new process does."""
     _builds.clear()
 
 
 @attrs.frozen
 class HubRepository:
-    """A kernel repository on the Hub. Making one touches nothing.
+    """A kernel repository on the Hub. Making one does no I/O.
 
     Attributes:
         repo_id: the repository, "org/name".
-        trust_remote_code: whether, or for what, the caller vouches; see `trust.check_trust`.
-        agent: what the application wants the Hub to know of it.
-        local_files_only: whether to make do with what is on this machine.
+        trust_remote_code: what the caller trusts; see `trust.check_trust`.
+        agent: added to the user agent of requests.
+        local_files_only: whether to send no request.
     """
 
     repo_id: str
@@ -68,12 +68,12 @@ class HubRepository:
 
     @property
     def is_offline(self) -> bool:
-        """Whether the Hub may not be asked."""
+        """Whether no request may be sent."""
         return self.local_files_only or client().is_offline
 
     @property
     def cache(self) -> RepositoryCache:
-        """What lies on this machine of it."""
+        """Its part of the cache."""
         hub = client()
 
         def of_type(repository_type: str) -> RepositoryCache:
@@ -91,49 +91,34 @@ class HubRepository:
     # Versions
 
     def refs(self) -> Refs:
-        """Its branches and tags; those last seen when the Hub cannot be reached.
-
-        Raises:
-            HubOfflineError: the Hub may not be asked, and never was.
-            HubError: the Hub cannot be asked, or says no.
-        """
+        """Its branches and tags; those last seen when the Hub is not reachable."""
         earlier = records.recall_refs(self.cache)
         if self.is_offline:
             if earlier is None:
-                raise self.not_known("its branches and tags")
+                raise self.not_cached("its branches and tags")
             return earlier
         return client().refs(self.repo_id, agent=self.agent, earlier=earlier)
 
     def pin(self, revision: str | None = None, version: int | str | None = None) -> Pinned:
-        """The commit that a version or revision means; see `versions.choose_ref`.
-
-        Raises:
-            VersionNotFoundError: there is no such version, branch or tag.
-            HubError: see `refs`; not for a commit, of which nothing is asked.
-        """
-        asked = revision is None or not is_commit(revision)
-        refs = self.refs() if asked else Refs({}, {})
+        """The commit that a version or revision means; no request is sent for a commit."""
+        needs_refs = revision is None or not is_commit(revision)
+        refs = self.refs() if needs_refs else Refs({}, {})
         return choose_ref(refs, repo_id=self.repo_id, revision=revision, version=version)
 
     # Builds
 
     def builds(self, commit: str) -> dict[str, HubBuild]:
-        """The builds of a commit by the names of their variants, some of which may be invalid.
+        """The builds of a commit by the names of their variants, which may be invalid."""
+        return _builds.get(self._key(commit), lambda: self._builds(commit))
 
-        Raises:
-            HubOfflineError: the Hub may not be asked, and never was.
-            HubError: the Hub cannot be asked, or says no.
-        """
-        return _builds.get(self._question(commit), lambda: self._builds(commit))
-
-    def _question(self, commit: str) -> tuple[Path, str, str, str]:
+    def _key(self, commit: str) -> tuple[Path, str, str, str]:
         return cache_root(), client().endpoint, self.repo_id, commit
 
     def _builds(self, commit: str) -> dict[str, HubBuild]:
         files = records.recall_tree(self.cache, commit)
         if files is None:
             if self.is_offline:
-                raise self.not_known(f"the files of its commit {commit}")
+                raise self.not_cached(f"the list of files of commit {commit}")
             files = client().tree(self.repo_id, commit, agent=self.agent)
         by_variant: dict[str, dict[str, TreeFile]] = {}
         for file in files:
@@ -145,16 +130,7 @@ class HubRepository:
     def decisions(
         self, commit: str, backend: Backend, device_index: int | None = None
     ) -> tuple[BuildDecision, ...]:
-        """Decide over every build of a commit. Downloads nothing but metadata.
-
-        Args:
-            commit: the commit.
-            backend: the backend to use.
-            device_index: the device that builds must cover; None for no particular one.
-
-        Raises:
-            HubError: the Hub cannot be asked, or says no.
-        """
+        """Decide over every build of a commit. Downloads nothing but metadata."""
         builds = self.builds(commit)
         installer = self.installer(commit)
         selector = BuildSelector(self.repo_id, backend, device_index)
@@ -172,17 +148,7 @@ class HubRepository:
     def best_metadata(
         self, commit: str, backend: Backend, device_index: int | None = None
     ) -> Metadata:
-        """What the build to use says about itself. Downloads nothing but metadata.
-
-        Args:
-            commit: the commit.
-            backend: the backend to use.
-            device_index: the device that the build must cover; None for no particular one.
-
-        Raises:
-            NoFittingBuildError: none of the builds fits.
-            HubError: the Hub cannot be asked, or says no.
-        """
+        """The metadata of the best build that fits. Downloads nothing else."""
         builds, installer = self.builds(commit), self.installer(commit)
         selector = BuildSelector(self.repo_id, backend, device_index)
         _, metadata = selector.select_best(builds, lambda name: installer.metadata(builds[name]))
@@ -196,27 +162,13 @@ class HubRepository:
         device_index: int | None = None,
         expected: Mapping[str, str] | None = None,
     ) -> Build:
-        """Select the best build that fits, and download it. Imports nothing.
+        """Select the best build that fits, and download and verify it. Imports nothing.
 
-        Args:
-            revision: a branch, tag or commit; see `versions.choose_ref`.
-            version: a PEP 440 specifier or a major version.
-            backend: the backend to use.
-            device_index: the device that the build must cover; None for no particular one.
-            expected: the hash of each build by the name of its variant, when a lock says so; see
-                `hashes.variant_hash`.
-
-        Raises:
-            VersionNotFoundError: there is no such version, branch or tag.
-            NoFittingBuildError: none of the builds fits; it has the reason for each.
-            UntrustedError: nobody vouches for the kernel.
-            TrustUnknownError: it is not known whether somebody does.
-            DigestError: the build is not what was published, or what was locked.
-            DependencyError: Python packages that it needs are missing.
-            LoadError: the Hub cannot be asked, or what it has is no kernel.
+        `expected` is the hash of each build by the name of its variant, when a lock has them; see
+        `hashes.variant_hash`.
         """
         asked_for_commit = revision is not None and is_commit(revision)
-        with self._asking_for_trust(revision) as ask_hub:
+        with self._requesting_publisher(revision) as ask_hub:
             pinned = self.pin(revision, version)
             with self._remembering(pinned):
                 builds, installer = self.builds(pinned.commit), self.installer(pinned.commit)
@@ -247,21 +199,12 @@ class HubRepository:
         variants: Mapping[str, HubBuild],
         expected: Mapping[str, str] | None = None,
     ) -> Path:
-        """Get builds of a commit onto this machine, whether they fit it or not.
+        """Download and verify builds of a commit, whether they fit this machine or not.
 
-        Args:
-            commit: the commit.
-            variants: some of its `builds`.
-            expected: as for `install_best`.
-
-        Returns:
-            The directory that holds `build`.
-
-        Raises:
-            UntrustedError, TrustUnknownError, DigestError, LoadError: as for `install_best`.
+        Returns the directory that holds `build`. `expected` is the same as for `install_best`.
         """
         installer = self.installer(commit)
-        with self._asking_for_trust(commit) as ask_hub:
+        with self._requesting_publisher(commit) as ask_hub:
             for build in variants.values():
                 _check_expected(self.repo_id, commit, build, expected)
                 self._check_trust(build, installer, ask_hub, asked_for_commit=True)
@@ -271,18 +214,18 @@ class HubRepository:
         return self.cache.snapshot(commit)
 
     def installer(self, commit: str) -> Installer:
-        """What gets builds of a commit onto this machine. Does not ask whether they are trusted."""
+        """What downloads builds of a commit. It does not check trust."""
         hub = None if self.is_offline else client()
         return Installer(self.cache, commit, hub, self.agent)
 
     @contextlib.contextmanager
     def _remembering(self, pinned: Pinned) -> Iterator[None]:
-        """Remember what the Hub said when it has led to a verified build, and only then."""
+        """Keep the Hub's answers once they have led to a verified build, and only then."""
         try:
             yield
         except (DigestError, HubAnswerError, HubNotFoundError):
-            # What was said of the commit, or that it is the one, may have been garbled.
-            self._doubt(pinned.commit)
+            # The list of files, or which commit the version means, may have been garbled.
+            self._invalidate(pinned.commit)
             raise
         if self.is_offline:
             return
@@ -297,26 +240,23 @@ class HubRepository:
         if not is_commit(pinned.ref):
             cache.keep_ref(pinned.ref, pinned.commit)
 
-    def _doubt(self, commit: str) -> None:
-        client().doubt(self.repo_id, commit)
-        _builds.forget(self._question(commit))
+    def _invalidate(self, commit: str) -> None:
+        client().invalidate(self.repo_id, commit)
+        _builds.forget(self._key(commit))
         if not self.is_offline:
             records.forget_tree(self.cache, commit)
 
     # Trust
 
     @contextlib.contextmanager
-    def _asking_for_trust(self, revision: str | None) -> Iterator[AskHub]:
-        """Begin to ask about the publisher beside other requests, if it will be needed.
-
-        The block gets what `trust.check_trust` needs to ask the Hub.
-        """
+    def _requesting_publisher(self, revision: str | None) -> Iterator[AskHub]:
+        """Give the block what asks the Hub about a publisher, with the request sent already."""
         named = publisher_of(self.repo_id)
         earlier = records.PublisherRecord(self.cache).recall(named)
 
         def ask(publisher: str) -> bool:
             if self.is_offline:
-                raise self.not_known("its publisher's standing")
+                raise self.not_cached("whether its publisher is trusted")
             return client().publisher_is_trusted(publisher, earlier=earlier)
 
         if not self._needs_publisher(revision, earlier):
@@ -326,8 +266,8 @@ class HubRepository:
             yield lambda publisher: answer()
 
     def _needs_publisher(self, revision: str | None, earlier: bool | None) -> bool:
-        """Whether asking is worth a thread; `trust.check_trust` decides what counts."""
-        if self.is_offline or client().is_asked_about(publisher_of(self.repo_id)):
+        """Whether the request is worth a thread; `trust.check_trust` makes the decision."""
+        if self.is_offline or client().publisher_is_requested(publisher_of(self.repo_id)):
             return False
         if earlier and revision is not None and is_commit(revision):
             return False
@@ -343,7 +283,7 @@ class HubRepository:
             ask_hub=ask_hub,
             record=records.PublisherRecord(self.cache),
             digest=build.digest,
-            # A branch or tag means that the Hub is asked anyway.
+            # For a branch or tag a request is sent anyway.
             cached=asked_for_commit and installer.has(build),
         )
 
@@ -352,7 +292,7 @@ class HubRepository:
     def _with_newer_version(
         self, error: NoFittingBuildError, pinned: Pinned, selector: BuildSelector
     ) -> NoFittingBuildError:
-        """Say whether a newer version has a build for this machine."""
+        """Add whether a newer version has a build for this machine."""
         if is_commit(pinned.ref):
             return error
         with contextlib.suppress(HubError):
@@ -367,12 +307,12 @@ class HubRepository:
                     )
         return error
 
-    def not_known(self, what: str) -> HubOfflineError:
-        """The error of something that is not on this machine, when the Hub may not be asked."""
-        why = "only local files are allowed" if self.local_files_only else "HF_HUB_OFFLINE is set"
+    def not_cached(self, what: str) -> HubOfflineError:
+        """The error for something that is not in the cache while no request may be sent."""
+        why = "local_files_only" if self.local_files_only else "HF_HUB_OFFLINE"
         return HubOfflineError(
-            f"{self.repo_id}: {what} was never asked for on this machine, and {why}. Load the "
-            f"kernel once with the Hub in reach, with the same cache ({cache_root()}).",
+            f"{self.repo_id}: the cache {cache_root()} has no record of {what}, and {why} is set, so "
+            f"no request was sent. Load the kernel once with access to the Hub and this cache.",
             repository=self.repo_id,
             request=what,
         )
@@ -383,15 +323,15 @@ def _check_expected(
 ) -> None:
     if expected is None:
         return
-    wanted = expected.get(build.variant, "no such build")
+    locked = expected.get(build.variant, "no such build")
     got = variant_hash(build.hashes)
-    if wanted != got:
+    if locked != got:
         raise DigestError(
-            f"{repo_id} ({build.variant}) at commit {commit}: the lock expects {wanted}, "
+            f"{repo_id} ({build.variant}) at commit {commit}: the lock expects {locked}, "
             f"the Hub has {got}. Nothing was downloaded.",
             repository=repo_id,
             files=(),
             path=f"{BUILD_FOLDER}/{build.variant}",
-            expected=wanted,
+            expected=locked,
             got=got,
         )

@@ -1,4 +1,4 @@
-"""Questions that are asked once, whichever threads ask them."""
+"""Results that are computed once, whichever threads need them."""
 
 from __future__ import annotations
 
@@ -12,64 +12,51 @@ T = TypeVar("T")
 
 
 class SingleFlight:
-    """Answers to questions. Threads that ask the same one at the same time wait for one answer.
+    """Results by key. Threads that need the same one at the same time wait for one computation.
 
-    A failure is told to everybody who was waiting for the answer, and is not kept.
-
-    Example:
-        >>> once = SingleFlight()
-        >>> once.get("when", lambda: "now"), once.get("when", lambda: "later")
-        ('now', 'now')
+    A failure is raised in every thread that was waiting, and is not kept.
     """
 
     def __init__(self) -> None:
-        self._answers: dict[Hashable, Future[Any]] = {}
+        self._results: dict[Hashable, Future[Any]] = {}
         self._lock = threading.Lock()
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forget_unanswered)
+            os.register_at_fork(after_in_child=self._forget_unfinished)
 
-    def get(self, question: Hashable, ask: Callable[[], T]) -> T:
-        """The answer to a question.
-
-        Args:
-            question: what identifies the question.
-            ask: finds the answer; called when nobody has asked.
-
-        Raises:
-            Exception: what `ask` raises.
-        """
+    def get(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """The result for a key; computed when there is none yet."""
         with self._lock:
-            known = self._answers.get(question)
-            answer: Future[T] = Future() if known is None else known
-            self._answers[question] = answer
+            known = self._results.get(key)
+            result: Future[T] = Future() if known is None else known
+            self._results[key] = result
         if known is None:
             try:
-                answer.set_result(ask())
+                result.set_result(compute())
             except BaseException as error:
-                self.forget(question)
-                answer.set_exception(error)
-        return answer.result()
+                self.forget(key)
+                result.set_exception(error)
+        return result.result()
 
-    def known(self, question: Hashable) -> Any:
-        """The answer to a question that has been asked; None for one that has not."""
-        answer = self._answers.get(question)
-        return answer.result() if answer is not None and answer.done() else None
+    def known(self, key: Hashable) -> Any:
+        """The result for a key; None when there is none yet."""
+        result = self._results.get(key)
+        return result.result() if result is not None and result.done() else None
 
-    def is_asked(self, question: Hashable) -> bool:
-        """Whether the question has been asked, or is being asked now."""
-        return question in self._answers
+    def is_requested(self, key: Hashable) -> bool:
+        """Whether the result for a key is known or in flight."""
+        return key in self._results
 
-    def forget(self, question: Hashable) -> None:
-        """Forget an answer; the question is asked again."""
+    def forget(self, key: Hashable) -> None:
+        """Forget the result for a key, which is then computed again."""
         with self._lock:
-            self._answers.pop(question, None)
+            self._results.pop(key, None)
 
     def clear(self) -> None:
-        """Forget every answer; each question is asked again."""
+        """Forget all results."""
         with self._lock:
-            self._answers.clear()
+            self._results.clear()
 
-    def _forget_unanswered(self) -> None:
-        # The threads that were asking do not exist in a forked process.
-        self._answers = {q: answer for q, answer in self._answers.items() if answer.done()}
+    def _forget_unfinished(self) -> None:
+        # The threads that were computing do not exist in a forked process.
+        self._results = {key: result for key, result in self._results.items() if result.done()}
         self._lock = threading.Lock()
