@@ -1,4 +1,4 @@
-"""Reading the Hub's answers. They are strangers' data: what is not as it must be is refused."""
+"""Reading the Hub's answers. They are untrusted input: what is malformed is refused."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class TreeFile:
 
     @property
     def content_hash(self) -> FileHash:
-        """The hash of its content, the strongest that the Hub tells."""
+        """The hash of its content, the strongest that the Hub has."""
         if self.lfs_sha256 is not None:
             return FileHash("sha256", self.lfs_sha256)
         return FileHash("git-sha1", self.oid)
@@ -61,8 +61,8 @@ class TreePage:
 
     Attributes:
         files: those below `build`.
-        unsafe: files with paths that must not be written anywhere; they are not among the others.
-        following: the query that asks for the next page; None on the last one.
+        unsafe: other files, with paths that must not be written anywhere.
+        following: the query for the next page; None on the last one.
     """
 
     files: tuple[TreeFile, ...]
@@ -71,11 +71,7 @@ class TreePage:
 
 
 def read_refs(response: Response) -> Refs:
-    """Read the branches and tags of a repository.
-
-    Raises:
-        TransientError: the answer is not what the Hub sends.
-    """
+    """Read the branches and tags of a repository."""
     return _parsed(response, refs_from_json)
 
 
@@ -90,11 +86,7 @@ def refs_from_json(value: Any, key: str) -> Refs:
 
 
 def read_publisher(response: Response) -> bool:
-    """Read whether an organization is trusted to publish kernels.
-
-    Raises:
-        TransientError: the answer is not what the Hub sends.
-    """
+    """Read whether an organization is trusted to publish kernels."""
 
     def read(value: Any, key: str) -> bool:
         # The Hub leaves the key out for most organizations.
@@ -104,22 +96,14 @@ def read_publisher(response: Response) -> bool:
 
 
 def read_tree_page(response: Response, commit: str) -> TreePage:
-    """Read a page of the files of a commit.
-
-    Args:
-        response: the answer.
-        commit: the commit that it was asked for.
-
-    Raises:
-        TransientError: the answer is not what the Hub sends, or is of another commit.
-    """
+    """Read a page of the files of a commit."""
     _check_commit(response, commit)
     entries = _parsed(response, schema.list_of(_tree_entry))
     files = tuple(entry for entry in entries if entry is not None)
     unsafe = tuple(file.path for file in files if not paths.is_safe(file.path))
     link = response.links.get("next", {}).get("url")
-    # Only the query is taken: a mirror's link may lead back to the Hub that it stands for, and
-    # nobody's link may lead the token elsewhere.
+    # Only the query is used: a mirror's link may lead to the Hub that it mirrors, and no link may
+    # send the token elsewhere.
     following = dict(parse_qsl(urlsplit(link).query)) if link else None
     inside = (file for file in files if file.path.startswith(f"{BUILD_FOLDER}/"))
     return TreePage(tuple(f for f in inside if f.path not in unsafe), unsafe, following)
@@ -130,15 +114,8 @@ def read_file(
 ) -> None:
     """Write a file, or the rest of it, as it arrives.
 
-    Args:
-        response: the answer, of the whole file or of what is missing in `target`.
-        commit: the commit that the file was asked for.
-        size: how large it must be.
-        target: where to write it.
-        progress: told the number of bytes as they arrive, a negative one when they are lost.
-
-    Raises:
-        TransientError: it is of another commit or size.
+    The response may have the whole file, or what is missing in `target`. `progress` is called with
+    the number of bytes as they arrive, a negative one when they are lost.
     """
     _check_commit(response, commit)
     if response.status_code != 206:
@@ -151,21 +128,21 @@ def read_file(
         arrived += len(chunk)
         if time.monotonic() - window > _WINDOW:
             if arrived < _LEAST_IN_WINDOW:
-                raise TransientError(f"only {arrived} bytes came in {_WINDOW:.0f} s")
+                raise TransientError(f"only {arrived} bytes arrived in {_WINDOW:.0f} s")
             window, arrived = time.monotonic(), 0
         if target.tell() + len(chunk) > size:
             raise TransientError(f"the file has more than {size} bytes", lasting=HubAnswerError)
         target.write(chunk)
         progress(len(chunk))
     if target.tell() != size:
-        raise TransientError(f"the answer ended after {target.tell()} of {size} bytes")
+        raise TransientError(f"the response ended after {target.tell()} of {size} bytes")
 
 
 def _check_commit(response: Response, commit: str) -> None:
     for answer in (*response.history, response):
         said = answer.headers.get("X-Repo-Commit", commit)
         if said != commit:
-            raise TransientError(f"the answer is of commit {said}", lasting=HubAnswerError)
+            raise TransientError(f"the response is for commit {said}", lasting=HubAnswerError)
 
 
 def _parsed(response: Response, read: schema.Reader[T]) -> T:
@@ -173,9 +150,9 @@ def _parsed(response: Response, read: schema.Reader[T]) -> T:
         body = read_all(response, schema.MAX_BYTES)
         return schema.read_content(body, lambda value: read(value, ""))
     except schema.InvalidError as error:
-        # A proxy's page, or an answer that was cut off, may not come again.
+        # The next attempt may not meet the same proxy's page or broken connection.
         raise TransientError(
-            f"the answer is not what the Hub sends: {error}", lasting=HubAnswerError
+            f"the response is not what the Hub sends: {error}", lasting=HubAnswerError
         ) from error
 
 

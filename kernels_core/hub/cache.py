@@ -1,8 +1,8 @@
-"""Where the files of Hub repositories lie on this machine, and what is remembered of them.
+"""Where the files of Hub repositories are in the cache, and the records that are kept beside them.
 
-Files lie where the Hub client keeps its own, so that programs share them: `blobs/` has each content
-once, under its hash, and `snapshots/<commit>/` the files as links. What only this package needs
-lies beside them in `kernels-core/`: small JSON records. A record that cannot be read is no record.
+Files are where the Hub client keeps its own, so that programs share them: `blobs/` has each content
+once, under its hash, and `snapshots/<commit>/` the files as links. What only this package needs is
+beside them in `kernels-core/`: small JSON records. One that cannot be read does not count.
 """
 
 from __future__ import annotations
@@ -33,21 +33,14 @@ CACHE_VARIABLE = "KERNELS_CACHE"
 
 _RECORDS = "kernels-core"
 _FORMAT = 1
-# A process that holds a lock for longer than this hangs, or downloads over a line that is no use.
+# A process that holds a lock for longer hangs, or downloads over an unusable connection.
 _LOCK_TIMEOUT = 900.0
 _STALE = 3600.0
 _INCOMPLETE = ".incomplete"
 
 
 def cache_root() -> Path:
-    """The directory that holds the repositories: `KERNELS_CACHE`, else the Hub client's cache.
-
-    Example:
-        >>> import os
-        >>> os.environ["KERNELS_CACHE"] = "/var/cache/kernels"
-        >>> cache_root().name
-        'kernels'
-    """
+    """The directory of all repositories: `KERNELS_CACHE`, else the Hub client's cache."""
     named = os.environ.get(CACHE_VARIABLE)
     if named:
         return Path(named).expanduser().absolute()
@@ -58,13 +51,13 @@ def cache_root() -> Path:
 
 @attrs.frozen
 class RepositoryCache:
-    """What lies on this machine of one repository. Making one touches nothing.
+    """One repository's part of the cache. Making one does no I/O; writing may raise a `CacheError`.
 
     Attributes:
         repo_id: the repository, "org/name".
         repository_type: "kernel" or "model".
         root: the directory of all repositories.
-        endpoint: the Hub that records are about. What another Hub said does not count.
+        endpoint: the Hub that records are about. Records about another Hub do not count.
     """
 
     repo_id: str
@@ -82,7 +75,7 @@ class RepositoryCache:
         return self.path / "snapshots" / commit
 
     def blob(self, file: TreeFile) -> Path:
-        """The content of a file."""
+        """The path of a file's content."""
         return self.path / "blobs" / (file.lfs_sha256 or file.oid)
 
     @property
@@ -94,10 +87,7 @@ class RepositoryCache:
 
     @contextlib.contextmanager
     def adding(self, file: TreeFile) -> Iterator[Path]:
-        """Give the block a path to write a file to, which then becomes the blob of the file.
-
-        Raises CacheError when the cache cannot be written.
-        """
+        """Give the block a path to write a file to, which then becomes the blob of the file."""
         blob = self.blob(file)
         self._make(blob.parent)
         _remove_stale(blob)
@@ -105,11 +95,7 @@ class RepositoryCache:
             yield new
 
     def link(self, file: TreeFile, commit: str) -> None:
-        """Let a commit's snapshot show the blob of a file.
-
-        Raises:
-            CacheError: the cache cannot be written.
-        """
+        """Link a file's blob into the snapshot of a commit."""
         shown = self.snapshot(commit) / file.path
         self._make(shown.parent)
         # The name of the file may be as long as the file system allows.
@@ -117,15 +103,9 @@ class RepositoryCache:
             _link(self.blob(file), new)
 
     def remove(self, path: Path, file: TreeFile | None = None) -> None:
-        """Remove something from a snapshot.
+        """Remove a file or directory from a snapshot.
 
-        Args:
-            path: what to remove, a whole directory too.
-            file: the file that it should be, whose blob goes as well; None for what should not be
-                there.
-
-        Raises:
-            CacheError: the cache cannot be written.
+        With `file`, its blob is removed as well.
         """
         with self.writing():
             if path.is_dir() and not path.is_symlink():
@@ -138,24 +118,20 @@ class RepositoryCache:
     # Records
 
     def recall(self, name: str) -> dict[str, Any] | None:
-        """A record; None when there is none that can be read.
-
-        Args:
-            name: what it is about, for example "refs".
-        """
+        """A record; None when there is none that can be read."""
         path = self._record(name)
         try:
             record = schema.read_file(path, lambda value: schema.read_object(value, ""))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except schema.InvalidError as error:
-            logger.info("Ignoring the record %s: it %s", path, error)
+            logger.info("Ignoring the record %s, which %s", path, error)
             return None
         about = (record.get("format"), record.get("endpoint"))
         return record if about == (_FORMAT, self.endpoint) else None
 
     def remember(self, name: str, record: dict[str, Any]) -> None:
-        """Keep a record, whole or not at all. A cache that cannot be written remembers nothing."""
+        """Write a record. A cache that cannot be written is no error."""
         path = self._record(name)
         record = {"format": _FORMAT, "endpoint": self.endpoint, **record}
         try:
@@ -165,7 +141,7 @@ class RepositoryCache:
             with replacing(path, prefix=f".{path.name}", suffix="") as new:
                 new.write_text(json.dumps(record), encoding="utf-8")
         except OSError as error:
-            logger.info("Not remembering %s: %s", path, error)
+            logger.info("Not writing the record %s: %s", path, error)
 
     def forget(self, name: str) -> None:
         """Drop a record."""
@@ -176,7 +152,7 @@ class RepositoryCache:
         return self.path / _RECORDS / f"{name}.json"
 
     def keep_ref(self, ref: str, commit: str) -> None:
-        """Note what a branch or tag stood for, as the Hub client does.
+        """Note which commit a branch or tag was at, as the Hub client does.
 
         Its tools remove snapshots that no such note names.
         """
@@ -194,14 +170,7 @@ class RepositoryCache:
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold a lock that other processes and threads respect. A killed process lets go of it.
-
-        Args:
-            name: what is locked; any text.
-
-        Raises:
-            CacheError: the cache cannot be written, or somebody holds the lock for too long.
-        """
+        """Hold a lock among processes and threads. A process that is killed releases it."""
         from filelock import Timeout
         from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
@@ -227,11 +196,7 @@ class RepositoryCache:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Name the cache in errors of writing to it.
-
-        Raises:
-            CacheError: an OSError was raised inside.
-        """
+        """Turn an OSError of the block into a CacheError that names the cache."""
         try:
             yield
         except KernelsError:  # some are an OSError too
@@ -242,14 +207,14 @@ class RepositoryCache:
     def _unwritable(self, error: OSError) -> CacheError:
         advice = "Free some space" if error.errno == errno.ENOSPC else "Make it writable"
         return CacheError(
-            f"{self.repo_id} cannot be kept in the cache {self.root}: {error}. {advice}, or set "
+            f"{self.repo_id} cannot be written to the cache {self.root}: {error}. {advice}, or set "
             f"{CACHE_VARIABLE} to another directory.",
             repository=self.repo_id,
         )
 
 
 def _link(blob: Path, shown: Path) -> None:
-    """Show a blob at another path too; by a symbolic link where those are possible and wanted."""
+    """Show a blob at another path too; by a symbolic link where those are possible and enabled."""
     from huggingface_hub import constants
 
     if not constants.HF_HUB_DISABLE_SYMLINKS:

@@ -83,7 +83,7 @@ class HubClient:
         return bool(constants.is_offline_mode())
 
     def repository_type(self, repo_id: str) -> str | None:
-        """ "kernel", or "model" for older repositories; None when not known yet."""
+        """The type "kernel", or "model" for older repositories; None when not known yet."""
         return self._types.get(repo_id)
 
     def expect_type(self, repo_id: str, repository_type: str) -> None:

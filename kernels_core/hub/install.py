@@ -1,6 +1,6 @@
-"""Getting one build of a commit onto this machine: downloaded once, verified, with a receipt.
+"""Installing one build of a commit in the cache: downloaded once, verified, with a receipt.
 
-A build counts as there when every file in its directory was hashed and equals what the commit
+A build counts as installed when every file in its directory was hashed and equals what the commit
 lists. The receipt says so for later: it holds each file's size, times and inode as they were before
 the hashing, and while they are the same nothing is hashed again. That notices whatever writes to a
 file, replaces it, adds one or takes one away. It does not notice a disk that changes content by
@@ -60,19 +60,19 @@ class HubBuild:
 
     @property
     def digest(self) -> str:
-        """One text that stands for all its files."""
+        """The digest of all its files, for trust lists."""
         return tree_digest(self.hashes)
 
 
 @attrs.frozen
 class Installer:
-    """Gets the builds of one commit onto this machine.
+    """Installs builds of one commit.
 
     Attributes:
-        cache: where to.
+        cache: the destination.
         commit: the commit.
-        client: where from; None to make do with what is there.
-        agent: what the application wants the Hub to know of it.
+        client: the client to download with; None to download nothing.
+        agent: added to the user agent of requests.
     """
 
     cache: RepositoryCache
@@ -81,30 +81,19 @@ class Installer:
     agent: str = ""
 
     def path(self, build: HubBuild) -> Path:
-        """The directory of a build, whether it is there or not."""
+        """The directory of a build, whether it exists or not."""
         return self.cache.snapshot(self.commit) / BUILD_FOLDER / build.variant
 
     def has(self, build: HubBuild) -> bool:
-        """Whether a build is there, verified, and unchanged since."""
+        """Whether a build is installed, verified, and unchanged since."""
         return self._receipt_holds(build, build.digest)
 
     def install(self, build: HubBuild) -> Path:
-        """Make sure that a build is there and verified.
+        """Install a build, unless it is, and return its directory.
 
-        Any number of threads and processes may ask for one build at the same time: it is
-        downloaded once. One that is killed leaves nothing that another would take for complete.
-
-        Args:
-            build: the build.
-
-        Returns:
-            Its directory.
-
-        Raises:
-            HubError: a file cannot be downloaded.
-            DigestError: files differ from what was published, also when downloaded again.
-            MetadataError: its metadata is malformed.
-            CacheError: the cache cannot be written.
+        Any number of threads and processes may install one build at the same time: it is downloaded
+        once. A process that is killed leaves nothing that another would take for complete. Raises a
+        DigestError when files differ from what was published after a second download too.
         """
         path = self.path(build)
         expected = build.digest
@@ -114,7 +103,7 @@ class Installer:
                 return
             self._check_plausible(build)
             with self._lock(build):
-                # Somebody else may have been faster.
+                # Another process may have been faster.
                 if not self._receipt_holds(build, expected):
                     self._get(build, lambda: self._verify(build, expected))
 
@@ -122,7 +111,7 @@ class Installer:
         return path
 
     def _is_complete(self, build: HubBuild, expected: str) -> bool:
-        """Verify what is there without a receipt, as in a cache that was copied."""
+        """Verify files that have no receipt, as in a cache that was copied."""
         if self._missing(build):
             return False
         try:
@@ -132,14 +121,7 @@ class Installer:
         return True
 
     def metadata(self, build: HubBuild) -> Metadata | None:
-        """What a build says about itself, of which nothing else is downloaded.
-
-        Args:
-            build: the build.
-
-        Raises:
-            HubError, DigestError, MetadataError, CacheError: as for `install`.
-        """
+        """The metadata of a build, of which nothing else is downloaded."""
         described = build.files.get(METADATA_FILE)
         if described is None:
             return None
@@ -161,12 +143,12 @@ class Installer:
         return _installed.get((str(path), str(expected)), fetch)
 
     def _get(self, build: HubBuild, verify: Callable[[], T]) -> T:
-        """Download what is missing, and what is in the cache and not as published."""
+        """Download what is missing, and what is in the cache but not as it was published."""
         self._download(build)
         try:
             return verify()
         except DigestError as error:
-            logger.warning("Removing what is not as published from the cache. %s", error)
+            logger.warning("Removing files that differ from what was published. %s", error)
             self._remove(build, error)
         self._download(build)
         try:
@@ -210,7 +192,7 @@ class Installer:
     # Downloading
 
     def _missing(self, build: HubBuild) -> list[TreeFile]:
-        """The files that are not there. Those that are there may still be wrong."""
+        """The files that do not exist. Those that exist may still be wrong."""
         path = self.path(build)
         return [
             file
@@ -234,9 +216,10 @@ class Installer:
     def _download_all(self, build: HubBuild, files: list[TreeFile]) -> None:
         client = self.client
         if client is None:
+            count = "1 file" if len(files) == 1 else f"{len(files)} files"
             raise HubOfflineError(
-                f"{len(files)} files of {self.cache.repo_id} ({build.variant}) are not in the "
-                f"cache {self.cache.root}, and nothing may be downloaded.",
+                f"The cache {self.cache.root} lacks {count} of {self.cache.repo_id} "
+                f"({build.variant}), and downloads are off (HF_HUB_OFFLINE or local_files_only).",
                 repository=self.cache.repo_id,
                 request=f"download of {files[0].path}",
             )
@@ -245,7 +228,7 @@ class Installer:
             in_parallel(lambda file: self._download_file(client, file, progress), files)
 
     def _download_file(self, client: HubClient, file: TreeFile, progress: Progress) -> None:
-        """Download a file. Nothing becomes part of the cache that is not what was published."""
+        """Download a file. Only what was published becomes part of the cache."""
         with self.cache.adding(file) as new:
             download_file(
                 client,
@@ -258,28 +241,28 @@ class Installer:
             )
 
     def _check_plausible(self, build: HubBuild) -> None:
-        """Refuse what nobody needs to download to see that it is wrong."""
+        """Refuse what is wrong by its names and sizes, before any download."""
         repo_id = self.cache.repo_id
         described = build.files.get(METADATA_FILE)
         if described is not None and described.size > schema.MAX_BYTES:
             raise MetadataError(
-                f"{described.path} of {repo_id} has {described.size} bytes, more than any kernel "
-                f"needs; nothing was downloaded.",
+                f"{described.path} of {repo_id} has {described.size} bytes, more than the "
+                f"{schema.MAX_BYTES} allowed; nothing was downloaded.",
                 repository=repo_id,
                 path=Path(described.path),
                 key="",
             )
         if collision := paths.first_collision(build.files):
             raise HubAnswerError(
-                f"{repo_id} ({build.variant}) has files that some systems take for one: "
-                f"{' and '.join(map(repr, collision))}; nothing was downloaded.",
+                f"{repo_id} ({build.variant}) has files whose names are the same on some file "
+                f"systems: {' and '.join(map(repr, collision))}; nothing was downloaded.",
                 repository=repo_id,
                 request=f"download of {build.variant}",
             )
 
 
 def forget() -> None:
-    """Look at each build again, as a new process does."""
+    """Verify each build again, as a new process does."""
     _installed.clear()
 
 
@@ -293,27 +276,15 @@ def download_file(
     agent: str = "",
     progress: Progress = lambda count: None,
 ) -> None:
-    """Download a file, and make sure that it is what was published.
+    """Download a file to a path, and verify it.
 
-    Args:
-        client: where from.
-        repo_id: the repository, "org/name".
-        commit: the commit.
-        file: the file.
-        path: where to write it. What is there is overwritten.
-        agent: what the application wants the Hub to know of it.
-        progress: told the number of bytes as they arrive, a negative one when they are lost.
-
-    Raises:
-        HubError: it cannot be downloaded.
-        DigestError: what arrives is not what was published, also when downloaded again.
-        OSError: it cannot be written.
+    What arrives garbled is downloaded once more, and then a DigestError.
     """
     expected = file.content_hash
     got: list[FileHash] = []
     while len(got) < _ATTEMPTS:
         if got:
-            logger.warning("%s arrived as %s; downloading it again", file.path, got[-1])
+            logger.warning("%s arrived with the hash %s; downloading it again", file.path, got[-1])
             progress(-file.size)
         with path.open("wb") as target:
             client.download(repo_id, commit, file, target, agent=agent, progress=progress)
@@ -321,7 +292,8 @@ def download_file(
         if got[-1] == expected:
             return
     raise DigestError(
-        f"{file.path} of {repo_id} at commit {commit}: expected {expected}, got {got[-1]}, twice.",
+        f"{file.path} of {repo_id} at commit {commit} was downloaded twice: expected {expected}, "
+        f"got {got[-1]}.",
         repository=repo_id,
         files=(file.path,),
         path=file.path,

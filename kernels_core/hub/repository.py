@@ -52,7 +52,7 @@ def forget() -> None:
 
 @attrs.frozen
 class HubRepository:
-    """A kernel repository on the Hub. Making one does no I/O.
+    """A kernel repository on the Hub. Making one does no I/O; requests may raise a `HubError`.
 
     Attributes:
         repo_id: the repository, "org/name".
@@ -167,7 +167,7 @@ class HubRepository:
         `expected` is the hash of each build by the name of its variant, when a lock has them; see
         `hashes.variant_hash`.
         """
-        asked_for_commit = revision is not None and is_commit(revision)
+        by_commit = revision is not None and is_commit(revision)
         with self._requesting_publisher(revision) as ask_hub:
             pinned = self.pin(revision, version)
             with self._remembering(pinned):
@@ -176,7 +176,7 @@ class HubRepository:
                 def metadata_of(variant: str) -> Metadata | None:
                     build = builds[variant]
                     _check_expected(self.repo_id, pinned.commit, build, expected)
-                    self._check_trust(build, installer, ask_hub, asked_for_commit)
+                    self._check_trust(build, installer, ask_hub, by_commit)
                     path = installer.install(build)
                     return read_metadata(path / METADATA_FILE, repository=self.repo_id)
 
@@ -207,7 +207,7 @@ class HubRepository:
         with self._requesting_publisher(commit) as ask_hub:
             for build in variants.values():
                 _check_expected(self.repo_id, commit, build, expected)
-                self._check_trust(build, installer, ask_hub, asked_for_commit=True)
+                self._check_trust(build, installer, ask_hub, by_commit=True)
         with self._remembering(Pinned(commit, commit)):
             for build in variants.values():
                 installer.install(build)
@@ -274,7 +274,7 @@ class HubRepository:
         return not is_allowed_here(self.repo_id, self.trust_remote_code)
 
     def _check_trust(
-        self, build: HubBuild, installer: Installer, ask_hub: AskHub, asked_for_commit: bool
+        self, build: HubBuild, installer: Installer, ask_hub: AskHub, by_commit: bool
     ) -> None:
         check_trust(
             self.repo_id,
@@ -284,7 +284,7 @@ class HubRepository:
             record=records.PublisherRecord(self.cache),
             digest=build.digest,
             # For a branch or tag a request is sent anyway.
-            cached=asked_for_commit and installer.has(build),
+            cached=by_commit and installer.has(build),
         )
 
     # Errors
@@ -311,8 +311,8 @@ class HubRepository:
         """The error for something that is not in the cache while no request may be sent."""
         why = "local_files_only" if self.local_files_only else "HF_HUB_OFFLINE"
         return HubOfflineError(
-            f"{self.repo_id}: the cache {cache_root()} has no record of {what}, and {why} is set, so "
-            f"no request was sent. Load the kernel once with access to the Hub and this cache.",
+            f"{self.repo_id}: the cache {cache_root()} has no record of {what}, and {why} is set, "
+            f"so no request was sent. Load the kernel once with access to the Hub and this cache.",
             repository=self.repo_id,
             request=what,
         )

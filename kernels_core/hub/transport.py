@@ -1,7 +1,7 @@
 """One request to the Hub: a time-out, a bounded retry with backoff, errors that say what failed.
 
-The session is the Hub client's own, with its proxies, certificates and offline switch. What the
-client leaves to chance for some calls, waiting and repeating, is decided here for all of them.
+The session is the Hub client's own, with its proxies, certificates and offline switch. The client
+has time-outs and retries for some calls only; here all requests have them.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ T = TypeVar("T")
 
 ATTEMPTS = 4
 _FIRST_WAIT = 0.25  # seconds; doubles with each attempt
-# A server that asks for more patience than this gets an error instead.
+# A server that asks to wait longer gets no other attempt.
 _LONGEST_WAIT = 60.0
-# An answer that trickles in keeps each single read below its time-out.
+# A response that trickles in keeps each single read below its time-out.
 _LONGEST_ANSWER = 60.0
 
 _MISSING = {
@@ -54,12 +54,12 @@ class Request:
     """A GET request.
 
     Attributes:
-        url: where to.
-        repository: which repository it is about, for errors.
+        url: the address.
+        repository: the repository it is about, for errors.
         params: the query.
         headers: headers beside those of every request.
-        agent: what the application wants the Hub to know of it.
-        timeout: how long to wait for each step of an answer, in seconds.
+        agent: added to the user agent.
+        timeout: how long to wait for each step of a response, in seconds.
     """
 
     url: str
@@ -74,11 +74,11 @@ class Request:
 
 
 class TransientError(Exception):
-    """A failure that may pass.
+    """A failure that another attempt may not meet.
 
     Attributes:
         wait: how long the server asks to wait before the next attempt; None when it does not say.
-        lasting: what it is when it does not pass.
+        lasting: what it becomes when every attempt fails.
     """
 
     def __init__(
@@ -93,20 +93,10 @@ class TransientError(Exception):
 
 
 def fetch(request: Request, read: Callable[[Response], T], *, attempts: int = ATTEMPTS) -> T:
-    """Make a request, and repeat it while its failure may pass.
+    """Send a request, and repeat it while its failure is transient.
 
-    Args:
-        request: the request.
-        read: makes the result of the answer, whose body is not read yet. May raise
-            `TransientError` for an answer that another attempt may better.
-        attempts: how often to try at most.
-
-    Raises:
-        HubOfflineError: the Hub client is offline.
-        HubUnreachableError: every attempt failed.
-        HubNotFoundError: the Hub says that it is not there.
-        HubRefusedError: the Hub wants other credentials.
-        HubAnswerError: `read` makes no sense of the answer.
+    `read` makes the result of the response, whose body is not read yet. Raises a `HubError`: of the
+    class that fits what the Hub said, or `HubUnreachableError` when every attempt failed.
     """
     for attempt in range(1, attempts + 1):
         try:
@@ -146,42 +136,28 @@ def _try(request: Request, read: Callable[[Response], T]) -> T:
 
 
 def offline(request: object, repository: str | None = None) -> HubOfflineError:
-    """The error of a request that may not be made.
-
-    Args:
-        request: the request.
-        repository: which repository it is about, unless the request knows.
-    """
+    """The error for a request that is not sent because of HF_HUB_OFFLINE."""
     return HubOfflineError(
-        f"The Hub client is offline (HF_HUB_OFFLINE), so this was not asked: {request}.",
+        f"HF_HUB_OFFLINE is set, so this request was not sent: {request}.",
         repository=repository or getattr(request, "repository", ""),
         request=str(request),
     )
 
 
 def read_all(response: Response, limit: int) -> bytes:
-    """The body of an answer.
-
-    Args:
-        response: the answer.
-        limit: how many bytes it may have.
-
-    Raises:
-        TransientError: it takes too long.
-        HubAnswerError: it is larger.
-    """
+    """The body of a response; raises HubAnswerError when it is larger than `limit` bytes."""
     deadline = time.monotonic() + _LONGEST_ANSWER
     body = bytearray()
     for chunk in response.iter_bytes():
         body += chunk
         if len(body) > limit:
             raise HubAnswerError(
-                f"The answer to GET {response.request.url} is larger than {limit} bytes.",
+                f"The response to GET {response.request.url} is larger than {limit} bytes.",
                 repository="",
                 request=f"GET {response.request.url}",
             )
         if time.monotonic() > deadline:
-            raise TransientError(f"the answer took longer than {_LONGEST_ANSWER:.0f} s")
+            raise TransientError(f"the response took longer than {_LONGEST_ANSWER:.0f} s")
     return bytes(body)
 
 
@@ -215,18 +191,18 @@ def _retry_after(response: Response) -> float | None:
 
 
 def _lasting(request: Request, error: TransientError, attempts: int, wait: float) -> HubError:
-    times = "once" if attempts == 1 else f"{attempts} times"
+    times = "once" if attempts == 1 else f"{attempts} times, the last time"
     patience = f" The server asks to wait {wait:.0f} s." if wait > _LONGEST_WAIT else ""
     return error.lasting(
-        f"{request} failed {times}, at last with: {error}.{patience}",
+        f"{request} failed {times} with: {error}.{patience}",
         repository=request.repository,
         request=str(request),
     )
 
 
 def _common_headers(agent: str) -> dict[str, str]:
-    # The client's own build_hf_headers would tell the Hub about torch, Python and more, and would
-    # make a request of its own to know what to tell.
+    # The client's own build_hf_headers would add the versions of torch, Python and more, and would
+    # send a request of its own to find out what to add.
     from huggingface_hub import constants, get_token
 
     headers = {}

@@ -38,13 +38,12 @@ class Refs:
 
 @attrs.frozen
 class Pinned:
-    """A commit, and what it was chosen by.
+    """A commit, and how it was chosen.
 
     Attributes:
-        ref: the branch or tag, or the commit itself when that was asked for.
+        ref: the branch or tag, or the commit itself where that was given.
         commit: the commit, 40 hexadecimal digits.
-        version: the version that the ref stands for: of a tag `vX.Y.Z`, or the int of a branch
-            `vN`. None when it stands for none.
+        version: the version of the ref: of a tag `vX.Y.Z`, or the int of a branch `vN`; else None.
     """
 
     ref: str
@@ -53,44 +52,18 @@ class Pinned:
 
 
 def is_commit(text: str) -> bool:
-    """Whether a text is a whole commit: 40 hexadecimal digits.
-
-    Example:
-        >>> is_commit("0123456789abcdef0123456789abcdef01234567"), is_commit("v1")
-        (True, False)
-    """
+    """Whether a text is a whole commit: 40 hexadecimal digits."""
     return _COMMIT.fullmatch(text) is not None
 
 
 def choose_ref(
     refs: Refs, *, repo_id: str, revision: str | None = None, version: int | str | None = None
 ) -> Pinned:
-    """Choose the commit that a version or revision means.
+    """The commit that a version or revision means, "main" by default.
 
-    Args:
-        refs: the branches and tags that exist. A revision that is a commit needs none of them.
-        repo_id: what to call the repository in errors.
-        revision: a branch, a tag (the branch where both have the name; `refs/tags/NAME` means the
-            tag) or a whole commit. By default "main", unless a version is given.
-        version: a PEP 440 specifier, which takes the highest matching tag, or an int, which takes
-            the branch of that major version.
-
-    Raises:
-        TypeError: the version is neither a string nor an int.
-        ValueError: revision and version together, or a malformed version.
-        VersionNotFoundError: there is no such version, branch or tag; lists those that exist.
-
-    Example:
-        >>> refs = Refs(
-        ...     branches={"main": "a" * 40, "v1": "b" * 40},
-        ...     tags={"v0.0.3": "c" * 40, "v0.0.10": "d" * 40, "v0.1.0": "e" * 40},
-        ... )
-        >>> choose_ref(refs, repo_id="org/name").ref
-        'main'
-        >>> choose_ref(refs, repo_id="org/name", version=1).ref
-        'v1'
-        >>> choose_ref(refs, repo_id="org/name", version=">=0.0.3,<0.1").ref
-        'v0.0.10'
+    A revision is a branch, a tag (the branch where both have the name; `refs/tags/NAME` means the
+    tag) or a whole commit, which needs no refs. A specifier takes the highest matching tag, an int
+    the branch of that major version. Raises a VersionNotFoundError that lists what exists.
     """
     check_reference(revision, version)
     if version is None:
@@ -103,17 +76,8 @@ def choose_ref(
 def newer_versions(refs: Refs, pinned: Pinned) -> list[str]:
     """The refs of versions above the chosen one, newest first.
 
-    Pre-releases count only above a pre-release. What stands at the same commit is not newer, and
-    neither is anything newer than a ref that stands for no version.
-
-    Args:
-        refs: the branches and tags that exist.
-        pinned: what `choose_ref` chose.
-
-    Example:
-        >>> refs = Refs({"v1": "a" * 40, "v2": "b" * 40, "v10": "c" * 40}, tags={})
-        >>> newer_versions(refs, choose_ref(refs, repo_id="org/name", version=1))
-        ['v10', 'v2']
+    Pre-releases count only above a pre-release. A ref at the same commit is not newer, and nothing
+    is newer than a ref without a version.
     """
     chosen = pinned.version
     if chosen is None:
@@ -132,12 +96,7 @@ def _is_newer(version: Version, chosen: Version) -> bool:
 
 
 def newest_version(refs: Refs) -> int | None:
-    """The newest of the major versions that have a branch; None when there are none.
-
-    Example:
-        >>> newest_version(Refs({"main": "a" * 40, "v9": "b" * 40, "v10": "c" * 40}, tags={}))
-        10
-    """
+    """The newest of the major versions that have a branch; None when there are none."""
     return max(_majors(refs), default=None)
 
 
@@ -176,7 +135,7 @@ def _by_specifier(refs: Refs, repo_id: str, specifier: str) -> Pinned:
 
     versions = _versions(refs)
     allowed = SpecifierSet(specifier)
-    # Pre-releases where nothing else matches, as PEP 440 wants it and not every `packaging` does.
+    # Pre-releases where nothing else matches, as PEP 440 says and not every `packaging` does.
     matching = list(allowed.filter(versions)) or list(allowed.filter(versions, prereleases=True))
     pinned = _tag(refs, repo_id, versions[max(matching)]) if matching else None
     if pinned is None:
@@ -197,7 +156,7 @@ def _tag(refs: Refs, repo_id: str, name: str) -> Pinned | None:
 
 
 def _commit(repo_id: str, ref: str, commit: str) -> str:
-    # Commits become parts of paths and URLs, so what a server says is checked before it is used.
+    # Commits become parts of paths and URLs, so those from a server are checked first.
     if is_commit(commit):
         return commit.lower()
     raise VersionNotFoundError(
@@ -226,7 +185,7 @@ def _majors(refs: Refs) -> dict[int, str]:
 
 
 def _versions(refs: Refs) -> dict[Version, str]:
-    """The tags of versions, in their order. Of `v1.0` and `v1.0.0`, the longer is the one."""
+    """The tags of versions, in their order. Of `v1.0` and `v1.0.0`, the longer counts."""
     versions = {_version_of(name): name for name in sorted(refs.tags, key=lambda n: (len(n), n))}
     return {version: versions[version] for version in sorted(v for v in versions if v is not None)}
 

@@ -12,7 +12,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from kernels_core.errors import LoadError, VersionNotFoundError
-from kernels_core.hub.versions import Pinned, Refs, choose_ref, newer_versions
+from kernels_core.hub.versions import Pinned, Refs, choose_ref, newer_versions, newest_version
 
 
 def commit(name: str) -> str:
@@ -252,3 +252,8 @@ def test_newer_tags_are_all_above_and_none_is_left_out(tags: list[str]) -> None:
             for other in known.values()
             if other > version and (version.is_prerelease or not other.is_prerelease)
         }
+
+
+def test_the_newest_major_version_is_by_number() -> None:
+    assert newest_version(refs(branches="main v9 v10 v010", tags="v11")) == 10
+    assert newest_version(refs(branches="main", tags="v11")) is None
