@@ -61,7 +61,7 @@ class Decision:
 def decide(
     planned: Iterable[PlannedGroup], mode: Mode, allowed: KernelizeFallback
 ) -> list[Decision]:
-    """Decide for every group, loading what that needs; raises where a fallback is not allowed."""
+    """Decide for every group, and load the layers; raises where no fallback is allowed."""
     planned = list(planned)
     resolve = resolve_ahead(
         (one.candidates[0].repository, one.target)
@@ -76,7 +76,7 @@ def _decide(
 ) -> Iterator[Decision]:
     group = planned.group
     if group.kept:
-        # Another package's forward may rely on the class that its module has.
+        # A module that another package wrapped is left alone, with the class that it has.
         cls = group.current if group.kept == FOREIGN_FORWARD else group.original
         yield Decision(planned, cls, reason=group.kept)
         return

@@ -48,19 +48,18 @@ _loaded_lock = threading.Lock()
 def resolve_ahead(candidates: Iterable[tuple[Any, Target]]) -> Resolve:
     """Resolve those repositories that are on the Hub and not loaded yet, in parallel.
 
-    The function that comes back returns these builds, or raises what went wrong for that one
-    repository, and resolves all other repositories when it is called.
+    The returned function returns these builds, or raises what was raised for the one repository,
+    and resolves all other repositories when it is called.
     """
-    on_hub = {
-        (repository, target.backend, target.index): target
+    on_hub = dict.fromkeys(
+        (repository, target.backend, target.index)
         for repository, target in candidates
         if isinstance(repository, HubLayer) and not _known(repository, target)
-    }
+    )
     if len(on_hub) < 2:
         return _resolve
     warm_up()
-    outcomes = in_parallel(lambda pair: _outcome(pair[0][0], pair[1]), on_hub.items())
-    resolved = dict(zip(on_hub, outcomes, strict=True))
+    resolved = dict(zip(on_hub, in_parallel(_outcome, on_hub), strict=True))
 
     def resolve(repository: ResolvableRepository, target: Target) -> Build:
         outcome = None
@@ -79,15 +78,16 @@ def _resolve(repository: ResolvableRepository, target: Target) -> Build:
     return repository.resolve(target.backend, target.index)
 
 
-def _outcome(repository: HubLayer, target: Target) -> Build | BaseException:
+def _outcome(key: tuple[HubLayer, Backend, int]) -> Build | BaseException:
+    repository, backend, index = key
     try:
-        return _resolve(repository, target)
+        return repository.resolve(backend, index)
     except (Exception, SystemExit) as error:
         return error
 
 
 def load_layer(repository: Any, target: Target, resolve: Resolve) -> LoadedLayer:
-    """Load the layer of a repository for a device, unless that was done before."""
+    """Load the layer of a repository for a device, or return the one that was loaded before."""
     known = _known(repository, target)
     if known is not None:
         return known

@@ -118,7 +118,7 @@ def conditions(layer: type[nn.Module]) -> Conditions:
 
     A layer states it with `typing.Annotated`: `weight: Annotated[torch.Tensor, torch.bfloat16]`
     takes weights of these dtypes only (several are alternatives), and a callable there is called
-    with the member and returns whether it will do.
+    with the member and returns whether it is suitable.
     """
     members = _required_members(layer)
     raw = [str(annotation) for annotation in _raw_annotations(layer).values()]
@@ -146,13 +146,13 @@ def _raw_annotations(layer: type[nn.Module]) -> dict[str, Any]:
 
 def unmet(module: nn.Module, required: Conditions) -> str:
     """Why a module does not meet a layer's conditions, or ""."""
-    for member, conditions_of_it in required:
+    for member, requirements in required:
         value = getattr(module, member)
-        dtypes = [one for one in conditions_of_it if isinstance(one, torch.dtype)]
+        dtypes = [one for one in requirements if isinstance(one, torch.dtype)]
         if dtypes and getattr(value, "dtype", None) not in dtypes:
             found = getattr(value, "dtype", type(value).__name__)
             return f"its {member} is {found}, and {' or '.join(map(str, dtypes))} is required"
-        for one in conditions_of_it:
+        for one in requirements:
             if callable(one) and not isinstance(one, torch.dtype) and not one(value):
                 return f"its {member} does not meet the condition {_name_of(one)}"
     return ""
