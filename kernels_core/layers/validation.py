@@ -139,7 +139,7 @@ def conditions(layer: type[nn.Module]) -> Conditions:
 
 def _raw_annotations(layer: type[nn.Module]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
-    for base in layer.__mro__[: layer.__mro__.index(nn.Module)]:
+    for base in reversed(layer.__mro__[: layer.__mro__.index(nn.Module)]):
         merged.update(inspect.get_annotations(base))
     return merged
 

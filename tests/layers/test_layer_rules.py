@@ -200,6 +200,10 @@ class AnyWeight(nn.Module):
         return 1
 
 
+class Narrower(AnyWeight):
+    weight: Annotated[torch.Tensor, torch.float64]
+
+
 class Unreadable(nn.Module):
     weight: "Annotated[NoSuchName, 3]"
 
@@ -239,6 +243,13 @@ def test_a_kernel_with_conditions_is_chosen_only_where_they_hold(make_kernel):
     model[0].float()
     kernelize(model, mode=Mode.INFERENCE, mapping=mapping)
     assert [module(0) for module in model] == [1, 2, 1], "asked again at each call"
+
+
+def test_a_condition_may_narrow_a_member_of_the_base_class(make_kernel):
+    model = nn.Sequential(adopting(3, torch.float64), adopting(3, torch.float32))
+    mapping = {"Adopting": {"cpu": make_kernel(CONDITIONAL)("Narrower")}}
+    kernelize(model, mode=Mode.INFERENCE, mapping=mapping)
+    assert [module(5) for module in model] == [1, 5]
 
 
 def test_without_another_candidate_the_forward_stays_and_the_report_says_why(make_kernel):
