@@ -23,7 +23,7 @@ _LAYER = "_kernels_core_layer"
 _CLASSES = "_kernels_core_classes"
 _OWN = frozenset({copying.ORIGINAL, _LAYER, _CLASSES})
 
-# What type() makes anew for each class.
+# What type() creates for each class.
 _PER_CLASS = frozenset({"__dict__", "__weakref__"})
 
 

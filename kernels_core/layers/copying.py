@@ -35,7 +35,7 @@ def methods(original: type[nn.Module]) -> dict[str, Any]:
 
 
 def _original(cls: type) -> Any:
-    """The original of a kernelized class, or of a class that somebody derived from one."""
+    """The original of a kernelized class, or of a class derived from one."""
     return cls._kernels_core_original  # type: ignore[attr-defined] # see methods()
 
 

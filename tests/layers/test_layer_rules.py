@@ -242,7 +242,7 @@ def test_a_kernel_with_conditions_is_chosen_only_where_they_hold(make_kernel):
     }
     model[0].float()
     kernelize(model, mode=Mode.INFERENCE, mapping=mapping)
-    assert [module(0) for module in model] == [1, 2, 1], "asked again at each call"
+    assert [module(0) for module in model] == [1, 2, 1], "they are checked at each call"
 
 
 def test_a_condition_may_narrow_a_member_of_the_base_class(make_kernel):

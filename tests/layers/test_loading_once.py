@@ -45,7 +45,7 @@ class Scale(nn.Module):
 
 @pytest.fixture
 def imports(monkeypatch):
-    """The names under which kernels were imported, as they tell themselves."""
+    """The names under which kernels were imported; each kernel appends its own."""
     names = []
     monkeypatch.setattr(sys, "_imports_of_the_test", names, raising=False)
     return names
@@ -82,7 +82,7 @@ def test_sixteen_threads_that_get_a_kernel_import_it_once(write, imports):
     path = write()
     kernels = together(lambda: get_local_kernel(path, backend="cpu"))
     assert len(set(map(id, kernels))) == 1
-    assert kernels[0].layers.Scale, "nobody got it half imported"
+    assert kernels[0].layers.Scale, "no thread got it half imported"
     assert len(imports) == 1
 
 

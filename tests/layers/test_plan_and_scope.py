@@ -194,7 +194,7 @@ def test_what_was_done_is_logged_and_nothing_is_printed(scaled, caplog, capsys):
         kernelize(Scale(), mode=Mode.INFERENCE)
     (record,) = caplog.records
     assert record.name == "kernels_core"
-    assert record.args, "the text is only made where somebody wants it"
+    assert record.args, "the text is only made when a handler formats it"
     assert "Times10" in caplog.text
     assert capsys.readouterr() == ("", "")
     assert logging.getLogger("kernels_core").handlers == []
