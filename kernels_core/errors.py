@@ -392,3 +392,7 @@ class CheckError(KernelsError):
     """
 
     path: object
+
+
+class CompatError(KernelsError, RuntimeError):
+    """`import kernels` cannot be answered by this package in this process."""

@@ -1,0 +1,148 @@
+"""Switching the answer to `import kernels` on and off in this process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from kernels_core.errors import CompatError
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution
+
+NAME = "kernels"
+FOLDER = Path(__file__).parent
+
+# Modules of transformers that ask whether `kernels` is installed, and keep the answer.
+_AVAILABILITY = "transformers.utils.import_utils"
+
+
+def activate(version: str | None = None) -> None:
+    """Answer `import kernels` in this process, whether Hugging Face `kernels` is installed or not.
+
+    Also `importlib.util.find_spec("kernels")` and `importlib.metadata.version("kernels")` answer
+    for this package from then on. Nothing is imported until a program does. Calling it again has no
+    effect; `deactivate` undoes it.
+
+    Args:
+        version: the version of Hugging Face `kernels` to report. By default it is decided at the
+            first question: what `KERNELS_COMPAT_VERSION` says, else the lowest version that the
+            installed transformers accepts, else 0.17.2.
+
+    Raises:
+        CompatError: it is too late: Hugging Face `kernels` has been imported, transformers has
+            found out that it is missing, or another version has been reported already.
+
+    Example:
+        >>> import kernels_core.compat
+        >>> kernels_core.compat.activate()
+        >>> import importlib.metadata
+        >>> importlib.metadata.version("kernels")
+        '0.1...'
+        >>> kernels_core.compat.deactivate()
+    """
+    if _FINDER in sys.meta_path:
+        if version is not None:
+            _FINDER.settle(version)
+        return
+    _refuse_if_imported()
+    _refuse_if_found_missing()
+    _FINDER.version = version
+    sys.meta_path.insert(0, _FINDER)
+
+
+def deactivate() -> None:
+    """Undo `activate`. What programs have imported until then they keep.
+
+    Example:
+        >>> import kernels_core.compat
+        >>> kernels_core.compat.deactivate()
+    """
+    if _FINDER not in sys.meta_path:
+        return
+    sys.meta_path.remove(_FINDER)
+    for name, module in list(sys.modules.items()):
+        if is_name(name) and is_ours(module):
+            del sys.modules[name]
+
+
+def is_active() -> bool:
+    """Whether `activate` is in force."""
+    return _FINDER in sys.meta_path
+
+
+def reported_version() -> str:
+    """The version that is reported; decided by this call, if it was not before."""
+    return _FINDER.settled()
+
+
+def is_name(module: str) -> bool:
+    return module == NAME or module.startswith(f"{NAME}.")
+
+
+def is_ours(module: ModuleType) -> bool:
+    return str(getattr(module, "__file__", None) or "").startswith(str(FOLDER))
+
+
+def _refuse_if_imported() -> None:
+    module = sys.modules.get(NAME)
+    if module is not None and not is_ours(module):
+        raise CompatError(
+            f"'kernels' has been imported from {getattr(module, '__file__', 'elsewhere')} already, "
+            f"so part of the program would use that package. Call kernels_core.compat.activate() "
+            f"first thing, before anything imports 'kernels' (transformers does)."
+        )
+
+
+def _refuse_if_found_missing() -> None:
+    asked = getattr(sys.modules.get(_AVAILABILITY), "is_kernels_available", None)
+    info = getattr(asked, "cache_info", None)
+    if asked is not None and (info is None or info().currsize) and not asked():
+        raise CompatError(
+            "transformers has looked for 'kernels' before, did not find a version that it can use, "
+            "and remembers that. Call kernels_core.compat.activate() before importing transformers."
+        )
+
+
+class _Finder:
+    """Finds the package `kernels` and its distribution."""
+
+    def __init__(self) -> None:
+        self.version: str | None = None
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Called by the import system for every module that is not imported yet."""
+        return PathFinder.find_spec(NAME, [str(FOLDER)]) if fullname == NAME else None
+
+    def find_distributions(self, context: Any = None) -> Iterator[Distribution]:
+        """Called by importlib.metadata for one distribution, or for all."""
+        name = getattr(context, "name", None)
+        if name is None or name.lower() == NAME:
+            from kernels_core.compat.distribution import KernelsDistribution
+
+            yield KernelsDistribution(self.settled())
+
+    def settled(self) -> str:
+        if self.version is None:
+            from kernels_core.compat.version import decide
+
+            self.version = decide().version
+        return self.version
+
+    def settle(self, version: str) -> None:
+        if self.version is None:
+            self.version = version
+        if self.version != version:
+            raise CompatError(
+                f"'kernels' is active as version {self.version} already; call "
+                f"kernels_core.compat.deactivate() before activating version {version}."
+            )
+
+
+_FINDER = _Finder()

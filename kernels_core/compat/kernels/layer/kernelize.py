@@ -1,0 +1,5 @@
+"""As `kernels.layer.kernelize` of Hugging Face `kernels`."""
+
+from kernels_core.compat.exports import lazily
+
+__getattr__ = lazily(__name__, ("kernelize", "register_kernel_mapping", "use_kernel_mapping",))

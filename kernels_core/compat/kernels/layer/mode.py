@@ -1,0 +1,5 @@
+"""As `kernels.layer.mode` of Hugging Face `kernels`."""
+
+from kernels_core.compat.exports import lazily
+
+__getattr__ = lazily(__name__, ("Mode",))

@@ -1,0 +1,176 @@
+"""Values that Hugging Face `kernels` hands out, filled with what kernels-core knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import attrs
+
+from kernels_core.loading import loaded
+from kernels_core.repository import metadata as core
+from kernels_core.variants.fit import BuildDecision
+
+
+class Benchmark:
+    """Base class of the benchmark scripts that kernels are published with.
+
+    Attributes:
+        seed: seed of the random numbers; None for none.
+        device: the device to measure on; set by what runs the benchmark.
+    """
+
+    seed: int | None = None
+    device: str = "cpu"
+
+    def __init__(self) -> None:
+        self.kernel: Any = None
+        self.out: Any = None
+
+    def setup(self) -> None:
+        """Make the tensors that the benchmark needs; to be overridden."""
+
+
+class KernelName(str):
+    """Name of a kernel."""
+
+    __slots__ = ()
+
+    @property
+    def python_name(self) -> str:
+        """The name as a Python identifier."""
+        return self.replace("-", "_")
+
+
+@attrs.frozen
+class Metadata:
+    """What a build says about itself.
+
+    Attributes:
+        name: name of the kernel.
+        id: namespace of its operators in `torch.ops`.
+        version: its major version.
+        license: its licence.
+        backend: what it was built for.
+        python_depends: Python packages that it needs.
+        kernel_depends: other kernels that it needs.
+        upstream: the repository that the kernel was taken from.
+        source: the repository that it was built from.
+        digest: the hashes of its files.
+        kernels_minver: the version of Hugging Face `kernels` that it needs at least.
+    """
+
+    name: KernelName | None
+    id: str | None
+    version: int | None
+    license: str | None
+    backend: core.BackendMetadata | None
+    python_depends: list[str]
+    kernel_depends: list[core.KernelDependency]
+    upstream: str | None
+    source: str | None
+    digest: core.Digest | None
+    kernels_minver: str | None
+
+    @classmethod
+    def of(cls, metadata: core.Metadata | None) -> Metadata:
+        """The same facts as this package keeps them; a build may say nothing."""
+        own = metadata or core.Metadata()
+        return cls(
+            name=KernelName(own.name) if own.name else None,
+            id=own.id,
+            version=own.version,
+            license=own.license,
+            backend=own.backend,
+            python_depends=list(own.python_depends),
+            kernel_depends=list(own.kernel_depends),
+            upstream=own.upstream[0] if own.upstream else None,
+            source=own.source,
+            digest=own.digest,
+            kernels_minver=".".join(map(str, own.kernels_minver)) if own.kernels_minver else None,
+        )
+
+    @classmethod
+    def read_from_file(cls, metadata_path: str | Path) -> Metadata:
+        """Read a `metadata.json`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            MetadataError: it is not valid.
+        """
+        found = core.read_metadata(Path(metadata_path))
+        if found is None:
+            raise FileNotFoundError(f"There is no {metadata_path}.")
+        return cls.of(found)
+
+
+@attrs.frozen
+class RepoInfo:
+    """Where a kernel was loaded from.
+
+    Attributes:
+        repo_id: the repository, "org/name".
+        revision: its commit.
+    """
+
+    repo_id: str
+    revision: str
+
+
+@attrs.frozen
+class LoadedKernel:
+    """A kernel that this process has imported.
+
+    Attributes:
+        metadata: what its build says about itself.
+        module: its module.
+        repo_info: where on the Hub it comes from; None for one from a directory.
+    """
+
+    metadata: Metadata
+    module: ModuleType
+    repo_info: RepoInfo | None
+
+    @classmethod
+    def of(cls, kernel: loaded.LoadedKernel) -> LoadedKernel:
+        """The same kernel as this package knows it."""
+        build = kernel.build
+        info = RepoInfo(build.repository, build.commit) if build.commit else None
+        return cls(Metadata.of(build.metadata), kernel.module, info)
+
+
+@attrs.frozen
+class Variant:
+    """A build of a kernel.
+
+    Attributes:
+        variant_str: its name.
+    """
+
+    variant_str: str
+
+
+@attrs.frozen
+class VariantAccepted:
+    """A build that fits this machine."""
+
+    variant: Variant
+
+
+@attrs.frozen
+class VariantRejected:
+    """A build that does not fit this machine, and why."""
+
+    variant: Variant
+    reason: str
+
+
+def as_variant(decision: BuildDecision) -> VariantAccepted | VariantRejected:
+    """A decision over a build, as Hugging Face `kernels` reports it."""
+    variant = Variant(decision.name)
+    return (
+        VariantAccepted(variant)
+        if decision.accepted
+        else VariantRejected(variant, decision.reason)
+    )
