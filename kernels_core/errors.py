@@ -80,13 +80,13 @@ class MissingDeviceError(KernelsError, ValueError):
     """No device was given, and the module has no parameters or buffers to take it from."""
 
 
-class BackendNotInstalledError(KernelsError, ImportError):
+class BackendNotInstalledError(KernelsError, ImportError, ValueError):
     """The plugin that serves this type of device is not installed, or is disabled."""
 
     backend: str
 
 
-class BackendUnavailableError(KernelsError, RuntimeError):
+class BackendUnavailableError(KernelsError, RuntimeError, ValueError):
     """The backend is installed, but this machine has no such device, or the plugin failed."""
 
     backend: str
@@ -175,7 +175,7 @@ class TrustListError(KernelsError, ValueError):
     key: str = ""
 
 
-class UntrustedError(LoadError, PermissionError):
+class UntrustedError(LoadError, PermissionError, ValueError):
     """The kernel is trusted neither by the Hub, for its publisher, nor by the user or the caller.
 
     Attributes:
@@ -187,7 +187,7 @@ class UntrustedError(LoadError, PermissionError):
     commit: str
 
 
-class TrustUnknownError(LoadError, ConnectionError):
+class TrustUnknownError(LoadError, ConnectionError, FileNotFoundError):
     """The Hub did not say whether it trusts the publisher, and no earlier answer is in the cache.
 
     That does not make the kernel untrusted: the `__cause__` says why the request failed.
@@ -234,7 +234,7 @@ class HubError(LoadError):
     request: str
 
 
-class HubUnreachableError(HubError, ConnectionError):
+class HubUnreachableError(HubError, ConnectionError, FileNotFoundError):
     """A request to the Hub failed, after all retries: no connection, a time-out or a server error.
 
     This does not tell whether the requested file or repository exists.
@@ -337,6 +337,10 @@ class InvalidLayerError(LoadError, TypeError):
 
     layer: str
     rule: str
+
+
+class LayerNotFoundError(InvalidLayerError, ValueError):
+    """A kernel exports no layers, or not this one."""
 
 
 class SignatureMismatchError(InvalidLayerError):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from kernels_core.api.plan import apply_plan, check_model, plan
+from kernels_core.device import Device
 from kernels_core.layers.classes import original_class
 from kernels_core.layers.fallback import KernelizeFallback
 from kernels_core.layers.mapping import KernelMapping
@@ -25,7 +26,7 @@ def kernelize(
     model: _M,
     *,
     mode: Mode,
-    device: str | torch.device | None = None,
+    device: str | torch.device | Device | None = None,
     use_fallback: bool | KernelizeFallback = True,
     mapping: KernelMapping | None = None,
 ) -> _M:
@@ -77,7 +78,7 @@ def kernelized(
     model: _M,
     *,
     mode: Mode,
-    device: str | torch.device | None = None,
+    device: str | torch.device | Device | None = None,
     use_fallback: bool | KernelizeFallback = True,
     mapping: KernelMapping | None = None,
 ) -> Iterator[_M]:

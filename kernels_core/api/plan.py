@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from kernels_core.device import Device
 from kernels_core.layers.copying import refer_by_name
 from kernels_core.layers.fallback import KernelizeFallback, allowed_cases
 from kernels_core.layers.mapping import KernelMapping, current_mapping, normalized
@@ -74,7 +75,7 @@ def plan(
     model: nn.Module,
     *,
     mode: Mode,
-    device: str | torch.device | None = None,
+    device: str | torch.device | Device | None = None,
     use_fallback: bool | KernelizeFallback = True,
     mapping: KernelMapping | None = None,
 ) -> Plan:

@@ -81,10 +81,12 @@ def reported_version() -> str:
 
 
 def is_name(module: str) -> bool:
+    """Whether a module is `kernels` or below it."""
     return module == NAME or module.startswith(f"{NAME}.")
 
 
 def is_ours(module: ModuleType) -> bool:
+    """Whether a module is one that `activate` answered with."""
     return str(getattr(module, "__file__", None) or "").startswith(str(FOLDER))
 
 

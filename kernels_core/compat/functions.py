@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import kernels_core.loading.loaded
 from kernels_core.api import kernels
 from kernels_core.compat.values import (

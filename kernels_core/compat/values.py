@@ -170,7 +170,5 @@ def as_variant(decision: BuildDecision) -> VariantAccepted | VariantRejected:
     """A decision over a build, as Hugging Face `kernels` reports it."""
     variant = Variant(decision.name)
     return (
-        VariantAccepted(variant)
-        if decision.accepted
-        else VariantRejected(variant, decision.reason)
+        VariantAccepted(variant) if decision.accepted else VariantRejected(variant, decision.reason)
     )

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from kernels_core import environment
-from kernels_core.device import DeviceProperties, DeviceRepositories
+from kernels_core.device import Device, DeviceProperties, DeviceRepositories
 from kernels_core.hookspecs import Candidate, SelectionRequest
 from kernels_core.layers.fallback import KernelizeFallback, Obstacle
 from kernels_core.layers.mapping import Repositories
@@ -60,7 +60,7 @@ class PlannedGroup:
 
 
 def plan_groups(
-    model: nn.Module, mode: Mode, device: str | torch.device | None, mapping: Repositories
+    model: nn.Module, mode: Mode, device: str | torch.device | Device | None, mapping: Repositories
 ) -> tuple[PlannedGroup, ...]:
     """Find the groups of extensible modules in a model, and the candidates for each."""
     targets = Targets()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import torch
 
-from kernels_core.device import DeviceFacts
+from kernels_core.device import Device, DeviceFacts
 from kernels_core.errors import BackendNotInstalledError, BackendUnavailableError, PluginError
 from kernels_core.layers.fallback import KernelizeFallback, Obstacle
 from kernels_core.plugins import Backend, registry
@@ -26,7 +26,7 @@ class Targets:
     def __init__(self) -> None:
         self._found: dict[torch.device, Target | Obstacle] = {}
 
-    def given(self, device: str | torch.device | None) -> torch.device | None:
+    def given(self, device: str | torch.device | Device | None) -> torch.device | None:
         """The torch device that the `device` argument names. Raises if no backend can serve it."""
         if device is None:
             return None
@@ -48,11 +48,13 @@ class Targets:
         return found
 
 
-def _parse(device: str | torch.device) -> tuple[str, int | None]:
+def _parse(device: str | torch.device | Device) -> tuple[str, int | None]:
+    if isinstance(device, Device):
+        return device.type, None
     if isinstance(device, torch.device):
         return device.type, device.index
     if not isinstance(device, str):
-        raise TypeError(f"device must be a string or a torch.device, got {device!r}.")
+        raise TypeError(f"device must be a string, a torch.device or a Device, got {device!r}.")
     name, _, number = device.partition(":")
     if ":" in device and not (number.isascii() and number.isdecimal()):
         raise ValueError(f"device {device!r} is not of the form 'type' or 'type:index'.")

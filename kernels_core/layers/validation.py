@@ -16,10 +16,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from kernels_core.errors import InvalidLayerError, SignatureMismatchError
+from kernels_core.errors import InvalidLayerError, LayerNotFoundError, SignatureMismatchError
 from kernels_core.repository.builds import Build
 
 _FLAGS = frozenset({"has_backward", "can_torch_compile"})
+
+# Members of nn.Module that published layers override, and that only say how a module is shown: it
+# makes no difference that they never reach the adopting layer.
+_HARMLESS = frozenset({"__dir__", "__repr__", "__str__", "_get_name", "extra_repr"})
 
 # What Python itself puts into the namespace of a class.
 _IMPLICIT = frozenset(
@@ -43,7 +47,7 @@ def exported_layer(kernel: ModuleType, build: Build, layer_name: str) -> type[nn
     """The layer of this name that an imported kernel exports."""
     layers = getattr(kernel, "layers", None)
     if layers is None:
-        raise InvalidLayerError(
+        raise LayerNotFoundError(
             f"{build.repository} (variant {build.variant}) has no layers: its __init__.py must "
             f"export a module named 'layers'.",
             repository=build.repository,
@@ -53,7 +57,7 @@ def exported_layer(kernel: ModuleType, build: Build, layer_name: str) -> type[nn
     layer: type[nn.Module] | None = getattr(layers, layer_name, None)
     if layer is None:
         exported = sorted(name for name, value in vars(layers).items() if _is_layer(value))
-        raise InvalidLayerError(
+        raise LayerNotFoundError(
             f"{build.repository} (variant {build.variant}) has no layer {layer_name!r}; "
             f"its layers are: {', '.join(exported) or 'none'}.",
             repository=build.repository,
@@ -83,7 +87,7 @@ def check_layer(layer: object, *, repository: str, name: str) -> None:
     if layer.forward is nn.Module.forward:
         raise invalid("forward", "defines no forward.")
     for base in layer.__mro__[: layer.__mro__.index(nn.Module)]:
-        members = set(base.__dict__) - _IMPLICIT - _FLAGS - {"forward"}
+        members = set(base.__dict__) - _IMPLICIT - _FLAGS - _HARMLESS - {"forward"}
         if "__init__" in members:
             raise invalid(
                 "constructor",

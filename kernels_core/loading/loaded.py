@@ -38,6 +38,10 @@ class LoadedKernel:
         return self.build.repository
 
 
+# Kernels ask the package that loads them for the kernels that they need, by the name that the first
+# such package had.
+_INSTEAD = {"kernels": "kernels_core.compat.kernels"}
+
 # By module name: each build is imported once.
 _loaded: dict[str, LoadedKernel] = {}
 
@@ -51,7 +55,7 @@ def load_build(build: Build) -> ModuleType:
     name = module_name(build)
     if name not in sys.modules:
         _check_namespace(build)
-    module = import_build(build)
+    module = import_build(build, _INSTEAD)
     _loaded.setdefault(name, LoadedKernel(build, module))
     return module
 

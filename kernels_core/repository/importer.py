@@ -11,12 +11,13 @@ system's own per-module lock at work; there is no second one here that it could 
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import importlib
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.machinery import (
     EXTENSION_SUFFIXES,
     SOURCE_SUFFIXES,
@@ -27,17 +28,19 @@ from importlib.machinery import (
 )
 from importlib.util import spec_from_file_location
 from types import CodeType, ModuleType
+from typing import Any
 
 from kernels_core.repository.builds import Build
 
 _PREFIX = "kernel_build_"
 
 
-def import_build(build: Build) -> ModuleType:
+def import_build(build: Build, instead: Mapping[str, str] | None = None) -> ModuleType:
     """Import a build, once per process.
 
     Args:
         build: the build to import.
+        instead: modules that import statements in the build get in place of others, by name.
 
     Returns:
         The package's module. Its name is the same in every process that imports the same path.
@@ -49,6 +52,7 @@ def import_build(build: Build) -> ModuleType:
     name = module_name(build)
     if name not in sys.modules:
         _FINDER.builds[name] = build
+        _FINDER.instead[name] = dict(instead or {})
     if _FINDER not in sys.meta_path:
         # In front, so that nobody else's finder gets to look for a kernel's modules.
         sys.meta_path.insert(0, _FINDER)
@@ -94,6 +98,42 @@ class _SourceLoader(SourceFileLoader):
         path = self.get_filename(fullname)
         return self.source_to_code(self.get_data(path), path)
 
+    def exec_module(self, module: ModuleType) -> None:
+        instead = _FINDER.instead.get(self.name.partition(".")[0]) or {}
+        source = self.get_data(self.path)
+        if any(name.encode() in source for name in instead):
+            # Only the build's own import statements see it: they look `__import__` up here.
+            module.__dict__["__builtins__"] = {
+                **vars(builtins),
+                "__import__": _Import(instead),
+            }
+        super().exec_module(module)
+
+
+class _Import:
+    """`__import__` of a build's modules, with some modules in place of others."""
+
+    def __init__(self, instead: Mapping[str, str]) -> None:
+        self._instead = instead
+
+    def __call__(
+        self,
+        name: str,
+        globals: Mapping[str, object] | None = None,  # noqa: A002  as Python names it
+        locals: Mapping[str, object] | None = None,  # noqa: A002  as Python names it
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
+    ) -> Any:
+        top, dot, rest = name.partition(".")
+        other = self._instead.get(top) if level == 0 else None
+        if other is None:
+            return builtins.__import__(name, globals, locals, fromlist or (), level)
+        module = importlib.import_module(f"{other}{dot}{rest}")
+        for attribute in fromlist or ():
+            if attribute != "*" and not hasattr(module, attribute):
+                importlib.import_module(f"{module.__name__}.{attribute}")
+        return module if fromlist else importlib.import_module(other)
+
 
 class _PackageLoader(_SourceLoader):
     """Loads the package of a build; when that fails, its submodules must go too."""
@@ -116,6 +156,7 @@ class _Finder:
 
     def __init__(self) -> None:
         self.builds: dict[str, Build] = {}
+        self.instead: dict[str, dict[str, str]] = {}
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

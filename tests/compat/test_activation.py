@@ -134,9 +134,7 @@ def test_another_version_than_the_reported_one_is_refused(run: Run) -> None:
 OTHER = "LOADED = 'the other package'\n"
 
 
-def test_a_program_that_has_imported_the_other_package_is_refused(
-    run: Run, tmp_path: Path
-) -> None:
+def test_a_program_that_has_imported_the_other_package_is_refused(run: Run, tmp_path: Path) -> None:
     site = tmp_path / "site"
     (site / "kernels").mkdir(parents=True)
     (site / "kernels" / "__init__.py").write_text(OTHER)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from kernels_core.compat.activation import reported_version
 from kernels_core.compat.exports import NAMES, lazily
 
 __all__ = ["__version__", *NAMES]
@@ -11,9 +12,7 @@ _get = lazily(__name__, NAMES)
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
-
-        return version("kernels")
+        return reported_version()
     return _get(name)
 
 

@@ -2,4 +2,10 @@
 
 from kernels_core.compat.exports import lazily
 
-__getattr__ = lazily(__name__, ("CUDAProperties", "Device", "ROCMProperties",))
+_NAMES = (
+    "CUDAProperties",
+    "Device",
+    "ROCMProperties",
+)
+
+__getattr__ = lazily(__name__, _NAMES)

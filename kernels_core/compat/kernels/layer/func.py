@@ -2,4 +2,11 @@
 
 from kernels_core.compat.exports import lazily
 
-__getattr__ = lazily(__name__, ("FuncRepository", "LocalFuncRepository", "LockedFuncRepository", "use_kernel_func_from_hub",))
+_NAMES = (
+    "FuncRepository",
+    "LocalFuncRepository",
+    "LockedFuncRepository",
+    "use_kernel_func_from_hub",
+)
+
+__getattr__ = lazily(__name__, _NAMES)

@@ -2,4 +2,10 @@
 
 from kernels_core.compat.exports import lazily
 
-__getattr__ = lazily(__name__, ("kernelize", "register_kernel_mapping", "use_kernel_mapping",))
+_NAMES = (
+    "kernelize",
+    "register_kernel_mapping",
+    "use_kernel_mapping",
+)
+
+__getattr__ = lazily(__name__, _NAMES)

@@ -2,4 +2,14 @@
 
 from kernels_core.compat.exports import lazily
 
-__getattr__ = lazily(__name__, ("KernelizeFallback", "LayerRepository", "LocalLayerRepository", "LockedLayerRepository", "replace_kernel_forward_from_hub", "use_kernel_forward_from_hub", "use_kernelized_func",))
+_NAMES = (
+    "KernelizeFallback",
+    "LayerRepository",
+    "LocalLayerRepository",
+    "LockedLayerRepository",
+    "replace_kernel_forward_from_hub",
+    "use_kernel_forward_from_hub",
+    "use_kernelized_func",
+)
+
+__getattr__ = lazily(__name__, _NAMES)

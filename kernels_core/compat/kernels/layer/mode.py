@@ -2,4 +2,6 @@
 
 from kernels_core.compat.exports import lazily
 
-__getattr__ = lazily(__name__, ("Mode",))
+_NAMES = ("Mode",)
+
+__getattr__ = lazily(__name__, _NAMES)
