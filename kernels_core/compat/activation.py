@@ -9,12 +9,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from kernels_core.compat.version import check_version, decide
 from kernels_core.errors import CompatError
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
 
 NAME = "kernels"
+LOCAL = "core"
+"""The local version segment of the wheel that answers `import kernels` without activation."""
+
 FOLDER = Path(__file__).parent
 
 # Modules of transformers that ask whether `kernels` is installed, and keep the answer.
@@ -34,8 +38,10 @@ def activate(version: str | None = None) -> None:
             installed transformers accepts, else 0.17.2.
 
     Raises:
+        ValueError: the version does not have the form of one.
         CompatError: it is too late: Hugging Face `kernels` has been imported, transformers has
-            found out that it is missing, or another version has been reported already.
+            found out that it is missing, or another version has been reported already. Or the
+            wheel of `kernels-core compat wheel` is installed, which needs no activation.
 
     Example:
         >>> import kernels_core.compat
@@ -49,8 +55,11 @@ def activate(version: str | None = None) -> None:
         if version is not None:
             _FINDER.settle(version)
         return
+    if version is not None:
+        check_version(version)
     _refuse_if_imported()
     _refuse_if_found_missing()
+    _refuse_beside_the_wheel()
     _FINDER.version = version
     sys.meta_path.insert(0, _FINDER)
 
@@ -110,6 +119,18 @@ def _refuse_if_found_missing() -> None:
         )
 
 
+def _refuse_beside_the_wheel() -> None:
+    spec = PathFinder.find_spec(NAME)
+    folder = Path(spec.origin).parent.parent if spec and spec.origin else None
+    found = list(folder.glob(f"{NAME}-*+{LOCAL}.dist-info")) if folder else []
+    if found:
+        version = found[0].name.removeprefix(f"{NAME}-").removesuffix(".dist-info")
+        raise CompatError(
+            f"The distribution {NAME} {version} is installed, which answers 'import {NAME}' by "
+            f"itself. Do not call activate(), or pip uninstall {NAME} first."
+        )
+
+
 class _Finder:
     """Finds the package `kernels` and its distribution."""
 
@@ -132,8 +153,6 @@ class _Finder:
 
     def settled(self) -> str:
         if self.version is None:
-            from kernels_core.compat.version import decide
-
             self.version = decide().version
         return self.version
 

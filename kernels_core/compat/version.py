@@ -21,6 +21,19 @@ _VERSION = re.compile(r"[0-9]+\.[0-9]+(\.[0-9]+)?")
 _MINIMUM = re.compile(r'^KERNELS_MIN_VERSION\s*=\s*"([^"]+)"', re.MULTILINE)
 
 
+def check_version(version: str) -> None:
+    """Refuse what is not a version of Hugging Face `kernels`.
+
+    Raises:
+        ValueError: it does not have the form of one.
+    """
+    if not _VERSION.fullmatch(version):
+        raise ValueError(
+            f"{version!r} is not a version of Hugging Face `kernels`: expected one such as "
+            f"{DEFAULT}."
+        )
+
+
 @attrs.frozen
 class Answer:
     """A version, and why it is the one.
@@ -42,12 +55,10 @@ def decide() -> Answer:
     """
     chosen = os.environ.get(VARIABLE, "").strip()
     if chosen:
-        if not _VERSION.fullmatch(chosen):
-            raise EnvironmentVariableError(
-                f"{VARIABLE}={chosen!r} is not a version of Hugging Face `kernels`: set it to one "
-                f"such as {DEFAULT}, or unset it.",
-                variable=VARIABLE,
-            )
+        try:
+            check_version(chosen)
+        except ValueError as error:
+            raise EnvironmentVariableError(f"{VARIABLE}: {error}", variable=VARIABLE) from None
         return Answer(chosen, f"{VARIABLE} is set")
     needed = _needed_by_transformers()
     if needed is not None:

@@ -57,7 +57,7 @@ def test_a_version_that_is_none_is_refused(run: Run) -> None:
             print(error)
     """
     printed = run(textwrap.dedent(program), KERNELS_COMPAT_VERSION="newest")
-    assert "KERNELS_COMPAT_VERSION='newest' is not a version" in printed
+    assert "KERNELS_COMPAT_VERSION: 'newest' is not a version" in printed
 
 
 def test_submodules_that_programs_import_are_there(run: Run) -> None:

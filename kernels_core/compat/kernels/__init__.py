@@ -1,5 +1,6 @@
 """The package `kernels`, as kernels-core answers for it; see `kernels_core.compat`."""
 
+from importlib.metadata import version
 from typing import Any
 
 from kernels_core.compat.activation import reported_version
@@ -12,7 +13,8 @@ _get = lazily(__name__, NAMES)
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return reported_version()
+        # Under its other name, which kernels import, no distribution may be installed.
+        return version("kernels") if __name__ == "kernels" else reported_version()
     return _get(name)
 
 
