@@ -34,6 +34,7 @@ def get_kernel(
     backend: str | None = None,
     trust_remote_code: Trust = False,
     user_agent: UserAgent = None,
+    check_arch: bool = True,
 ) -> ModuleType:
     """Load a kernel from the Hub.
 
@@ -48,6 +49,7 @@ def get_kernel(
             Without it, the publisher must be trusted by the Hub, or the trust list of this machine
             must allow the kernel.
         user_agent: what the application tells the Hub about itself.
+        check_arch: whether the build must cover the device, if it says which it covers.
 
     Returns:
         The kernel's module. A second call returns the same one and sends no requests.
@@ -70,6 +72,7 @@ def get_kernel(
         version,
         trust_remote_code=trust_remote_code,
         user_agent=user_agent,
+        check_arch=check_arch,
     )
     return load_build(resolver.resolve(repo_id, revision, version))
 
@@ -162,7 +165,11 @@ def install_kernel(
 
 
 def get_local_kernel(
-    repo_path: str | os.PathLike[str], *, backend: str | None = None
+    repo_path: str | os.PathLike[str],
+    *,
+    backend: str | None = None,
+    trust_remote_code: Trust = False,
+    user_agent: UserAgent = None,
 ) -> ModuleType:
     """Load a kernel from a kernel repository on disk.
 
@@ -173,6 +180,9 @@ def get_local_kernel(
         repo_path: the directory that holds `build`.
         backend: which backend to choose a build for, for example "cpu"; by default the one that
             `KERNELS_BACKEND` names, else the most capable one of this machine.
+        trust_remote_code: as for `get_kernel`, for kernels on the Hub that this one needs. The
+            repository itself is trusted by being named.
+        user_agent: as for `get_kernel`.
 
     Returns:
         The kernel's module.
@@ -196,7 +206,9 @@ def get_local_kernel(
     """
     if not isinstance(repo_path, (str, os.PathLike)):
         raise TypeError(f"repo_path must be a str or a Path, got {repo_path!r}.")
-    resolver = Resolver(registry().backend_or_default(backend), FIRST_DEVICE)
+    resolver = Resolver(
+        registry().backend_or_default(backend), FIRST_DEVICE, trust_remote_code, user_agent
+    )
     return load_build(resolver.resolve_local(repo_path))
 
 
@@ -241,8 +253,8 @@ def get_locked_kernel(
 
 def load_kernel(
     repo_id: str,
-    *,
     lockfile: str | os.PathLike[str] | None = None,
+    *,
     backend: str | None = None,
     trust_remote_code: Trust = False,
 ) -> ModuleType:

@@ -18,11 +18,11 @@ import kernels_core.compat
 
 kernels_core.compat.activate()
 
+import kernels  # noqa: E402
 import torch  # noqa: E402  after the activation, as in a program
 import transformers  # noqa: E402
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, KernelConfig  # noqa: E402
 
-import kernels  # noqa: E402
 import kernels_core  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -93,7 +93,7 @@ def without_gradient(model: Any, tokens: torch.Tensor) -> int:
 def mapping_of(repository: str) -> dict[str, Any]:
     layer = kernels.LocalLayerRepository(Path(repository), layer_name="Norm")
     modes = (kernels.Mode.INFERENCE, kernels.Mode.TRAINING)
-    return {"RMSNorm": {DEVICE: {mode: layer for mode in modes}}}
+    return {"RMSNorm": {DEVICE: dict.fromkeys(modes, layer)}}
 
 
 def outcome(architecture: str, folder: Path, repository: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ RESERVED = {
     "macholib": ("check",),
     "pefile": ("check",),
     "pytest": ("check", "testing"),
-    "torch": ("api", "check", "cli", "host", "layers", "testing"),
+    "torch": ("api", "check", "compat", "cli", "host", "layers", "testing"),
 }
 
 DEVICE_FAMILY = re.compile(
