@@ -106,7 +106,7 @@ def check_layer(layer: object, *, repository: str, name: str) -> None:
             raise invalid("flags", f"must have a bool as {flag}, got {value!r}.")
 
 
-def _required_members(layer: type[nn.Module]) -> tuple[str, ...]:
+def required_members(layer: type[nn.Module]) -> tuple[str, ...]:
     """The members that a layer's forward expects of the module that adopts it.
 
     A layer names them by annotations in its class body, such as `weight: torch.Tensor`.
@@ -124,7 +124,7 @@ def conditions(layer: type[nn.Module]) -> Conditions:
     takes weights of these dtypes only (several are alternatives), and a callable there is called
     with the member and returns whether it is suitable.
     """
-    members = _required_members(layer)
+    members = required_members(layer)
     raw = [str(annotation) for annotation in _raw_annotations(layer).values()]
     if not any("Annotated" in text for text in raw):
         return ()
@@ -168,7 +168,7 @@ def _name_of(condition: Any) -> str:
 
 def check_members(modules: Iterable[nn.Module], layer: type[nn.Module], repository: str) -> None:
     """Check that modules have every member that a layer's forward expects."""
-    expected = _required_members(layer)
+    expected = required_members(layer)
     for module in modules:
         for member in expected:
             if not hasattr(module, member):
