@@ -20,25 +20,11 @@ _slots = threading.Semaphore(LIMIT)
 
 
 def in_parallel(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """Do the same work for each item, several items at a time.
+    """Do the same work for each item, several at a time, and return the results in order.
 
-    The calling thread works too, so calls may be nested: where no further thread may be started,
-    it does all of the work itself.
-
-    Args:
-        work: what to do with an item.
-        items: the items.
-
-    Returns:
-        The results, in the order of the items.
-
-    Raises:
-        BaseException: what the work raised for the first item for which it failed. Items that were
-            not begun by then are skipped, and those that were are waited for.
-
-    Example:
-        >>> in_parallel(abs, [-1, 2, -3])
-        [1, 2, 3]
+    The calling thread works too, so calls may be nested: where no further thread may be started, it
+    does all of the work itself. Raises what the work raised for the first item for which it failed.
+    Items that were not begun by then are skipped, and those that were are waited for.
     """
     batch = _Batch(work, items)
     threads: list[threading.Thread] = []
@@ -58,7 +44,7 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
 
 
 class _Batch(Generic[T, R]):
-    """The items of one call, and what came of those that are done."""
+    """The items of one call, and the results of those that are done."""
 
     def __init__(self, work: Callable[[T], R], items: Iterable[T]) -> None:
         self.work = work
@@ -68,7 +54,7 @@ class _Batch(Generic[T, R]):
         self.errors: dict[int, BaseException] = {}
 
     def needs(self, threads: int) -> bool:
-        """Whether there is something to do for a thread more, beside the calling one."""
+        """Whether another thread, beside the calling one, would have something to do."""
         return bool(self.todo) and threads < self.count - 1
 
     def do_next(self) -> bool:
@@ -100,7 +86,7 @@ def in_background(work: Callable[[], R]) -> Iterator[Callable[[], R]]:
     """Begin work in another thread, to have its result when it is needed.
 
     The block gets a function that waits for the result, or raises what the work raised. Where no
-    thread may be started, the first call of it does the work. The block ends after the thread.
+    thread may be started, its first call does the work. The block ends after the thread.
     """
     result: Future[R] = Future()
 

@@ -1,7 +1,7 @@
-"""Whether a kernel may be loaded at all, which is decided before any of its files is fetched.
+"""Whether a kernel may be loaded at all, which is decided before any of its files is downloaded.
 
-Loading a kernel runs its code. Somebody must vouch for it: the Hub, which marks trusted publishers;
-the user, on a trust list that is kept on this machine; or the caller, with `trust_remote_code`.
+Loading a kernel runs its code, so it must be trusted: by the Hub, which marks trusted publishers;
+by the user, on a trust list on this machine; or by the caller, with `trust_remote_code`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from kernels_core.repository.schema import parse_toml
 FILE_VARIABLE = "KERNELS_TRUST_FILE"
 LIST_VARIABLE = "KERNELS_TRUST"
 
-# What each kind of entry looks like. In a list without kinds the first that fits is the one, so
-# that 40 hexadecimal digits are a commit.
+# The form of each kind of entry. In a list without kinds an entry is of the first kind that it
+# matches, so that 40 hexadecimal digits are a commit.
 _KINDS = {
     "commits": (re.compile(r"[0-9a-fA-F]{40}"), "a commit with its 40 hexadecimal digits"),
     "digests": (re.compile(r"sha256:[0-9a-fA-F]{64}"), "a digest such as 'sha256:' and 64 digits"),
@@ -46,7 +46,7 @@ class TrustList:
         publishers: organizations or users, with all their repositories.
         repositories: repositories, "org/name", with all their commits.
         commits: commits, in lower case.
-        digests: digests of single builds, as `digest.tree_digest` makes them, in lower case.
+        digests: digests of single builds, as `hashes.tree_digest` makes them, in lower case.
 
     Example:
         >>> trusted = TrustList.of(["org", "other/activation"])
@@ -67,10 +67,6 @@ class TrustList:
 
         Raises:
             ValueError: an entry has none of these forms.
-
-        Example:
-            >>> TrustList.of(["org/name"]).repositories
-            frozenset({'org/name'})
         """
         kinds: dict[str, list[str]] = {kind: [] for kind in _KINDS}
         for entry in entries:
@@ -95,19 +91,14 @@ class TrustList:
         return self.entry_for(repo_id, commit, digest) is not None
 
     def entry_for(self, repo_id: str, commit: str, digest: str | None = None) -> str | None:
-        """The entry that allows something, the narrowest first; None when nothing does.
-
-        Example:
-            >>> TrustList.of(["org", "org/name"]).entry_for("org/name", "0" * 40)
-            'org/name'
-        """
-        asked = (
+        """The entry that allows a build, the narrowest first; None when nothing does."""
+        by_narrowness = (
             (digest, self.digests),
             (commit, self.commits),
             (repo_id, self.repositories),
             (publisher_of(repo_id), self.publishers),
         )
-        return next((name for name, allowed in asked if name in allowed), None)
+        return next((name for name, allowed in by_narrowness if name in allowed), None)
 
     def __or__(self, other: TrustList) -> TrustList:
         return TrustList(
@@ -119,10 +110,10 @@ class TrustList:
 
 
 class TrustRecord(Protocol):
-    """What the Hub last said of each publisher, kept on this machine.
+    """The Hub's last answer about each publisher, kept on this machine.
 
-    Answers of different Hubs (`HF_ENDPOINT`) must not be mixed. Neither method raises because the
-    record cannot be read or written: what cannot be read is not known.
+    Answers of different Hubs (`HF_ENDPOINT`) must be kept apart. Neither method raises when the
+    record cannot be read or written: an answer that cannot be read does not count.
     """
 
     def recall(self, publisher: str) -> bool | None:
@@ -130,19 +121,14 @@ class TrustRecord(Protocol):
         ...
 
     def remember(self, publisher: str, trusted: bool) -> None:
-        """Keep an answer in place of the one before."""
+        """Keep an answer, instead of the one before."""
         ...
 
 
 def trusted_names(trust_remote_code: object) -> bool | tuple[str, ...]:
-    """What a caller passed as `trust_remote_code`, as a value that can be compared and kept.
+    """Make `trust_remote_code` a value that can be compared and kept.
 
-    Raises:
-        TypeError: it is neither a bool nor a list of names.
-
-    Example:
-        >>> trusted_names(["org/name"])
-        ('org/name',)
+    Raises a TypeError when it is neither a bool nor a list of names.
     """
     if isinstance(trust_remote_code, bool):
         return trust_remote_code
@@ -164,27 +150,27 @@ def check_trust(
     digest: str | None = None,
     cached: bool = False,
 ) -> str:
-    """Make sure that somebody vouches for a kernel. To be called before its files are fetched.
+    """Make sure that a kernel is trusted. To be called before its files are downloaded.
 
     Args:
         repo_id: the repository, "org/name".
         commit: the commit, 40 hexadecimal digits.
-        trust_remote_code: True to trust whatever is asked for, or a list of what to trust; its
-            entries are those of `KERNELS_TRUST`.
-        trust_list: what the user trusts; read from the file and the environment by default.
-        ask_hub: asks whether a publisher is trusted. It raises a `HubError` when it cannot; it
-            is not called when the answer is known without.
-        record: what the Hub said before. It counts when the Hub cannot be reached.
-        digest: digest of the build, as `digest.tree_digest` makes it; None when it is not known.
-        cached: the commit's files have been fetched before, so that an earlier yes of the Hub is
-            good enough and nothing need be asked.
+        trust_remote_code: True to trust this kernel, or a list of what to trust, with the same
+            entries as `KERNELS_TRUST`.
+        trust_list: what the user trusts; by default read from the file and the environment.
+        ask_hub: asks the Hub whether a publisher is trusted, and raises a `HubError` when it
+            cannot. It is only called when the answer matters.
+        record: the Hub's earlier answers, which count when the Hub cannot be reached.
+        digest: digest of the build, as `hashes.tree_digest` makes it; None when it is not known.
+        cached: whether the commit's files are in the cache, so that an earlier yes of the Hub is
+            enough and no request is needed.
 
     Returns:
         Why the kernel is trusted, for reports.
 
     Raises:
-        UntrustedError: nobody vouches for it; says how to allow it.
-        TrustUnknownError: the Hub could not be asked, and it never was before.
+        UntrustedError: the kernel is not trusted; says how to allow it.
+        TrustUnknownError: the Hub did not answer, and there is no earlier answer.
         TrustListError: the user's list is malformed.
         ValueError: `repo_id` or an entry of `trust_remote_code` is malformed.
         TypeError: `trust_remote_code` has the wrong type.
@@ -219,7 +205,7 @@ def check_trust(
 
 
 def is_allowed_here(repo_id: str, trust_remote_code: bool | tuple[str, ...]) -> bool:
-    """Whether caller or trust list name a whole repository, so that no commit of it needs more."""
+    """Whether the caller or the trust list names the repository, whatever its commit."""
     if isinstance(trust_remote_code, bool):
         return trust_remote_code or read_trust_list().is_allowed(repo_id, "")
     return (TrustList.of(trust_remote_code) | read_trust_list()).is_allowed(repo_id, "")
@@ -247,17 +233,17 @@ def _named_by_user(
 
 
 def _last_said_yes(publisher: str) -> str:
-    return f"the Hub trusted the publisher {publisher!r} when it was last asked"
+    return f"the Hub trusted the publisher {publisher!r} at the last request"
 
 
 def _untrusted(repo_id: str, commit: str, publisher: str, digest: str | None) -> UntrustedError:
     build = f", or only this build: {digest}" if digest else ""
     return UntrustedError(
-        f"{repo_id} is not trusted: the Hub does not count {publisher!r} among the trusted "
-        f"publishers of kernels, and nothing on this machine allows it. Nothing was loaded; "
-        f"loading it would run its code. If you trust it, put this commit on the trust list, "
-        f"{_where()}: {commit}{build}. All commits of the repository: {repo_id}. Or pass "
-        f"trust_remote_code=[{repo_id!r}].",
+        f"{repo_id} is not trusted: the Hub does not list {publisher!r} as a trusted publisher of "
+        f"kernels, and neither the trust list nor trust_remote_code allows it. Nothing was "
+        f"loaded, because loading a kernel runs its code. If you trust it, add this commit to the "
+        f"trust list, {_where()}: {commit}{build}. To trust all commits of the repository, add "
+        f"{repo_id}, or pass trust_remote_code=[{repo_id!r}].",
         repository=repo_id,
         publisher=publisher,
         commit=commit,
@@ -267,10 +253,10 @@ def _untrusted(repo_id: str, commit: str, publisher: str, digest: str | None) ->
 def _unknown(repo_id: str, commit: str, publisher: str, cause: HubError) -> TrustUnknownError:
     # No advice to switch the check off: a Hub that cannot be reached is no reason to trust.
     return TrustUnknownError(
-        f"Whether {publisher!r}, the publisher of {repo_id}, is trusted is not known: the Hub "
-        f"could not be asked, and this machine has no earlier answer. Nothing was loaded. Try "
-        f"again when the Hub answers; a machine without a network needs a trust list, {_where()}. "
-        f"The Hub: {cause}",
+        f"It is not known whether {publisher!r}, the publisher of {repo_id}, is trusted: the Hub "
+        f"did not say, and the cache has no earlier answer. Nothing was loaded. Try again when "
+        f"the Hub is reachable; a machine without a network needs a trust list, {_where()}. "
+        f"The cause: {cause}",
         repository=repo_id,
         publisher=publisher,
         commit=commit,
@@ -286,16 +272,10 @@ def _where() -> str:
 
 
 def trust_file() -> Path | None:
-    """Where the user's trust list lies; None when there is no place for it.
+    """The path of the user's trust list; None when there is no place for it.
 
-    That is what `KERNELS_TRUST_FILE` names (empty for none), else `kernels-core/trust.toml` in the
+    That is the path in `KERNELS_TRUST_FILE` (empty for none), else `kernels-core/trust.toml` in the
     user's configuration: `$XDG_CONFIG_HOME` or `~/.config`, on Windows `%APPDATA%`.
-
-    Example:
-        >>> import os
-        >>> os.environ["KERNELS_TRUST_FILE"] = "/etc/kernels-core/trust.toml"
-        >>> trust_file().name
-        'trust.toml'
     """
     named = os.environ.get(FILE_VARIABLE)
     if named is not None:
@@ -308,14 +288,14 @@ def trust_file() -> Path | None:
 
 
 def read_trust_list() -> TrustList:
-    """What the user trusts: the entries of the trust file and those of `KERNELS_TRUST`.
+    """Read what the user trusts: the entries of the trust file and those of `KERNELS_TRUST`.
 
     The file is TOML with the keys `publishers`, `repositories`, `commits` and `digests`, each a
-    list of texts. The variable has entries of any kind, separated by commas.
+    list of strings. The variable has entries of any kind, separated by commas.
 
     Raises:
-        TrustListError: the file cannot be read, is one that `KERNELS_TRUST_FILE` names and that is
-            not there, or something in it or in the variable is malformed.
+        TrustListError: the file cannot be read, does not exist although `KERNELS_TRUST_FILE` names
+            it, or an entry of the file or the variable is malformed.
 
     Example:
         >>> import os
@@ -341,7 +321,7 @@ def _read_file(path: Path | None) -> TrustList:
     except FileNotFoundError as error:
         if FILE_VARIABLE not in os.environ:
             return TrustList()
-        raise _bad_file(path, f"{FILE_VARIABLE} names this file, which is not there.") from error
+        raise _bad_file(path, f"{FILE_VARIABLE} names this file, which does not exist.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise _bad_file(path, f"cannot be read: {error}") from error
     return _parse(content, path) if content else TrustList()
@@ -354,9 +334,9 @@ def _parse(content: str, path: Path | None) -> TrustList:
         raise _bad_file(path, f"is not TOML: {error}") from None
     for key, entries in kinds.items():
         if key not in _KINDS:
-            raise _bad_file(path, f"has no key {key!r}; its keys are {', '.join(_KINDS)}.", key)
+            raise _bad_file(path, f"key {key!r} is unknown; expected {', '.join(_KINDS)}.", key)
         if not isinstance(entries, list):
-            raise _bad_file(path, f"key {key!r} must be a list of texts.", key)
+            raise _bad_file(path, f"key {key!r} must be a list of strings.", key)
         pattern, meaning = _KINDS[key]
         for entry in entries:
             if not isinstance(entry, str) or not pattern.fullmatch(entry):

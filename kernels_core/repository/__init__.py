@@ -1,1 +1,1 @@
-"""Kernel repositories: what is in one, which build to use, and importing it."""
+"""Kernel repositories on disk: their builds, which one to use, and importing it."""

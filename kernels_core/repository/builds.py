@@ -1,4 +1,4 @@
-"""Builds: what one is, and how the one to use is chosen, wherever a repository lies."""
+"""Builds: what one is, and how the one to use is selected, wherever a repository is."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Build:
     """One build of a kernel, ready to be imported.
 
     Attributes:
-        repository: where it comes from: a path or "org/name".
+        repository: its source: a path or "org/name".
         variant: name of the variant.
         path: the variant directory.
         package: the directory with the package's `__init__.py`.
-        metadata: what the build says about itself; None when it says nothing.
-        commit: the commit of a repository that has commits.
+        metadata: what its `metadata.json` says; None when there is none.
+        commit: the commit, for a repository that has commits.
         dependencies: the kernels that it needs, by repository.
     """
 
@@ -46,10 +46,10 @@ class BuildSelector:
     """Selects among the builds of one repository for one device.
 
     Attributes:
-        repository: what to call the repository in errors.
+        repository: its name in errors.
         backend: the backend to use.
-        device_index: the device that builds must cover; None for no particular one, which leaves
-            out the check of declared architectures.
+        device_index: the device that builds must cover; None for no particular one, which skips the
+            check of declared architectures.
         host: the machine; None for this one.
     """
 
@@ -66,15 +66,10 @@ class BuildSelector:
     def decisions(
         self, names: Iterable[str], metadata_of: Callable[[str], Metadata | None]
     ) -> tuple[BuildDecision, ...]:
-        """Decide over every build.
+        """Decide over every build: those that fit, best first, then the others by name.
 
-        Args:
-            names: the names of the builds.
-            metadata_of: what a build says about itself; asked of those whose names fit.
-
-        Returns:
-            The builds that fit, best first, then the others by name, each with its reason. A
-            build whose metadata is malformed does not fit.
+        Each of the others has the reason. Reads the metadata of builds whose names fit; one whose
+        metadata is malformed does not fit.
         """
         checked = []
         for decision in self.decisions_by_name(names):
@@ -94,22 +89,11 @@ class BuildSelector:
     def select_best(
         self, names: Iterable[str], metadata_of: Callable[[str], Metadata | None]
     ) -> tuple[str, Metadata | None]:
-        """Select the best build that fits.
+        """Select the best build that fits; return its name and metadata.
 
-        Unlike `decisions`, this does not pass over the best build when that one is broken: a
-        program should not silently get a lesser kernel.
-
-        Args:
-            names: the names of the builds.
-            metadata_of: what a build says about itself; asked of one after the other, until one
-                fits.
-
-        Returns:
-            Its name, and what it says about itself.
-
-        Raises:
-            NoFittingBuildError: none of the builds fits; it has the reason for each.
-            MetadataError: the chosen build's metadata is malformed.
+        Reads the metadata of one build after the other, until one fits. Unlike `decisions`, this
+        does not skip the best build when its metadata is malformed, but raises the MetadataError: a
+        program should not silently get a slower kernel.
         """
         rejected = []
         for decision in self.decisions_by_name(names):
@@ -123,11 +107,7 @@ class BuildSelector:
         raise self._no_fitting_build(rejected)
 
     def reason_against(self, metadata: Metadata | None) -> str:
-        """Why a build does not cover the device; "" when it does.
-
-        Args:
-            metadata: what the build says about itself.
-        """
+        """Why a build does not cover the device; "" when it does."""
         archs = metadata.backend.archs if metadata and metadata.backend else ()
         if not archs or self.device_index is None:
             return ""
@@ -145,8 +125,8 @@ class BuildSelector:
         return NoFittingBuildError(message, repository=self.repository, decisions=tuple(decisions))
 
 
-# A repository is asked for its builds for every layer, and each time a kernel is loaded again. The
-# names are read anew each time, so an answer that is kept is never one for other builds.
+# Builds are selected for every layer, and each time a kernel is loaded again. Their names are read
+# each time, so that a result in this cache is never one for other builds.
 @functools.lru_cache(maxsize=64)
 def _decided(
     names: tuple[str, ...], backend: Backend, host: HostInfo, parse_tag: TagParser
@@ -163,24 +143,15 @@ def make_build(
     package_name: str | None = None,
     commit: str | None = None,
 ) -> Build:
-    """Make a build of a variant directory, when everything that it needs is there.
+    """Make a build of a variant directory, once everything that it needs exists.
 
-    Args:
-        path: the variant directory.
-        metadata: what it says about itself.
-        repository: where it comes from.
-        name: name of the repository, which the packages of old builds have too.
-        package_name: the package, when a user names it.
-        commit: its commit.
-
-    Raises:
-        RepositoryNotFoundError: there is no package in the directory.
-        DependencyError: Python packages that it needs are missing.
+    Old builds have a package in it, with the name that the user gives, that of the metadata, or
+    that of the repository. Raises RepositoryNotFoundError and DependencyError.
     """
     if metadata is not None:
         check_dependencies(metadata, repository=repository)
-    wanted = [metadata.name if metadata else None, name]
-    package = _find_package(path, wanted, repository, package_name)
+    names = [metadata.name if metadata else None, name]
+    package = _find_package(path, names, repository, package_name)
     return Build(repository, path.name, path, package, metadata, commit)
 
 
@@ -191,14 +162,14 @@ def _find_package(
     if _is_package(path):
         return path
     packages = [name for name in subdirectories(path) if _is_package(path / name)]
-    wanted = [package_name] if package_name is not None else _package_names(names, packages)
-    found = next((name for name in wanted if name in packages), None)
+    allowed = [package_name] if package_name is not None else _package_names(names, packages)
+    found = next((name for name in allowed if name in packages), None)
     if found is not None:
         return path / found
-    there = f"the packages {', '.join(packages)}" if packages else "no package"
+    contents = f"the packages {', '.join(packages)}" if packages else "no package"
     raise RepositoryNotFoundError(
-        f"{path} has no '__init__.py' and no package {' or '.join(map(repr, wanted))}; "
-        f"it holds {there}. Name the package with package_name=.",
+        f"{path} has no '__init__.py' and no package {' or '.join(map(repr, allowed))}; "
+        f"it holds {contents}. Name the package with package_name=.",
         repository=repository,
     )
 

@@ -1,4 +1,4 @@
-"""Whether the Python packages that a build depends on are there."""
+"""Whether the Python packages that a build depends on are installed."""
 
 from __future__ import annotations
 
@@ -15,18 +15,7 @@ _DISTRIBUTIONS = {"onednn": "onednn-devel", "tvm-ffi": "apache-tvm-ffi"}
 
 
 def check_dependencies(metadata: Metadata, *, repository: str) -> None:
-    """Make sure that the Python packages that a build needs are there. Imports nothing.
-
-    Args:
-        metadata: what the build says about itself.
-        repository: what to call the repository in errors.
-
-    Raises:
-        DependencyError: a package is missing or too old; says how to install it.
-
-    Example:
-        >>> check_dependencies(Metadata(python_depends=("attrs",)), repository="org/name")
-    """
+    """Raise a DependencyError when Python packages that a build needs are not installed."""
     if not metadata.python_depends:
         return
     missing = tuple(_missing_packages(metadata.python_depends))
@@ -48,12 +37,12 @@ def _missing_packages(requirements: Iterable[str]) -> Iterable[str]:
         distribution = _DISTRIBUTIONS.get(requirement.name.lower(), requirement.name)
         try:
             version = distributions.version(distribution)
-            there = requirement.specifier.contains(version, prereleases=True)
+            found = requirement.specifier.contains(version, prereleases=True)
         except distributions.PackageNotFoundError:
             # What is importable without being installed (a checkout on the path, a package under
-            # another name) is there as well; only its version is unknown.
-            there = not requirement.specifier and _importable(requirement.name)
-        if not there:
+            # another name) counts as well, but its version is not known.
+            found = not requirement.specifier and _importable(requirement.name)
+        if not found:
             yield f"{distribution}{requirement.specifier}"
 
 

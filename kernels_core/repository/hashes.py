@@ -62,27 +62,12 @@ def hash_file(path: Path, algorithm: str) -> str:
     Raises:
         OSError: the file cannot be read, or is no regular file.
         ValueError: the algorithm is unknown.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp(), "empty")
-        >>> path.touch()
-        >>> hash_file(path, "git-sha1")
-        'e69de29bb2d1d6434b8b29ae775ad8c2e48c5391'
     """
     return hash_file_as(path, [algorithm])[algorithm]
 
 
 def hash_file_as(path: Path, algorithms: Iterable[str]) -> dict[str, str]:
-    """Hash a file's content by several algorithms in one pass; see `hash_file`.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp(), "empty")
-        >>> path.touch()
-        >>> sorted(hash_file_as(path, ["sha256", "sha512"]))
-        ['sha256', 'sha512']
-    """
+    """Hash a file's content by several algorithms in one pass; see `hash_file`."""
     with open(path, "rb", buffering=0, opener=_open_at_once) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
@@ -108,7 +93,7 @@ def _new_hash(algorithm: str, size: int) -> hashlib._Hash:
 
 
 def tree_digest(files: Mapping[str, FileHash]) -> str:
-    """One text that stands for all files of a build, to put on a trust list.
+    """The digest of all files of a build, to put on a trust list.
 
     It is the SHA-256 of a plain listing: for each file, in byte order of the paths, a line with the
     algorithm, its hash and the path, separated by single spaces.
@@ -134,19 +119,8 @@ def tree_digest(files: Mapping[str, FileHash]) -> str:
 def variant_hash(files: Mapping[str, FileHash]) -> str:
     """The hash of a build in lock files of the older format, type `git_lfs_concat`.
 
-    It is the SHA-256 over the path and the raw hash of each file, in byte order of the paths.
-
-    Args:
-        files: the hash of each file by its path relative to the variant directory: the SHA-256 of
-            a file in LFS, the Git SHA-1 of any other.
-
-    Raises:
-        ValueError: a path is not safe to use.
-
-    Example:
-        >>> empty = FileHash("git-sha1", "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391")
-        >>> variant_hash({"__init__.py": empty})
-        'sha256-...'
+    It is the SHA-256 over the path and the raw hash of each file, in byte order of the paths: the
+    SHA-256 of a file in LFS, the Git SHA-1 of any other.
     """
     digest = hashlib.sha256()
     for path, file_hash in _in_byte_order(files):

@@ -1,12 +1,12 @@
 """Importing a build of a kernel.
 
 Every build gets a module name of its own, made from its path, so that several builds of one kernel
-live beside each other. Its modules are found by one finder in `sys.meta_path`, which serves names
-of builds only and takes source files and extension modules, never bytecode: what runs is what lies
-there to be read and checked.
+can be imported at the same time. Its modules are found by one finder in `sys.meta_path`, which
+serves names of builds only and takes source files and extension modules, never bytecode: what runs
+is what can be read and checked.
 
-Importing once per process, whichever threads ask, and retrying after a failure are the import
-system's own per-module lock at work; there is no second one here that it could deadlock with.
+The import system's own lock per module makes threads import a build once, and a failed import is
+tried again. A second lock here could only cause a deadlock.
 """
 
 from __future__ import annotations
@@ -36,53 +36,31 @@ _PREFIX = "kernel_build_"
 
 
 def import_build(build: Build, instead: Mapping[str, str] | None = None) -> ModuleType:
-    """Import a build, once per process.
+    """Import a build, once per process, and return its package.
 
-    Args:
-        build: the build to import.
-        instead: modules that import statements in the build get in place of others, by name.
-
-    Returns:
-        The package's module. Its name is the same in every process that imports the same path.
-
-    Raises:
-        Exception: whatever the kernel's own code raises, unchanged. A failed import leaves nothing
-            behind in `sys.modules`; the next call tries again.
+    Its module name is the same in every process that imports the same path. What the kernel's own
+    code raises is raised unchanged. A failed import leaves nothing in `sys.modules`; the next call
+    tries again. `instead` names modules that import statements in the build get in place of others.
     """
     name = module_name(build)
     if name not in sys.modules:
         _FINDER.builds[name] = build
         _FINDER.instead[name] = dict(instead or {})
     if _FINDER not in sys.meta_path:
-        # In front, so that nobody else's finder gets to look for a kernel's modules.
+        # In front, so that no other finder is called for a kernel's modules.
         sys.meta_path.insert(0, _FINDER)
     return importlib.import_module(name)
 
 
 def build_of(module: str) -> Build | None:
-    """The build that a module belongs to; None for a module of no kernel.
-
-    Args:
-        module: dotted name of the module.
-
-    Example:
-        >>> build_of("os.path") is None
-        True
-    """
+    """The build that a module belongs to, by its dotted name; None for a module of no kernel."""
     return _FINDER.builds.get(module.partition(".")[0])
 
 
 def module_name(build: Build) -> str:
-    """The name under which a build is imported: readable, and of its path alone.
+    """The name under which a build is imported: readable, and made from its path alone.
 
-    However a user comes to a build, by its repository or by its own directory, it is imported once.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from kernels_core.repository.builds import Build
-        >>> path = Path("/kernels/activation/build/torch-cpu")
-        >>> module_name(Build("/kernels/activation", "torch-cpu", path, path))
-        'kernel_build_torch_cpu_...'
+    A build that is found both by its repository and by its own directory is imported once.
     """
     path = os.path.normcase(os.path.realpath(build.package))
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
@@ -171,7 +149,7 @@ class _Finder:
             spec = finder.find_spec(fullname, target)
             if spec is not None:
                 return spec
-        # Returning None would let the next finder look, which reads bytecode.
+        # After None, the next finder would be called, which reads bytecode.
         raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
 
     def _package_spec(self, fullname: str) -> ModuleSpec | None:

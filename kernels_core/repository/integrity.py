@@ -1,8 +1,8 @@
 """Whether the files of a build are those that were published.
 
-Two things say which files those are: the tree of the commit, which the Hub lists with the hash of
-every file, and the digest in a build's `metadata.json`. Both are held against what lies on disk,
-and what lies there without being listed is as wrong as what differs: it could be imported.
+Two lists say which files those are: the tree of the commit, which the Hub lists with the hash of
+every file, and the digest in a build's `metadata.json`. Files on disk are compared with both, and a
+file that is not listed is as wrong as one that differs: it could be imported.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ def verify_tree(
 ) -> None:
     """Make sure that a variant directory holds the expected files and nothing else.
 
-    Bytecode in `__pycache__` directories is left out, expected or not: a kernel's modules are
-    always compiled from source, and other programs may write it there.
+    Bytecode in `__pycache__` directories is ignored, expected or not: a kernel's modules are always
+    compiled from source, and other programs may write it there.
 
     Args:
         variant_dir: the directory of the build. Links to files are followed, since the cache of
             the Hub client is made of them; a link to a directory is refused.
         expected: the hash of each file, by its path relative to the directory.
-        repository: what to call the repository in errors; the directory by default.
+        repository: the repository's name in errors; the directory by default.
 
     Raises:
-        DigestError: a file is missing, differs or is not expected, or a path is one that could
-            lie or be taken for something else.
+        DigestError: a file is missing, differs or is not expected, or a path is unsafe or the same
+            as another on some file systems.
 
     Example:
         >>> import tempfile
@@ -63,19 +63,10 @@ def verify_build(
     *,
     repository: str | None = None,
 ) -> None:
-    """Do what `verify_tree` does, and hold the files against the digest in the metadata.
+    """Verify a build as `verify_tree` does, and also against the digest in its metadata.
 
     The digest covers every file but `metadata.json`, its signature, and bytecode. Metadata without
-    a digest is no reason to refuse.
-
-    Args:
-        variant_dir: the directory of the build.
-        expected: the hash of each file; None when nothing but the metadata lists them.
-        metadata: what its `metadata.json` says; None for nothing.
-        repository: what to call the repository in errors; the directory by default.
-
-    Raises:
-        DigestError: see there. Lists all the files that are wrong.
+    a digest is no reason to refuse. With None as `expected`, only the metadata lists the files.
     """
     problems = file_problems(variant_dir, expected, metadata)
     if problems:
@@ -85,13 +76,7 @@ def verify_build(
 def file_problems(
     variant_dir: Path, expected: Mapping[str, FileHash] | None, metadata: Metadata | None
 ) -> tuple[FileProblem, ...]:
-    """What `verify_build` finds wrong, file by file.
-
-    Args:
-        variant_dir: the directory of the build.
-        expected: the hash of each file; None when nothing but the metadata lists them.
-        metadata: what its `metadata.json` says; None for nothing.
-    """
+    """What `verify_build` finds wrong, file by file."""
     lists = []
     if expected is not None:
         lists.append(_List(expected, frozenset()))
@@ -103,54 +88,26 @@ def file_problems(
 
 
 def verify_file(path: Path, expected: FileHash, *, repository: str | None = None) -> None:
-    """Make sure that a single file is the expected one.
-
-    Args:
-        path: the file; a symbolic link is followed.
-        expected: its hash.
-        repository: what to call the repository in errors; the file's directory by default.
-
-    Raises:
-        DigestError: it is missing, differs, or is no regular file.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp(), "empty")
-        >>> path.touch()
-        >>> verify_file(path, FileHash("git-sha1", "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"))
-    """
+    """Make sure that a single file is the expected one, or raise a DigestError."""
     problems = list(_compare(path.parent, path.name, [expected]))
     if problems:
         raise _digest_error(path.parent, problems, repository)
 
 
 def is_ignored(path: str) -> bool:
-    """Whether a file is neither verified nor needed: bytecode in a `__pycache__` directory.
-
-    Args:
-        path: the path relative to the variant directory.
-
-    Example:
-        >>> is_ignored("__pycache__/layers.cpython-311.pyc"), is_ignored("layers.pyc")
-        (True, False)
-    """
+    """Whether a file is neither verified nor needed: bytecode in a `__pycache__` directory."""
     parts = path.split("/")
     return len(parts) > 1 and parts[-2] == "__pycache__" and is_bytecode(path)
 
 
 def is_bytecode(path: str) -> bool:
-    """Whether a file is bytecode by its name.
-
-    Example:
-        >>> is_bytecode("layers.pyc"), is_bytecode("layers.py")
-        (True, False)
-    """
+    """Whether a file is bytecode by its name."""
     return path.lower().endswith((".pyc", ".pyo"))
 
 
 @attrs.frozen
 class _List:
-    """Hashes by path, and the paths that may be there without being listed."""
+    """Hashes by path, and the paths that may exist without being listed."""
 
     hashes: Mapping[str, FileHash]
     left_out: frozenset[str]
@@ -158,12 +115,12 @@ class _List:
 
 @attrs.frozen
 class FileProblem:
-    """A file of a build that is not as published.
+    """A file of a build that differs from what was published.
 
     Attributes:
         path: relative to the variant directory.
         expected: what was expected there.
-        got: what is there.
+        got: what was found.
     """
 
     path: str
@@ -199,7 +156,7 @@ def _hashes_by_path(lists: list[_List]) -> dict[str, list[FileHash]]:
 def _unexpected(path: str, instead: str, lists: list[_List]) -> FileProblem | None:
     """The problem with a path that exists, whatever it holds."""
     if instead:
-        return FileProblem(path, "no such thing", instead)
+        return FileProblem(path, "no such entry", instead)
     if is_bytecode(path):
         return FileProblem(path, "no bytecode, which cannot be checked,", "a file")
     if any(path not in listed.hashes and path not in listed.left_out for listed in lists):
@@ -233,9 +190,9 @@ def _compare(directory: Path, path: str, hashes: Iterable[FileHash]) -> Iterator
 
 
 def _walk(top: Path) -> Iterator[tuple[str, str]]:
-    """Every file below a directory, by relative path, and what is there where it is no file.
+    """Every file below a directory, by relative path, and what it is instead where it is no file.
 
-    Left out is what `is_ignored` names.
+    Leaves out what `is_ignored` names.
     """
     inside = [""]
     while inside:

@@ -25,7 +25,7 @@ def _absolute(path: str | os.PathLike[str]) -> Path:
 
 @attrs.frozen
 class LocalRepository:
-    """A kernel repository on disk. Making one touches nothing.
+    """A kernel repository on disk. Making one does no I/O.
 
     Attributes:
         path: the repository, which holds `build/<variant>/`. The `build` directory itself and a
@@ -38,11 +38,7 @@ class LocalRepository:
     package_name: str | None = None
 
     def builds(self) -> tuple[str, ...]:
-        """The names of the builds, in order; some may be no valid variant names.
-
-        Raises:
-            RepositoryNotFoundError: there is no kernel repository at the path.
-        """
+        """The names of the builds, in order; some may be no valid variant names."""
         return self._locate()[1]
 
     def _locate(self) -> tuple[Path, tuple[str, ...]]:
@@ -69,21 +65,7 @@ class LocalRepository:
     def decisions(
         self, backend: Backend, device_index: int | None = None, *, host: HostInfo | None = None
     ) -> tuple[BuildDecision, ...]:
-        """Decide over every build.
-
-        Args:
-            backend: the backend to use.
-            device_index: the device that builds must cover; None for no particular one, which
-                leaves out the check of declared architectures.
-            host: the machine; this one by default.
-
-        Returns:
-            The builds that fit, best first, then the others by name, each with its reason. A
-            build whose metadata is malformed does not fit.
-
-        Raises:
-            RepositoryNotFoundError: there is no kernel repository at the path.
-        """
+        """Decide over every build; see `BuildSelector.decisions`."""
         root, names = self._locate()
         selector = BuildSelector(str(self.path), backend, device_index, host)
         return selector.decisions(names, lambda name: self._metadata(root / name))
@@ -91,23 +73,7 @@ class LocalRepository:
     def best_build(
         self, backend: Backend, device_index: int | None = None, *, host: HostInfo | None = None
     ) -> Build:
-        """The best build that fits. Imports nothing.
-
-        Unlike `decisions`, this does not pass over the best build when that one is broken: a
-        program should not silently get a lesser kernel.
-
-        Args:
-            backend: the backend to use.
-            device_index: the device that the build must cover, or None for no particular one.
-            host: the machine; this one by default.
-
-        Raises:
-            RepositoryNotFoundError: there is no kernel repository at the path, or no package in
-                the chosen build.
-            NoFittingBuildError: none of the builds fits; it has the reason for each.
-            MetadataError: the chosen build's metadata is malformed.
-            DependencyError: something that the chosen build needs is not installed.
-        """
+        """The best build that fits; see `BuildSelector.select_best`. Imports nothing."""
         root, names = self._locate()
         selector = BuildSelector(str(self.path), backend, device_index, host)
         variant, metadata = selector.select_best(names, lambda name: self._metadata(root / name))

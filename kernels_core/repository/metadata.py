@@ -51,17 +51,17 @@ class KernelDependency:
     revision: str | None = None
 
     def __str__(self) -> str:
-        wanted = f"version {self.version}" if self.revision is None else f"at {self.revision}"
-        return f"{self.repo_id} ({wanted})"
+        at = f"version {self.version}" if self.revision is None else f"at {self.revision}"
+        return f"{self.repo_id} ({at})"
 
 
 @attrs.frozen
 class BackendMetadata:
-    """What a build was made for.
+    """The backend that a build was made for.
 
     Attributes:
         type: name of the backend.
-        archs: the architectures that native code was compiled for; empty when not said.
+        archs: the architectures that native code was compiled for; empty when not given.
     """
 
     type: str
@@ -92,13 +92,13 @@ class Metadata:
         license: license of the kernel.
         python_depends: Python packages that it needs, as requirement specifiers.
         kernel_depends: other kernels that it needs.
-        backend: what the build was made for.
+        backend: the backend that the build was made for.
         upstream: repositories that the kernel was taken from.
         source: repository that it was built from.
         digest: the hashes of the build's files.
-        kernels_minver: version of the reference loader that is needed at least. Says nothing about
-            this package, which does not follow the reference loader's versions.
-        dirty: the keys below `provenance` that say that sources had changes which no commit holds.
+        kernels_minver: the oldest version of Hugging Face `kernels` that can load it. It means
+            nothing to this package, which does not follow those versions.
+        dirty: the keys below `provenance` that say that sources had uncommitted changes.
     """
 
     name: str | None = None
@@ -116,25 +116,7 @@ class Metadata:
 
 
 def read_metadata(path: Path, *, repository: str | None = None) -> Metadata | None:
-    """Read a `metadata.json`.
-
-    Args:
-        path: the file.
-        repository: what to call the repository in errors; the file's directory by default.
-
-    Returns:
-        What it says, or None when there is no such file.
-
-    Raises:
-        MetadataError: the file cannot be read, is not JSON, or breaks the schema.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp(), "metadata.json")
-        >>> _ = path.write_text('{"name": "activation", "version": 1}')
-        >>> read_metadata(path).name
-        'activation'
-    """
+    """Read a `metadata.json`; None when it does not exist, a MetadataError when it is malformed."""
     try:
         return read_file(path, _metadata)
     except FileNotFoundError:
@@ -214,14 +196,14 @@ def _requirement(value: Any, key: str) -> str:
         requirement = Requirement(read_text(value, key))
     except InvalidRequirement:
         requirement = None
-    # The text ends up in the advice to install it, so it must not point anywhere.
+    # An error suggests installing it by this text, which must not be an address.
     if requirement is None or requirement.url or requirement.extras or requirement.marker:
         fail(key, value, "the name of a Python package, at most with a range of versions")
     return str(requirement)
 
 
 def read_kernel_dependency(value: Any, key: str) -> KernelDependency:
-    """Read the name of a kernel, at a version or a revision."""
+    """Read the name of a kernel and its version or revision."""
     mapping = read_object(value, key)
     repo_id = required(mapping, "repo-id", read_repo_id, key)
     version = optional(mapping, "version", read_version, key)
@@ -232,9 +214,9 @@ def read_kernel_dependency(value: Any, key: str) -> KernelDependency:
 
 
 def read_repo_id(value: Any, key: str) -> str:
-    """Read the id of a repository."""
+    """Read the name of a repository on the Hub."""
     if not isinstance(value, str) or not REPO_ID.fullmatch(value):
-        fail(key, value, "a repository id such as 'org/name'")
+        fail(key, value, "the name of a repository, such as 'org/name'")
     return value
 
 
@@ -247,7 +229,7 @@ def _backend(value: Any, key: str) -> BackendMetadata:
 
 
 def _dirty(value: Any, key: str) -> Iterator[str]:
-    # Builders differ in which sources they tell of, so wherever it stands.
+    # Builders differ in which sources they list, so the key counts wherever it is.
     if isinstance(value, dict):
         for name, item in value.items():
             if name == "dirty" and item:

@@ -1,7 +1,7 @@
-"""Strict reading of JSON and TOML that others wrote: it is right, or an error names the key.
+"""Strict reading of untrusted JSON and TOML: the content is valid, or an error names the key.
 
-A reader is a function of a value and of the key that it stands under. It returns the value as the
-program wants it, or calls `fail`.
+A reader is a function of a value and of its key. It returns what the program needs, or calls
+`fail`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any, NoReturn, TypeVar
 _T = TypeVar("_T")
 Reader = Callable[[Any, str], _T]
 
-# Of a generous multiple of what any real file needs. JSON in memory is many times its text, so a
-# file of any size would be a way to fill the memory of whoever looks at a repository.
+# A generous multiple of what any real file needs. JSON in memory takes many times its text, so a
+# file of any size could fill the memory of a program that reads a repository.
 MAX_BYTES = 8 * 1024 * 1024
 
 
 class InvalidError(Exception):
-    """A file that is not as it must be; callers turn it into an error of their own.
+    """A file is malformed; callers turn it into an error of their own.
 
     Attributes:
         key: the offending key, or "" for the file as a whole.
@@ -33,33 +33,12 @@ class InvalidError(Exception):
 
 
 def read_file(path: Path, read: Callable[[Any], _T]) -> _T:
-    """Read a JSON file.
-
-    Args:
-        path: the file.
-        read: makes the result of the file's value.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        InvalidError: the file cannot be read, is too large, is not JSON, or `read` refuses it.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp(), "names.json")
-        >>> _ = path.write_text('["a", "b"]')
-        >>> read_file(path, lambda value: list_of(read_text)(value, "names"))
-        ('a', 'b')
-    """
+    """Read a JSON file; raises FileNotFoundError, and InvalidError for any other problem."""
     return read_content(read_bytes(path), read)
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file, as far as `read_content` would take it.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        InvalidError: it cannot be read.
-    """
+    """Read at most as much of a file as `read_content` accepts; raises as `read_file` does."""
     try:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
@@ -70,7 +49,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_content(content: bytes, read: Callable[[Any], _T]) -> _T:
-    """Read what stands in a JSON file; see `read_file`."""
+    """Read the content of a JSON file; see `read_file`."""
     if len(content) > MAX_BYTES:
         raise InvalidError("", f"is larger than {MAX_BYTES} bytes.")
     try:
@@ -80,16 +59,7 @@ def read_content(content: bytes, read: Callable[[Any], _T]) -> _T:
 
 
 def fail(key: str, value: object, expected: str) -> NoReturn:
-    """Refuse a value.
-
-    Args:
-        key: where it stands.
-        value: the value.
-        expected: what should stand there, as in "must be ...".
-
-    Raises:
-        InvalidError: always.
-    """
+    """Raise an InvalidError: the key must be what was expected."""
     shown = repr(value)
     if len(shown) > 80:
         shown = f"{shown[:77]}..."
@@ -97,7 +67,7 @@ def fail(key: str, value: object, expected: str) -> NoReturn:
 
 
 def join(key: str, name: str) -> str:
-    """The key of something inside the object that stands under `key`."""
+    """The key of something inside the object at `key`."""
     return f"{key}.{name}" if key else name
 
 
@@ -105,7 +75,7 @@ def join(key: str, name: str) -> str:
 
 
 class _Object(dict[str, Any]):
-    """A JSON object that remembers a key that came twice, until its place in the file is known."""
+    """A JSON object that remembers a key that occurs twice, until its place is known."""
 
     duplicate: str | None = None
 
@@ -138,7 +108,7 @@ def _refuse_duplicates(value: Any, key: str) -> None:
     if isinstance(value, _Object):
         if value.duplicate is not None:
             duplicate = join(key, value.duplicate)
-            raise InvalidError(duplicate, f"key {duplicate!r} is there twice.")
+            raise InvalidError(duplicate, f"key {duplicate!r} occurs twice.")
         for name, item in value.items():
             _refuse_duplicates(item, join(key, name))
     elif isinstance(value, list):
@@ -150,7 +120,7 @@ def _refuse_duplicates(value: Any, key: str) -> None:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """The tables of a TOML document; raises ValueError, with the line, when it is none."""
+    """The tables of a TOML document; raises a ValueError with the line when it is malformed."""
     # Takes 3 ms, and few programs read any.
     if sys.version_info >= (3, 11):
         import tomllib
@@ -171,7 +141,7 @@ def optional(
     *,
     nullable: bool = False,
 ) -> _T | None:
-    """Read a key that may be absent, and with `nullable` may also be null."""
+    """Read a key that may be missing, and with `nullable` may also be null."""
     # Writers of nullable keys spell an absent value as null.
     if name not in mapping or (nullable and mapping[name] is None):
         return None
@@ -179,7 +149,7 @@ def optional(
 
 
 def required(mapping: dict[str, Any], name: str, read: Reader[_T], inside: str) -> _T:
-    """Read a key that must be there."""
+    """Read a key that must exist."""
     if name not in mapping:
         raise InvalidError(join(inside, name), f"key {join(inside, name)!r} is missing.")
     return read(mapping[name], join(inside, name))
@@ -204,7 +174,7 @@ def read_object(value: Any, key: str) -> dict[str, Any]:
 
 
 def read_text(value: Any, key: str) -> str:
-    """Read a text that is not empty."""
+    """Read a non-empty string."""
     if not isinstance(value, str) or not value:
-        fail(key, value, "a text that is not empty")
+        fail(key, value, "a non-empty string")
     return value

@@ -74,7 +74,7 @@ def test_a_directory_without_a_package_lacks_more_than_metadata(make_build: Make
         ("[]", None, "must hold a JSON object"),
         ("\ufeff{}", None, "without a BOM"),
         ("{} {}", None, "is not JSON"),
-        ('{"name": "a-b", "name": "a-c"}', "name", "is there twice"),
+        ('{"name": "a-b", "name": "a-c"}', "name", "occurs twice"),
         ('{"name": "Activation"}', "name", "must be at least two lower-case letters"),
         ('{"id": "not-an-identifier"}', "id", "must be a Python identifier"),
         ('{"version": "1"}', "version", "must be an integer"),

@@ -129,7 +129,7 @@ def test_the_last_answer_replaces_the_one_before() -> None:
 
 @pytest.mark.parametrize("error", [UNREACHABLE, OFFLINE])
 def test_when_the_hub_cannot_be_reached_its_last_answer_counts(error: Exception) -> None:
-    assert "when it was last asked" in check(Hub(error), Record(org=True))
+    assert "at the last request" in check(Hub(error), Record(org=True))
     with pytest.raises(UntrustedError) as caught:
         check(Hub(error), Record(org=False))
     assert caught.value.__cause__ is error
@@ -167,7 +167,7 @@ def test_an_error_of_the_program_is_not_taken_for_an_answer() -> None:
 
 def test_what_is_cached_needs_no_question_after_a_yes() -> None:
     hub = Hub(UNREACHABLE)
-    assert "when it was last asked" in check(hub, Record(org=True), cached=True)
+    assert "at the last request" in check(hub, Record(org=True), cached=True)
     assert hub.asked == []
 
 
@@ -303,7 +303,7 @@ def test_nothing_in_the_working_directory_is_taken_for_the_users(
         write(tmp_path / place / "kernels-core" / "trust.toml", 'publishers = ["org"]')
     assert trust_file() is None
     assert read_trust_list() == TrustList()
-    with pytest.raises(UntrustedError, match="on the trust list, KERNELS_TRUST"):
+    with pytest.raises(UntrustedError, match="to the trust list, KERNELS_TRUST"):
         check(Hub(False), trust_list=None)
 
 
@@ -370,7 +370,7 @@ def test_the_list_is_read_when_it_is_used(file: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "key", "told"),
     [
-        ('publisher = ["org"]', "publisher", "publishers, repositories|its keys are commits"),
+        ('publisher = ["org"]', "publisher", "'publisher' is unknown; expected commits"),
         ('[publishers]\norg = "yes"', "publishers", "must be a list"),
         ('publishers = "org"', "publishers", "must be a list"),
         ("publishers = [1]", "publishers", "1 is not a publisher"),
@@ -469,3 +469,11 @@ def test_nothing_is_trusted_without_a_reason(
     changed = {name for name in record.answers if record.answers[name] != known.get(name)}
     assert changed <= {publisher}
     assert not changed or record.answers[publisher] is answer
+
+
+def test_the_narrowest_entry_that_allows_a_build_is_named() -> None:
+    trusted = TrustList.of(["org", "org/name", COMMIT])
+    assert trusted.entry_for("org/name", COMMIT) == COMMIT
+    assert trusted.entry_for("org/name", "0" * 40) == "org/name"
+    assert trusted.entry_for("org/other", "0" * 40) == "org"
+    assert trusted.entry_for("other/name", "0" * 40) is None
