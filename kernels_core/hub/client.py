@@ -105,11 +105,7 @@ class HubClient:
             except HubUnreachableError as error:
                 if earlier is None:
                     raise
-                logger.warning(
-                    "Using the branches and tags of %s as they were at the last request. %s",
-                    repo_id,
-                    error,
-                )
+                logger.warning("Using the last known branches and tags of %s. %s", repo_id, error)
                 return earlier
 
         return self._once.get(("refs", self.endpoint, repo_id), ask_or_recall)
