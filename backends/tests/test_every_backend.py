@@ -1,6 +1,6 @@
-"""What the backend plugins of this repository are beside one another, on this very machine.
+"""The backend plugins of this repository together, on this machine.
 
-What each of them has to fulfil by itself is in its `test_conformance.py`.
+The contract that each of them has to keep is tested in its `test_conformance.py`.
 """
 
 from importlib.metadata import entry_points

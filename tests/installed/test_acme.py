@@ -398,7 +398,7 @@ except Exception as error:
     assert reads == "acme12"
     assert not imported
     assert count == 0
-    assert "torch did not load" in reason
+    assert "extension of torch is not loaded" in reason
     assert name == "BackendUnavailableError"
     assert reason in message
     assert default == "cpu"

@@ -1,4 +1,4 @@
-"""The kernels that the backends of GPUs with Triton bring along.
+"""The kernels that the backends of GPUs with Triton provide.
 
 They are a kernel repository on disk, `kernels/`, like any other.
 """
@@ -12,7 +12,7 @@ from kernels_core import LocalLayerRepository
 
 _REPOSITORY = Path(__file__).parent / "kernels"
 
-# The layers themselves say for which modules they are right.
+# The layers themselves declare which modules they support.
 _LAYERS = (
     "CrossEntropyLoss",
     "FusedAddRMSNorm",
@@ -30,12 +30,7 @@ _LAYERS = (
 def bundled_mapping(device: str) -> dict[str, dict[str, LocalLayerRepository]]:
     """The layers for one device type, as a mapping for `register_kernel_mapping`.
 
-    Args:
-        device: the device type of the backend that brings them along, such as "cuda".
-
-    Returns:
-        The layers; none where Triton is not installed. It comes with torch's builds for GPUs on
-        Linux.
+    Empty if Triton is not installed; torch's builds for GPUs on Linux require it.
 
     Example:
         >>> mapping = bundled_mapping("cuda")

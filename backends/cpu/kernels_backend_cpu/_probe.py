@@ -1,4 +1,4 @@
-"""The only code of this backend that asks the machine. What comes back is raw."""
+"""The only module of this backend that queries the machine. It returns raw values."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import attrs
 
 @attrs.frozen
 class Processor:
-    """What archspec and torch tell about the host's processor.
+    """What archspec and torch say about the host's processor.
 
     Attributes:
         microarchitecture: archspec's name of the best microarchitecture that it satisfies.
         flags: the features that the operating system lists, and those that the microarchitecture
-            implies, by the names that Linux uses.
-        torch: what torch found out, by torch's own names; empty without torch, or where torch is
-            too old to tell.
+            implies, by their names on Linux.
+        torch: the features that torch detected, by torch's names; empty without torch, or if torch
+            is too old.
     """
 
     microarchitecture: str
@@ -25,13 +25,14 @@ class Processor:
 
 
 def processor() -> Processor:
-    """Ask archspec and torch."""
+    """Query archspec and torch."""
+    # Not at the top: archspec reads its tables when it is imported, which takes 20 ms.
     from archspec.cpu import Microarchitecture, host  # type: ignore[import-untyped]
     from archspec.cpu.detect import detected_info  # type: ignore[import-untyped]
 
     found: Microarchitecture = host()
-    # `host` knows only what its name for the processor stands for. A virtual machine that hides one
-    # feature makes that an old name, so take in what the operating system lists beside it.
+    # `host` has only the features of the microarchitecture that it names. In a virtual machine that
+    # hides one feature, that is an old one: add what the operating system lists.
     flags = {*found.features, *detected_info().features}
     flags.update(alias for alias in Microarchitecture.feature_aliases if alias in found)
     return Processor(found.name, frozenset(flags), _torch_capabilities())

@@ -1,4 +1,4 @@
-"""The kernels that this package brings along.
+"""The kernels that this package provides.
 
 They are a kernel repository on disk, `kernels/`, like any other.
 """
@@ -11,7 +11,7 @@ from kernels_core import LocalLayerRepository
 
 _REPOSITORY = Path(__file__).parent / "kernels"
 
-# The layers themselves say for which modules they are right.
+# The layers themselves declare which modules they support.
 _LAYERS = ("RMSNorm", "SwiGLUMLP", "rotary_pos_emb")
 
 

@@ -1,4 +1,4 @@
-"""What the host's processor has."""
+"""Facts about the host's processor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import attrs
 
 from kernels_core.device import DeviceFacts
 
-# Where torch calls a feature by another name than Linux, and so archspec, does.
+# Features that torch names differently from Linux and archspec.
 _LINUX_NAMES = {
     "avx512_bw": "avx512bw",
     "avx512_cd": "avx512cd",
@@ -34,9 +34,9 @@ class CPUFacts(DeviceFacts):
 
     Attributes:
         microarchitecture: for example "zen5", "neoverse_v1", "m4"; a generic name such as
-            "x86_64_v4" where nothing better fits.
-        features: instruction set extensions, by the names that Linux uses: "avx2", "avx512f",
-            "amx_bf16", "asimd", "sve"; "neon" is there on every 64-bit Arm.
+            "x86_64_v4" if none is more specific.
+        features: instruction set extensions, by their names on Linux: "avx2", "avx512f",
+            "amx_bf16", "asimd", "sve"; every 64-bit Arm has "neon".
     """
 
     microarchitecture: str
@@ -44,25 +44,14 @@ class CPUFacts(DeviceFacts):
 
 
 def known_features(flags: frozenset[str], torch: Mapping[str, object]) -> frozenset[str]:
-    """Put together what the operating system and torch tell; torch has the last word.
+    """Merge the features that the operating system lists with those that torch detected.
 
-    torch asks the processor itself and checks that the operating system saves the registers, which
-    a list of features does not tell everywhere.
-
-    Args:
-        flags: features by Linux's names.
-        torch: features by torch's names, with True or False; everything else is no feature.
-
-    Example:
-        >>> flags = frozenset({"avx2", "avx512f"})
-        >>> sorted(known_features(flags, {"fma3": True, "avx512_f": False}))
-        ['avx2', 'fma']
+    torch overrides the operating system: it queries the processor itself and checks that the
+    operating system saves the registers, which a list of features does not tell everywhere.
     """
-    told = {
-        _LINUX_NAMES.get(name, name): there
-        for name, there in torch.items()
-        if isinstance(there, bool)
+    detected = {
+        _LINUX_NAMES.get(name, name): has for name, has in torch.items() if isinstance(has, bool)
     }
-    present = {name for name, there in told.items() if there}
-    absent = {name for name, there in told.items() if not there}
+    present = {name for name, has in detected.items() if has}
+    absent = {name for name, has in detected.items() if not has}
     return flags.union(present) - absent

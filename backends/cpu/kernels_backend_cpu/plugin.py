@@ -30,7 +30,7 @@ def kernels_backend() -> BackendInfo:
 
 @hookimpl
 def kernels_detect(host: HostInfo) -> Detection:
-    """There is always a processor, and for torch it is one device."""
+    """Every machine has a processor, which is one device for torch."""
     return Detection(1)
 
 
@@ -48,13 +48,13 @@ def kernels_device_facts(index: int) -> CPUFacts:
 
 @hookimpl
 def kernels_parse_tag(text: str) -> BackendTag | None:
-    """Read the tag `cpu`."""
+    """Parse the tag `cpu`."""
     return BackendTag("cpu", "cpu") if text == "cpu" else None
 
 
 @hookimpl
 def kernels_match_tag(tag: BackendTag, detection: Detection) -> Match:
-    """Accept every build: the tag says nothing of the processor."""
+    """Accept every build: the tag does not depend on the processor."""
     return Match.yes()
 
 

@@ -1,4 +1,4 @@
-"""The CPU backend on this machine, and how it puts together what it was told."""
+"""The CPU backend on this machine, and how it merges features."""
 
 import platform
 import subprocess

@@ -126,7 +126,7 @@ class Block(nn.Module):
         config = LlamaConfig(hidden_size=32, intermediate_size=48, num_attention_heads=4)
         self.norm = Norm(32)
         self.mlp = MLP(config)
-        # Where transformers works with the peer, its own SiLU is extensible too, and not ours.
+        # With Hugging Face `kernels` installed, transformers' own SiLU is extensible as well.
         self.mlp.act_fn = nn.SiLU()
         self.angle = nn.Buffer(torch.rand(1, 5, 8))
 

@@ -8,20 +8,16 @@ from kernels_backend_cuda.facts import CUDAFacts
 
 _ARCH = re.compile(r"([0-9]{1,3})\.([0-9]{1,2})([af]?)(\+PTX)?")
 
-# Families are the devices of one major version, but this one, which CUDA 13 calls 11.0.
+# A family is the devices of one major version, except for this one, which CUDA 13 calls 11.0.
 _NOT_OF_ITS_FAMILY = (10, 1)
 
 
 def covers(arch: str, facts: CUDAFacts) -> bool | None:
-    """Whether code built for an architecture runs on a device; None when it cannot be read.
+    """Whether code built for an architecture runs on a device; None if it cannot be parsed.
 
     Machine code runs on devices of the same major and the same or a newer minor capability, PTX on
     any device that is not older. Architecture-specific code (`a`) runs on exactly its architecture,
-    family-specific code (`f`) within its family, and neither as PTX anywhere else.
-
-    Args:
-        arch: as it stands in the metadata.
-        facts: the device.
+    family-specific code (`f`) within its family, and neither runs anywhere else as PTX.
 
     Example:
         >>> a10 = CUDAFacts(0, "NVIDIA A10", capability=(8, 6), total_memory=24 * 2**30)

@@ -1,4 +1,4 @@
-"""The only code of this backend that asks the machine. What comes back is raw."""
+"""The only module of this backend that queries the machine. It returns raw values."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import attrs
 
 @attrs.frozen
 class Runtime:
-    """What torch and the driver tell without initialising CUDA.
+    """What torch and the driver report without initialising CUDA.
 
     Attributes:
-        cuda: the CUDA version that torch was built with, None when it was built without.
-        driver: the newest CUDA version that the driver can run, None where there is no driver.
-        device_count: how many devices torch sees.
+        cuda: the CUDA version that torch was built with, None if it was built without.
+        driver: the newest CUDA version that the driver supports, None without a driver.
+        device_count: the number of devices that torch sees.
     """
 
     cuda: str | None
@@ -25,7 +25,7 @@ class Runtime:
 
 @attrs.frozen
 class Gpu:
-    """What torch tells about one device."""
+    """What torch reports about one device."""
 
     name: str
     major: int
@@ -34,10 +34,10 @@ class Gpu:
 
 
 def runtime() -> Runtime:
-    """Ask torch and the driver. Creates no context and leaves the process free to fork.
+    """Query torch and the driver. Creates no context and leaves the process free to fork.
 
-    `torch.cuda.device_count` counts through NVML. Only where NVML cannot tell, as with MIG devices,
-    does torch ask the CUDA runtime instead and refuse to use CUDA in children forked afterwards.
+    `torch.cuda.device_count` counts through NVML. Only if NVML cannot count, as with MIG devices,
+    torch uses the CUDA runtime instead, and refuses to use CUDA in children forked afterwards.
     """
     import torch
 
@@ -60,7 +60,7 @@ def _driver_version() -> tuple[int, int] | None:
 
 
 def gpu(index: int) -> Gpu:
-    """Ask torch about one device. This initialises CUDA, as any use of the device does."""
+    """Query torch for one device. This initialises CUDA, as any use of the device does."""
     import torch
 
     properties = torch.cuda.get_device_properties(index)

@@ -1,4 +1,4 @@
-"""What a CUDA device has."""
+"""Facts about a CUDA device."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class CUDAFacts(DeviceFacts):
 
     @property
     def feature_levels(self) -> tuple[str, ...]:
-        """The suffixes of code that may use more than every newer device has, too.
+        """The suffixes of code for this device that uses features which newer devices may lack.
 
-        `a`: features of exactly this architecture, as in `9.0a`; `f`: those that its family
-        shares, as in `10.0f`.
-        https://docs.nvidia.com/cuda/cuda-programming-guide/05-appendices/compute-capabilities.html
+        `a`: features of exactly this architecture, as in `9.0a`; `f`: those that its family shares,
+        as in `10.0f`. https://docs.nvidia.com/cuda/cuda-programming-guide/05-appendices/compute-
+        capabilities.html
         """
         since = {"a": (9, 0), "f": (10, 0)}
         return tuple(level for level, first in since.items() if self.capability >= first)

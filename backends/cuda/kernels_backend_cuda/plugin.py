@@ -14,7 +14,7 @@ from kernels_core.hookspecs import BackendInfo, BackendTag, Detection, Match, ho
 from kernels_core.host import HostInfo
 from kernels_core.matching import match_capability
 
-# Tags have two digits for the major version: torch 2 has never been built for a CUDA before 11.
+# Major versions have two digits: torch 2 was never built for a CUDA older than 11.
 _FIRST_MAJOR = 10
 
 
@@ -34,7 +34,7 @@ def kernels_backend() -> BackendInfo:
 
 @hookimpl
 def kernels_detect(host: HostInfo) -> Detection:
-    """Tell whether torch can use NVIDIA GPUs here, or why not."""
+    """Detect whether torch can use NVIDIA GPUs here, or why not."""
     if host.torch is None:
         return Detection(0, reason="torch is not installed")
     runtime = _probe.runtime()
@@ -48,13 +48,13 @@ def kernels_detect(host: HostInfo) -> Detection:
 
 
 def _obstacle(runtime: _probe.Runtime) -> str:
-    """What keeps torch from using a device although it was built with CUDA; "" when nothing."""
+    """Why torch cannot use any device although it was built with CUDA; "" if it can."""
     assert runtime.cuda is not None
     count = f"{runtime.device_count} device{'' if runtime.device_count == 1 else 's'}"
     if runtime.driver is None:
         return "" if runtime.device_count else f"{count}: no NVIDIA driver was found"
     supported = f"the NVIDIA driver supports CUDA {runtime.driver[0]}.{runtime.driver[1]}"
-    # NVML counts devices that the runtime cannot use: it needs a driver of at least its own major.
+    # NVML also counts devices that the runtime cannot use: the driver's major must not be older.
     if runtime.driver[0] < _release(runtime.cuda)[0]:
         return f"{count}: {supported} at most, update it"
     if not runtime.device_count:
@@ -76,13 +76,13 @@ def kernels_device_facts(index: int) -> CUDAFacts:
 
 @hookimpl
 def kernels_parse_tag(text: str) -> BackendTag | None:
-    """Read tags such as `cu128` (12.8) and `cu1210` (12.10)."""
+    """Parse tags such as `cu128` (12.8) and `cu1210` (12.10)."""
     return BackendTag.parse(text, backend="cuda", prefix="cu", first_major=_FIRST_MAJOR)
 
 
 @hookimpl
 def kernels_match_tag(tag: BackendTag, detection: Detection) -> Match:
-    """Accept builds for the major version of the runtime, and not for a newer minor one."""
+    """Accept builds for the major version of the runtime, but not for a newer minor one."""
     built_for = f"built for CUDA {tag.version[0]}.{tag.version[1]}"
     if detection.runtime_version is None:
         return Match.no(f"{built_for}, and there is no CUDA runtime")
@@ -102,7 +102,7 @@ def kernels_match_device(required: CUDAProperties, facts: CUDAFacts) -> Match:
 def kernels_match_archs(archs: Sequence[str], facts: CUDAFacts) -> Match:
     """Accept builds with code for the device.
 
-    Where not one entry can be read the metadata is newer than this plugin, and the build accepted.
+    If no entry can be parsed, the metadata is newer than this plugin, and the build is accepted.
     """
     answers = [covers(arch, facts) for arch in archs]
     if any(answers) or all(answer is None for answer in answers):

@@ -151,7 +151,7 @@ def test_builds_whose_architectures_nobody_can_read_are_accepted() -> None:
 
 
 class FakeDriver:
-    """Stands in for libcuda: answers one function, with a status."""
+    """Replaces libcuda: one function, which returns a status."""
 
     def __init__(self, number: int, status: int = 0):
         self._number, self._status = number, status

@@ -1,4 +1,4 @@
-"""The only code of this backend that asks the machine. What comes back is raw."""
+"""The only module of this backend that queries the machine. It returns raw values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import attrs
 
 @attrs.frozen
 class Support:
-    """What torch tells about MPS.
+    """What torch reports about MPS.
 
     Attributes:
         built: whether torch was built with it.
@@ -23,7 +23,7 @@ class Support:
 
 @attrs.frozen
 class Mac:
-    """What macOS tells.
+    """What macOS reports.
 
     Attributes:
         macos: its product version, for example "26.1".
@@ -35,7 +35,7 @@ class Mac:
 
 
 def support() -> Support:
-    """Ask torch. It looks for a Metal device and creates no command queue."""
+    """Query torch, which looks for a Metal device and creates no command queue."""
     import torch
 
     if not torch.backends.mps.is_built():
@@ -44,10 +44,10 @@ def support() -> Support:
 
 
 def mac() -> Mac:
-    """Ask macOS. Works on macOS only.
+    """Query macOS. Works on macOS only.
 
-    Apple's own tools are asked, because a Python that was built with an older SDK is told that
-    macOS 26 is 16 (https://github.com/python/cpython/issues/135675).
+    Uses Apple's own tools, because a Python that was built with an older SDK gets 16 as the version
+    of macOS 26 (https://github.com/python/cpython/issues/135675).
     """
     return Mac(
         macos=_output("/usr/bin/sw_vers", "-productVersion"),

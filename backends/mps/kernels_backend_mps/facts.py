@@ -1,4 +1,4 @@
-"""What an Apple GPU has."""
+"""Facts about an Apple GPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import attrs
 
 from kernels_core.device import DeviceFacts
 
-# The newest version of the Metal shading language, by the macOS that brought it, newest first.
+# The newest version of the Metal shading language since each macOS, newest first.
 # https://developer.apple.com/documentation/metal/mtllanguageversion
 _METAL = ((26, "4.0"), (15, "3.2"), (14, "3.1"), (13, "3.0"), (12, "2.4"))
 
@@ -18,10 +18,10 @@ class MPSFacts(DeviceFacts):
     """The GPU of a Mac with Apple silicon.
 
     Attributes:
-        chip: the chip family, for example "M4"; None where the name does not tell.
+        chip: the chip family, for example "M4"; None if the processor's name does not contain it.
         macos: product version of macOS.
-        metal: the newest version of the Metal shading language that this macOS can run. A macOS
-            newer than this package may run a newer one.
+        metal: the newest version of the Metal shading language that this macOS supports. A macOS
+            newer than this package may support a newer one.
     """
 
     chip: str | None
@@ -30,7 +30,7 @@ class MPSFacts(DeviceFacts):
 
 
 def chip_family(processor: str) -> str | None:
-    """Read the chip family from the name of the processor.
+    """Get the chip family from the name of the processor.
 
     Example:
         >>> chip_family("Apple M4 Max")
@@ -41,7 +41,7 @@ def chip_family(processor: str) -> str | None:
 
 
 def metal_version(macos: str) -> str:
-    """The newest Metal version that a macOS can run.
+    """The newest Metal version that a macOS supports.
 
     Example:
         >>> metal_version("15.5")

@@ -11,7 +11,7 @@ from kernels_core.hookspecs import BackendInfo, BackendTag, Detection, Match, ho
 from kernels_core.host import HostInfo
 from kernels_core.matching import match_minimum_versions
 
-# Builds carry no Metal version in their tag. Those of today are built as Metal 4, which needs it.
+# Tags contain no Metal version. Current builds use Metal 4, which needs this macOS.
 _OLDEST_MACOS = "26.0"
 
 
@@ -31,7 +31,7 @@ def kernels_backend() -> BackendInfo:
 
 @hookimpl
 def kernels_detect(host: HostInfo) -> Detection:
-    """Tell whether torch can use the GPU of this Mac, or why not."""
+    """Detect whether torch can use the GPU of this Mac, or why not."""
     if (host.os, host.cpu) != ("darwin", "aarch64"):
         found = f"this Python runs on {host.os} {host.cpu}"
         return Detection(0, reason=f"MPS needs macOS on Apple silicon, and {found}")
@@ -65,13 +65,13 @@ def kernels_device_facts(index: int) -> MPSFacts:
 
 @hookimpl
 def kernels_parse_tag(text: str) -> BackendTag | None:
-    """Read the tag `metal`."""
+    """Parse the tag `metal`."""
     return BackendTag("mps", "metal") if text == "metal" else None
 
 
 @hookimpl
 def kernels_match_tag(tag: BackendTag, detection: Detection) -> Match:
-    """Accept builds where macOS is new enough for them."""
+    """Accept builds if macOS is new enough for them."""
     macos = detection.runtime_version
     if macos is None:
         return Match.no(f"{tag} builds need macOS {_OLDEST_MACOS} on Apple silicon")

@@ -1,4 +1,4 @@
-"""The only code of this backend that asks the machine. What comes back is raw."""
+"""The only module of this backend that queries the machine. It returns raw values."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import attrs
 
 @attrs.frozen
 class Runtime:
-    """What torch tells without initialising ROCm.
+    """What torch reports without initialising ROCm.
 
     Attributes:
-        hip: version of HIP that torch was built with, None when it was built without.
-        rocm: version of ROCm, which HIP's no longer follows: ROCm 10.1 comes with HIP 7.16. None in
-            torch before 2.10, which has no such attribute.
-        device_count: how many devices torch sees.
+        hip: the version of HIP that torch was built with, None if it was built without.
+        rocm: the version of ROCm, which differs from HIP's: ROCm 10.1 comes with HIP 7.16. None in
+            torch before 2.10, which does not report it.
+        device_count: the number of devices that torch sees.
     """
 
     hip: str | None
@@ -23,7 +23,7 @@ class Runtime:
 
 @attrs.frozen
 class Gpu:
-    """What torch tells about one device."""
+    """What torch reports about one device."""
 
     name: str
     gcn_arch_name: str
@@ -32,11 +32,11 @@ class Gpu:
 
 
 def runtime() -> Runtime:
-    """Ask torch. Creates no context.
+    """Query torch. Creates no context.
 
-    torch counts through the package `amdsmi` where it is installed, which leaves the process free
-    to fork. Otherwise it asks HIP and refuses to use the devices in children forked afterwards;
-    nothing else in torch tells the count.
+    torch counts through the package `amdsmi` if it is installed, which leaves the process free to
+    fork. Otherwise it uses HIP, and refuses to use the devices in children forked afterwards; torch
+    has no other way to count.
     """
     import torch
 
@@ -47,7 +47,7 @@ def runtime() -> Runtime:
 
 
 def gpu(index: int) -> Gpu:
-    """Ask torch about one device. This initialises ROCm, as any use of the device does."""
+    """Query torch for one device. This initialises ROCm, as any use of the device does."""
     import torch
 
     properties = torch.cuda.get_device_properties(index)

@@ -1,4 +1,4 @@
-"""What a ROCm device has, and the names that its architecture goes by."""
+"""Facts about a ROCm device, and the names of its architecture."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ class ROCMFacts(DeviceFacts):
 
     Attributes:
         gcn_arch_name: architecture with its feature flags, for example "gfx90a:sramecc+:xnack-".
-        capability: the (major, minor) by which torch numbers it. It does not tell architectures
-            apart.
+        capability: torch's (major, minor) for it, which several architectures can share.
 
     Example:
         >>> facts = ROCMFacts(0, "AMD Instinct MI300X", "gfx942:sramecc+:xnack-", (9, 4))
@@ -53,10 +52,10 @@ class ROCMFacts(DeviceFacts):
 
     @property
     def architectures(self) -> tuple[str, ...]:
-        """All names that the device answers to, the most specific first: exact, then family.
+        """All names of the architecture, the most specific first: exact ones, then the family.
 
-        A name with some of the device's feature flags means the device, too: code built for
-        `gfx90a:xnack-` leaves the other flag open.
+        A name with some of the device's feature flags is one of them: code built for
+        `gfx90a:xnack-` runs whatever the other flag is.
         """
         base, *flags = self.gcn_arch_name.split(":")
         exact = (

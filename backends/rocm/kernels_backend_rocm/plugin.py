@@ -14,7 +14,7 @@ from kernels_core.hookspecs import BackendInfo, BackendTag, Detection, Match, ho
 from kernels_core.host import HostInfo
 from kernels_core.matching import match_architectures, match_capability, match_same_version
 
-# `rocm71` is 7.1 and `rocm101` is 10.1: torch 2 has never been built for a ROCm before 5.
+# `rocm71` is 7.1 and `rocm101` is 10.1: torch 2 was never built for a ROCm older than 5.
 _FIRST_MAJOR = 5
 
 
@@ -34,7 +34,7 @@ def kernels_backend() -> BackendInfo:
 
 @hookimpl
 def kernels_detect(host: HostInfo) -> Detection:
-    """Tell whether torch can use AMD GPUs here, or why not."""
+    """Detect whether torch can use AMD GPUs here, or why not."""
     if host.torch is None:
         return Detection(0, reason="torch is not installed")
     runtime = _probe.runtime()
@@ -69,7 +69,7 @@ def kernels_device_facts(index: int) -> ROCMFacts:
 
 @hookimpl
 def kernels_parse_tag(text: str) -> BackendTag | None:
-    """Read tags such as `rocm71` (7.1) and `rocm710` (7.10)."""
+    """Parse tags such as `rocm71` (7.1) and `rocm710` (7.10)."""
     return BackendTag.parse(text, backend="rocm", prefix="rocm", first_major=_FIRST_MAJOR)
 
 
@@ -81,7 +81,7 @@ def kernels_match_tag(tag: BackendTag, detection: Detection) -> Match:
 
 @hookimpl
 def kernels_match_device(required: Architectures | ROCMProperties, facts: ROCMFacts) -> Match:
-    """Accept devices by the names of their architecture, or by torch's numbering of them."""
+    """Accept devices by the names of their architecture, or by torch's capability numbers."""
     if isinstance(required, Architectures):
         return match_architectures(required, facts.architectures)
     return match_capability(required, facts.capability)

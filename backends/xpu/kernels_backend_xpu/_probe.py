@@ -1,4 +1,4 @@
-"""The only code of this backend that asks the machine. What comes back is raw."""
+"""The only module of this backend that queries the machine. It returns raw values."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import attrs
 
 @attrs.frozen
 class Runtime:
-    """What torch tells without initialising the XPU.
+    """What torch reports without initialising the XPU.
 
     Attributes:
         xpu: version of the oneAPI toolkit that torch was built with, for example "20250302"; None
-            when it was built without.
-        device_count: how many devices torch sees.
+            if it was built without.
+        device_count: the number of devices that torch sees.
     """
 
     xpu: str | None
@@ -21,7 +21,7 @@ class Runtime:
 
 @attrs.frozen
 class Gpu:
-    """What torch tells about one device. Older torch tells neither architecture nor device id."""
+    """What torch reports about one device. Older torch reports neither architecture nor id."""
 
     name: str
     architecture: int | None
@@ -29,11 +29,11 @@ class Gpu:
 
 
 def runtime() -> Runtime:
-    """Ask torch. Creates no context.
+    """Query torch. Creates no context.
 
-    torch counts through the package `pyzes` where it is installed, which leaves the process free to
-    fork. Otherwise it asks the SYCL runtime and refuses to use the devices in children forked
-    afterwards; nothing else in torch tells the count.
+    torch counts through the package `pyzes` if it is installed, which leaves the process free to
+    fork. Otherwise it uses the SYCL runtime, and refuses to use the devices in children forked
+    afterwards; torch has no other way to count.
     """
     import torch
 
@@ -44,7 +44,7 @@ def runtime() -> Runtime:
 
 
 def gpu(index: int) -> Gpu:
-    """Ask torch about one device. This initialises the XPU, as any use of the device does."""
+    """Query torch for one device. This initialises the XPU, as any use of the device does."""
     import torch
 
     properties = torch.xpu.get_device_properties(index)

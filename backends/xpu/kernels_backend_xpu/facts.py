@@ -1,4 +1,4 @@
-"""What an XPU device has, and the names that its architecture goes by."""
+"""Facts about an XPU device, and the names of its architecture."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import attrs
 
 from kernels_core.device import DeviceFacts
 
-# The names by which Intel's offline compiler and TORCH_XPU_ARCH_LIST call an architecture. The part
-# before the dash is the family.
+# Names of architectures in Intel's offline compiler and in TORCH_XPU_ARCH_LIST. The part before the
+# dash is the family.
 # https://github.com/intel/llvm/blob/sycl/sycl/include/sycl/ext/oneapi/experimental/device_architecture.def
 _NAMES = {
     (12, 55): "dg2-g10",
@@ -35,9 +35,9 @@ class XPUFacts(DeviceFacts):
     """One Intel GPU.
 
     Attributes:
-        architecture: for example "bmg-g21"; the version of the graphics IP, such as "35.11.0",
-            where it has no name here yet; None where torch does not tell.
-        device_id: PCI id of the product; None where torch does not tell.
+        architecture: for example "bmg-g21"; the version of the graphics IP, such as "35.11.0", for
+            an architecture that is not named here; None if torch does not report it.
+        device_id: PCI id of the product; None if torch does not report it.
 
     Example:
         >>> XPUFacts(0, "Intel(R) Arc(TM) B580 Graphics", "bmg-g21", 0xE20B).architectures
@@ -49,7 +49,7 @@ class XPUFacts(DeviceFacts):
 
     @property
     def architectures(self) -> tuple[str, ...]:
-        """All names that the device answers to, the most specific first: id, exact, family."""
+        """All names of the architecture, the most specific first: id, exact, family."""
         names = [] if self.device_id is None else [f"{self.device_id:#x}"]
         if self.architecture is not None:
             names += [self.architecture, self.architecture.split("-")[0]]
@@ -59,15 +59,14 @@ class XPUFacts(DeviceFacts):
 def architecture_name(number: int | None) -> str | None:
     """Name the architecture that torch reports as a number.
 
-    Args:
-        number: an enumerator of SYCL's `architecture`: for Intel GPUs the version of the graphics
-            IP (10 bits major, 8 minor, 14 revision) followed by a byte of zeros.
+    That is an enumerator of SYCL's `architecture`: for Intel GPUs the version of the graphics IP
+    (10 bits major, 8 minor, 14 revision) followed by a byte of zeros.
 
     Example:
         >>> architecture_name(0x030F000700)
         'pvc'
     """
-    if number is None or number >> 40:  # the bits above say that it is no Intel GPU, or unknown
+    if number is None or number >> 40:  # higher bits: not an Intel GPU, or unknown
         return None
     major, minor, revision = number >> 30, number >> 22 & 0xFF, number >> 8 & 0x3FFF
     return _NAMES.get((major, minor), f"{major}.{minor}.{revision}")

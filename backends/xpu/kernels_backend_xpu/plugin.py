@@ -34,7 +34,7 @@ def kernels_backend() -> BackendInfo:
 
 @hookimpl
 def kernels_detect(host: HostInfo) -> Detection:
-    """Tell whether torch can use Intel GPUs here, or why not."""
+    """Detect whether torch can use Intel GPUs here, or why not."""
     if host.torch is None:
         return Detection(0, reason="torch is not installed")
     runtime = _probe.runtime()
@@ -70,7 +70,7 @@ def kernels_device_facts(index: int) -> XPUFacts:
 
 @hookimpl
 def kernels_parse_tag(text: str) -> BackendTag | None:
-    """Read tags such as `xpu20252` (2025.2) and `xpu202510` (2025.10)."""
+    """Parse tags such as `xpu20252` (2025.2) and `xpu202510` (2025.10)."""
     return BackendTag.parse(text, backend="xpu", prefix="xpu", first_major=_FIRST_MAJOR)
 
 

@@ -1,12 +1,12 @@
 """Acme's accelerator for torch: with this module imported, tensors can live on `acme`.
 
-A vendor has this already, mostly in C++. Here it stands for the accelerator too, in pure Python:
-the memory of an acme device is memory of the host, and every operator is computed by the host. To
-torch the tensors are on `acme` all the same: it finds no other device's operators for them, and
-mixing them with tensors elsewhere is refused.
+Vendors already have such an extension, mostly in C++. This one also simulates the accelerator, in
+pure Python: the memory of an acme device is memory of the host, and every operator is computed by
+the host. For torch, the tensors are on `acme` all the same: it uses no other device's operators
+for them, and refuses to mix them with tensors on other devices.
 
-Not there, because torch lets only C++ provide an allocator: what copies storages instead of
-tensors, such as `torch.save` and `copy.deepcopy` of a plain tensor. `.cpu()` them first.
+What copies storages instead of tensors does not work, such as `torch.save` and `copy.deepcopy` of a
+plain tensor, because torch takes allocators from C++ only. Use `.cpu()` first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _HOST, _ACME = 1, 12
 
 @attrs.frozen
 class AcmeDeviceProperties:
-    """What the driver tells of one device."""
+    """What the driver reports about one device."""
 
     name: str
     lanes: int
@@ -46,7 +46,7 @@ def is_available() -> bool:
 
 
 def device_count() -> int:
-    """How many devices there are. Opens none."""
+    """The number of devices. Opens none."""
     return len(_DEVICES)
 
 
@@ -61,14 +61,14 @@ def is_initialized() -> bool:
 
 
 def manual_seed_all(seed: int) -> None:
-    """Seed the devices: the host draws their random numbers."""
+    """Seed the devices. Does nothing: the host generates their random numbers."""
 
 
 def _is_in_bad_fork() -> bool:
     return False
 
 
-# What `kernels_backend_acme.plugin` asks beside that.
+# What `kernels_backend_acme.plugin` needs beside that.
 
 
 def runtime_version() -> str:
@@ -135,24 +135,24 @@ def _run(operator: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _device_index(operator: Any, leaves: list[Any]) -> int:
-    """The device that an operator is for. Numbers may come from the host, larger tensors not."""
+    """The device of an operator. Numbers may be on the host, but not larger tensors."""
     devices = {leaf.device for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()}
     devices |= {leaf for leaf in leaves if isinstance(leaf, torch.device)}
     devices = devices or {leaf.device for leaf in leaves if isinstance(leaf, Tensor)}
     if len(devices) != 1:
-        there = ", ".join(sorted(map(str, devices)))
-        raise RuntimeError(f"{operator}: expected tensors on one device, found {there}")
+        found = ", ".join(sorted(map(str, devices)))
+        raise RuntimeError(f"{operator}: expected tensors on one device, found {found}")
     return devices.pop().index or 0
 
 
 def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
-    """Copy between devices: what `Tensor.to`, `Tensor.cpu` and `Tensor.copy_` come down to."""
+    """Copy between devices, for `Tensor.to`, `Tensor.cpu` and `Tensor.copy_`."""
     _on_host(target).copy_(_on_host(source))
     return target
 
 
 _setup_privateuseone_for_python_backend("acme", backend_module=sys.modules[__name__])
 _library: Any = torch.library  # its functions have no types
-_operators = _library.Library("_", "IMPL")  # operators of every namespace, as long as this lives
+_operators = _library.Library("_", "IMPL")  # of every namespace, while this exists
 _operators.fallback(_run, "PrivateUse1")
 _library.impl("aten::_copy_from", "PrivateUse1", _copy_from)

@@ -52,14 +52,14 @@ def kernels_backend() -> BackendInfo:
 
 @hookimpl
 def kernels_detect(host: HostInfo) -> Detection:
-    """Ask the torch extension, which counts devices without opening one."""
+    """Query the torch extension, which counts devices without opening one."""
     if host.torch is None:
         return Detection(0, reason="torch is not installed")
     import torch
 
     extension = getattr(torch, "acme", None)
     if extension is None:
-        return Detection(0, reason="torch did not load Acme's extension of it")
+        return Detection(0, reason="Acme's extension of torch is not loaded")
     count = extension.device_count()
     reason = "" if count else "Acme's runtime is present, 0 devices: is one plugged in?"
     return Detection(count, extension.runtime_version(), reason)
@@ -76,7 +76,7 @@ def kernels_device_facts(index: int) -> AcmeFacts:
 
 @hookimpl
 def kernels_parse_tag(text: str) -> BackendTag | None:
-    """Read tags such as `acme12` (runtime 1.2)."""
+    """Parse tags such as `acme12` (runtime 1.2)."""
     return BackendTag.parse(text, backend="acme", prefix="acme", first_major=1)
 
 
@@ -103,7 +103,7 @@ def kernels_match_device(required: Lanes, facts: AcmeFacts) -> Match:
 def kernels_select(
     request: SelectionRequest, candidates: Sequence[Candidate]
 ) -> Sequence[Candidate]:
-    """Prefer kernels for exactly this mode, which counts for more than lanes on acme."""
+    """Prefer kernels for exactly this mode, which matters more than lanes on acme."""
     return sorted(candidates, key=lambda candidate: candidate.mode != request.mode)
 
 

@@ -1,5 +1,5 @@
 """Acme's kernels, in PyTorch operators only."""
-# ruff: noqa: N999 # the directory of a variant bears the variant's name
+# ruff: noqa: N999 # the directory is named after the variant
 
 from . import layers
 

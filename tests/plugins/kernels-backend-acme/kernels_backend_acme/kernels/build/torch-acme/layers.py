@@ -1,11 +1,11 @@
-"""The layers. Their forward runs on instances of the class that adopts them."""
+"""The layers. Their forward runs on instances of the class that it is swapped into."""
 
 import torch
 from torch import nn
 
 
 class RMSNorm(nn.Module):
-    """A norm in one operator, for modules that have the members named here."""
+    """A norm in one operator, for modules that have these members."""
 
     weight: torch.Tensor
     variance_epsilon: float
