@@ -1,4 +1,4 @@
-"""A diagnosis as text for people."""
+"""A diagnosis as text."""
 
 from __future__ import annotations
 
@@ -12,26 +12,21 @@ if TYPE_CHECKING:
     from kernels_core.cli.examination import BackendReport
     from kernels_core.host import HostInfo
 
-# Of text that is not for a terminal, so that every row stays on one line.
+# The width of text for files and pipes: every row stays on one line.
 _UNLIMITED = 100_000
 
 
 def as_text(diagnosis: Diagnosis, width: int | None) -> str:
-    """A diagnosis for people.
-
-    Args:
-        diagnosis: what to show.
-        width: of the terminal; None for text that is not for one.
-    """
+    """A diagnosis as text, for a terminal of this width; None for a file or a pipe."""
     text = click.HelpFormatter(width=width or _UNLIMITED)
     _rows(text, f"kernels-core {diagnosis.kernels_core}", _machine(diagnosis))
     _rows(text, "Backends", ((_title(r), _state(r)) for r in diagnosis.backends))
     _rows(text, "Devices", (row for r in diagnosis.backends for row in _devices(r)))
-    active = [*diagnosis.active.items(), ("(none asked for)", diagnosis.default)]
+    active = [*diagnosis.active.items(), ("(none requested)", diagnosis.default)]
     _rows(text, "Which backend serves", ((kind, _served(choice)) for kind, choice in active))
     _rows(
         text,
-        "Switched off",
+        "Disabled",
         ((f"{b.plugin} ({b.distribution})", b.reason) for b in diagnosis.blocked),
     )
     _rows(
@@ -92,7 +87,7 @@ def _state(report: BackendReport) -> str:
     if report.available and report.runtime_version:
         parts.append(f"runtime {report.runtime_version}")
     if report.layers:
-        parts.append(f"brings {', '.join(report.layers)}")
+        parts.append(f"provides {', '.join(report.layers)}")
     return "; ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""`kernels-core doctor`: everything that can be known of the backends, as one value."""
+"""`kernels-core doctor`: the state of all backends, as one value."""
 
 from __future__ import annotations
 
@@ -33,12 +33,7 @@ _T = TypeVar("_T")
 
 @attrs.frozen
 class Active:
-    """Which backend serves.
-
-    Attributes:
-        backend: its name, or None when none does.
-        why: what decided.
-    """
+    """Which backend serves a device type, if any, and why."""
 
     backend: str | None
     why: str
@@ -46,12 +41,7 @@ class Active:
 
 @attrs.frozen
 class Problem:
-    """Something beside the plugins that keeps the whole from working.
-
-    Attributes:
-        message: what is wrong.
-        traceback: where it happened; "" when that says nothing.
-    """
+    """A problem that is not a plugin's, and the traceback if it is useful."""
 
     message: str
     traceback: str = ""
@@ -59,20 +49,20 @@ class Problem:
 
 @attrs.frozen
 class Diagnosis:
-    """What the doctor found. The attributes are the keys of `kernels-core doctor --json`.
+    """The result of the doctor. The attributes are the keys of `kernels-core doctor --json`.
 
     Attributes:
         healthy: whether nothing failed and a backend can be used.
         kernels_core: version of kernels-core.
-        host: this machine; None when torch is installed and cannot be imported.
-        environment: the variables that are set and have a say.
-        backends: the plugins that could be loaded and what they answered.
-        active: for each device type, named as in a mapping or as in torch, which backend serves.
-        default: which backend is used where none is asked for.
-        blocked: the plugins that the environment switches off.
-        failures: what failed, with its traceback.
+        host: this machine; None if torch is installed and cannot be imported.
+        environment: the environment variables that are set and have an effect.
+        backends: the plugins that could be loaded, and what their hooks returned.
+        active: which backend serves each device type, by its name in mappings or in torch.
+        default: the backend that is used if none is requested.
+        blocked: the plugins that the environment disables.
+        failures: the plugins that failed, with tracebacks.
         unserved: hardware that torch sees and no plugin serves, and what to install.
-        problems: what else is wrong.
+        problems: other problems.
     """
 
     healthy: bool
@@ -89,17 +79,10 @@ class Diagnosis:
 
 
 def diagnose(timeout: float) -> Diagnosis:
-    """Examine the installed backends and this machine.
+    """Examine the backends and this machine, with so many seconds for each call of a plugin.
 
-    No failure of a plugin keeps the others from being examined, `KERNELS_STRICT_PLUGINS` or not.
-
-    Args:
-        timeout: how many seconds to wait for each answer of a plugin.
-
-    Example:
-        >>> diagnosis = diagnose(timeout=60)
-        >>> sorted(report.name for report in diagnosis.backends) == list(registry().backends)
-        True
+    A failing plugin does not prevent the others from being examined, not even with
+    `KERNELS_STRICT_PLUGINS`.
     """
     doctor = _Doctor(timeout)
     variables = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
@@ -110,7 +93,7 @@ def diagnose(timeout: float) -> Diagnosis:
 
 @contextlib.contextmanager
 def _seeing_everything() -> Iterator[None]:
-    """Neither stop at the first failure nor warn of what the result will show."""
+    """Do not stop at the first failure, and do not warn of what the result will show."""
     strict = os.environ.pop(STRICT, None)
     try:
         with warnings.catch_warnings():
@@ -127,7 +110,7 @@ class _Doctor:
         self._problems: list[Problem] = []
 
     def attempt(self, purpose: str, do: Callable[[], _T]) -> _T | None:
-        """Do something; what goes wrong becomes a problem of the diagnosis, and None comes back."""
+        """Call a function; if it fails, add a problem to the diagnosis and return None."""
         try:
             return do()
         except Exception as error:
@@ -140,7 +123,7 @@ class _Doctor:
         known = self.attempt("load the plugins", partial(answer_within, self._timeout, registry))
         loaded = known or Registry(())
         examinations = [Examination(b, self._timeout) for b in loaded.backends.values()]
-        if host is not None:  # otherwise every backend would fail in the same way
+        if host is not None:  # otherwise every backend would fail for the same reason
             self._examine(examinations, loaded)
         reports = tuple(examination.report for examination in examinations)
         failures = _merge(loaded.failures, *(e.failures for e in examinations))
@@ -169,7 +152,7 @@ class _Doctor:
         if any(examination.hangs for examination in examinations):
             return
         for text in tags:
-            # Together they may claim one tag, which the registry notes as their failure.
+            # If several claim one tag, the registry records that as their failure.
             with contextlib.suppress(PluginConflictError):
                 loaded.parse_tag(text)
 
@@ -180,7 +163,7 @@ class _Doctor:
         failures: Iterable[PluginFailure],
     ) -> tuple[UnservedDevice, ...]:
         ask = partial(answer_within, self._timeout, seen_devices)
-        seen = self.attempt("ask torch for devices", ask) or ()
+        seen = self.attempt("get devices from torch", ask) or ()
         serving = {report.torch_device_type for report in reports if report.available}
         installed = {*loaded.backends, *(blocked.plugin for blocked in loaded.blocked)}
         installed.update(name for failure in failures for name in failure.names)
@@ -192,7 +175,7 @@ class _Doctor:
         examinations: Sequence[Examination],
         failures: Iterable[PluginFailure],
     ) -> dict[str, Active]:
-        """Which backend serves each device type that a plugin has to do with."""
+        """Which backend serves each device type that a plugin is about."""
         device_types = {kind for e in examinations for kind in e.report.device_types}
         device_types.update(kind for failure in failures for kind in failure.device_types)
         kinds = sorted(filter(str.isidentifier, device_types))
@@ -203,7 +186,7 @@ class _Doctor:
     ) -> Active:
         rivals = [e for e in examinations if kind in e.report.device_types]
         if any(examination.hangs for examination in rivals):
-            return Active(None, "a plugin that serves it does not answer")
+            return Active(None, "a plugin that serves it does not respond")
         reports = [examination.report for examination in rivals]
         if reports and all(report.available is False for report in reports):
             return Active(None, "no device")
@@ -226,7 +209,7 @@ class _Doctor:
 
 
 def _merge(*failures: Iterable[PluginFailure]) -> tuple[PluginFailure, ...]:
-    """The failures, the first one of each plugin and phase, in the order of the plugins."""
+    """The failures in the order of the plugins, the first one of each plugin and phase."""
     merged: dict[tuple[str, str, str], PluginFailure] = {}
     for failure in itertools.chain(*failures):
         merged.setdefault((failure.plugin, failure.distribution, failure.phase), failure)

@@ -1,7 +1,6 @@
-"""Ask one backend every question that can be put to any of them.
+"""Call every hook of one backend.
 
-What a backend makes of a requirement of its own kind, or of candidates that matter, only a test of
-its own can ask: that is what the conformance kit is for.
+Requirements of the backend's own kinds, and realistic candidates, are left to its conformance test.
 """
 
 from __future__ import annotations
@@ -35,29 +34,15 @@ _T = TypeVar("_T")
 
 
 class NoAnswerError(KernelsError, TimeoutError):
-    """A question was not answered in time.
-
-    Attributes:
-        stack: where the code that should answer is.
-    """
+    """A call did not return in time; `stack` is where it is."""
 
     stack: str
 
 
 def answer_within(seconds: float, ask: Callable[[], _T]) -> _T:
-    """Ask in a thread, which is left behind when no answer comes.
+    """Call a function in a thread, which is abandoned if it does not return in time.
 
-    Args:
-        seconds: how long to wait.
-        ask: gives the answer.
-
-    Raises:
-        NoAnswerError: there was none in time.
-        Exception: whatever the question raised.
-
-    Example:
-        >>> answer_within(5, lambda: 42)
-        42
+    Raises `NoAnswerError` then, or whatever the function raises.
     """
     answer: Future[_T] = Future()
 
@@ -79,19 +64,19 @@ def answer_within(seconds: float, ask: Callable[[], _T]) -> _T:
 
 @attrs.frozen
 class BackendReport:
-    """What a backend answered. Whatever it failed to answer is missing.
+    """What the hooks of a backend returned, except for those that failed.
 
     Attributes:
         name: name of the backend.
         plugin: name of the entry point.
-        distribution: name and version of the package that brings it.
+        distribution: name and version of the package that contains it.
         torch_device_type: what torch calls its devices.
-        priority: the highest one is the default where several can be used.
-        available: whether it finds a device here; None when it failed to tell.
-        runtime_version: of the runtime that builds are matched against, or None.
-        reason: why it finds no device; "" when it does.
+        priority: the highest one is the default if several can be used.
+        available: whether it finds a device here; None if detection failed.
+        runtime_version: of the runtime that builds are matched with, or None.
+        reason: why it finds no device; "" if it does.
         devices: the facts of each device.
-        layers: names of the layers that it brings kernels for.
+        layers: names of the layers that it provides kernels for.
     """
 
     name: str
@@ -107,21 +92,14 @@ class BackendReport:
 
     @property
     def device_types(self) -> frozenset[str]:
-        """What its devices are called, in mappings and in torch."""
+        """The names of its devices in mappings and in torch."""
         return frozenset({self.name, self.torch_device_type})
 
 
 class Examination:
-    """The examination of one backend.
+    """The examination of one backend, which waits so many seconds for each call.
 
-    Args:
-        backend: the backend.
-        timeout: how many seconds to wait for each answer.
-
-    Attributes:
-        report: what it answered so far.
-        failures: what went wrong, in the order of the questions.
-        hangs: whether an answer did not come; after that nothing more is asked.
+    `report` and `failures` grow with the calls. If one did not return (`hangs`), no more are made.
     """
 
     def __init__(self, backend: Backend, timeout: float):
@@ -139,7 +117,7 @@ class Examination:
         self._timeout = timeout
 
     def ask_for_devices(self) -> None:
-        """Ask for everything but tags."""
+        """Call all hooks but those for tags."""
         backend = self.backend
         layers = self._ask("bundled", lambda: tuple(sorted(backend.bundled())))
         detection = self._ask("detect", backend.detection)
@@ -156,18 +134,14 @@ class Examination:
         )
 
     def likely_tags(self) -> Iterator[str]:
-        """Tags that the backend may well read, by its names and version."""
+        """Tags that the backend probably parses, from its names and version."""
         info = self.backend.info
         yield from (info.name, info.noarch_name)
         if self.report.runtime_version:
             yield info.name + "".join(re.findall("[0-9]+", self.report.runtime_version)[:2])
 
     def ask_for_tags(self, tags: Iterable[str]) -> None:
-        """Ask which tags it reads, and whether builds that bear them run here.
-
-        Args:
-            tags: backend parts of variant names, its own and those of others.
-        """
+        """Call the hooks for tags, its own and those of other backends."""
         for text in tags:
             tag = self._ask("parse_tag", partial(self.backend.parse_tag, text))
             if tag is not None:
@@ -184,8 +158,8 @@ class Examination:
             self.hangs = True
             failure = PluginFailure.of(self.backend.source.error(phase, f"it gave {error}"))
             self.failures.append(attrs.evolve(failure, traceback=error.stack))
-        except Exception as error:  # an answer of the right type that breaks when it is looked at
-            broken = self.backend.source.error(phase, f"its answer is unusable: {error!r}.")
+        except Exception as error:  # the value has the right type, but using it fails
+            broken = self.backend.source.error(phase, f"its return value is unusable: {error!r}.")
             broken.__cause__ = error
             self.failures.append(PluginFailure.of(broken))
         return None
@@ -211,7 +185,7 @@ class Examination:
 
 
 def _example_of(kind: type[DeviceProperties]) -> DeviceProperties | None:
-    """A requirement of a kind that the core knows; None for a plugin's own."""
+    """A requirement of one of the core's kinds; None for a plugin's own."""
     if issubclass(kind, CapabilityRange):
         return kind(0, 0)
     if issubclass(kind, (Architectures, Features)):

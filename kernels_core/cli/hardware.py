@@ -1,4 +1,4 @@
-"""What torch sees on this machine, and what to install for what no backend serves."""
+"""What torch sees on this machine, and what to install for devices that no backend serves."""
 
 from __future__ import annotations
 
@@ -11,13 +11,7 @@ from kernels_core.device import backend_name, install_hint
 
 @attrs.frozen
 class SeenDevice:
-    """Hardware that torch can use.
-
-    Attributes:
-        torch_device_type: what torch calls it.
-        backend: name of the backend that would serve it.
-        name: of its first device, for people.
-    """
+    """A type of device that torch can use, the backend for it, and the name of its first device."""
 
     torch_device_type: str
     backend: str
@@ -26,13 +20,7 @@ class SeenDevice:
 
 @attrs.frozen
 class UnservedDevice:
-    """Hardware for which no plugin is installed.
-
-    Attributes:
-        device_type: the backend that would serve it.
-        name: of its first device, for people.
-        advice: what to install.
-    """
+    """A type of device without an installed plugin, and what to install for it."""
 
     device_type: str
     name: str
@@ -40,12 +28,7 @@ class UnservedDevice:
 
 
 def seen_devices() -> tuple[SeenDevice, ...]:
-    """The host's processor, and the accelerator that torch was built for where there is one.
-
-    Example:
-        >>> seen_devices()[0].torch_device_type
-        'cpu'
-    """
+    """The host's processor, and the accelerator that torch was built for, if there is one."""
     processor = SeenDevice("cpu", "cpu", "this machine's processor")
     try:
         import torch
@@ -63,18 +46,9 @@ def seen_devices() -> tuple[SeenDevice, ...]:
 def unserved_devices(
     seen: Iterable[SeenDevice], serving: Collection[str], installed: Collection[str]
 ) -> tuple[UnservedDevice, ...]:
-    """What to install for hardware that is seen and not served.
+    """What to install for devices that torch sees and no backend serves.
 
-    Args:
-        seen: the hardware.
-        serving: the torch device types that a backend finds devices of.
-        installed: names of the plugins that are installed: what keeps them from serving stands
-            elsewhere, and installing them again would not help.
-
-    Example:
-        >>> processor = SeenDevice("cpu", "cpu", "this machine's processor")
-        >>> unserved_devices([processor], serving=(), installed=())[0].advice
-        'pip install kernels-backend-cpu'
+    Not for installed plugins: whatever prevents them from serving is reported elsewhere.
     """
     return tuple(
         UnservedDevice(device.backend, device.name, install_hint(device.backend))

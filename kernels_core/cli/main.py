@@ -29,16 +29,16 @@ def main() -> None:
     default=30.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long to wait for an answer of a plugin.",
+    help="How long to wait for each call of a plugin.",
 )
 def doctor(as_json: bool, timeout: float) -> None:
     """Examine the installed backends and this machine.
 
-    Shows what was found, which backend serves which device and why, what is switched off, what
-    failed with its whole traceback, every device with its facts, and what to install for hardware
-    that no backend serves. Facts are read from the devices, which initialises them.
+    Shows the backends, every device with its facts, which backend serves which device and why,
+    disabled plugins, failures with their tracebacks, and what to install for hardware that no
+    backend serves. Reading facts initialises the devices.
 
-    The exit status is 0 when nothing failed and a backend can be used, else 1.
+    The exit status is 0 if nothing failed and a backend can be used, else 1.
     """
     from kernels_core.cli import diagnosis_text
     from kernels_core.cli import doctor as command
@@ -56,12 +56,12 @@ def doctor(as_json: bool, timeout: float) -> None:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     default=".",
     show_default=True,
-    help="Where the project's directory goes.",
+    help="Parent of the project's directory.",
 )
 def new_backend(name: str, directory: Path) -> None:
-    """Write the project of a backend plugin for NAME devices.
+    """Generate the project of a backend plugin for NAME devices.
 
-    It installs and passes the conformance kit as it is written, for you to change.
+    It can be installed and passes its conformance test, for you to adapt.
     """
     from kernels_core.cli.new_backend import NewBackendError, write_project
 
@@ -114,12 +114,12 @@ def _selection(command: Callable[..., None]) -> Callable[..., None]:
                 metavar="PATTERN",
                 help="Builds whose names match, such as 'torch213-*-x86_64-linux'; repeatable.",
             ),
-            click.option("--backend", help="Choose builds for this backend, such as 'cpu'."),
+            click.option("--backend", help="Select builds for this backend, such as 'cpu'."),
             click.option(
                 "--trust",
                 multiple=True,
                 metavar="NAME",
-                help="Trust a publisher, repository or commit this time; repeatable.",
+                help="Trust a publisher, repository or commit for this command; repeatable.",
             ),
         )
     ):
@@ -204,10 +204,10 @@ def bundle(
 @click.option("--digest", help="The digest that the bundle must have: sha256:...")
 @_json
 def unbundle(path: Path, directory: Path | None, digest: str | None, as_json: bool) -> None:
-    """Verify a BUNDLE, and unpack it to DIRECTORY when it is an archive.
+    """Verify a BUNDLE, and unpack it to DIRECTORY if it is an archive.
 
-    KERNELS_CACHE=DIRECTORY then makes programs load from it. The exit status is 1, and nothing is
-    unpacked, when the bundle is damaged or has another digest.
+    With KERNELS_CACHE=DIRECTORY, programs load from it. The exit status is 1, and nothing is
+    unpacked, if the bundle is damaged or has another digest.
     """
     from kernels_core.cli import bundle as command
 
@@ -228,20 +228,20 @@ def unbundle(path: Path, directory: Path | None, digest: str | None, as_json: bo
     "variants",
     multiple=True,
     metavar="PATTERN",
-    help="Check the builds with such names, such as 'torch213-*'; repeatable.",
+    help="Check builds by name, such as 'torch213-*'; repeatable.",
 )
-@click.option("--run", is_flag=True, help="Also load the build for this machine, and try it.")
-@click.option("--select", multiple=True, metavar="RULE", help="Judge by these rules or families.")
-@click.option("--ignore", multiple=True, metavar="RULE", help="Leave out these rules or families.")
+@click.option("--run", is_flag=True, help="Also load and run the build for this machine.")
+@click.option("--select", multiple=True, metavar="RULE", help="Apply only these rules or families.")
+@click.option("--ignore", multiple=True, metavar="RULE", help="Skip these rules or families.")
 @click.option(
     "--format",
     "output",
     type=click.Choice(["text", "json", "sarif", "github"]),
     default="text",
     show_default=True,
-    help="How to print what is found.",
+    help="Format of the output.",
 )
-@click.option("--list-rules", is_flag=True, help="Print all rules, and check nothing.")
+@click.option("--list-rules", is_flag=True, help="Print all rules and exit.")
 def check(
     subject: str | None,
     revision: str | None,
@@ -255,11 +255,10 @@ def check(
     """Check whether a kernel repository would load everywhere that it claims to.
 
     SUBJECT is a directory with a kernel repository, one build of it, a single file of native code,
-    or org/name on the Hub. Without --run nothing of it is imported. RULE may be given more than
-    once, or as names with commas between them.
+    or org/name on the Hub. Without --run, nothing of it is imported. RULE may be repeated, or be
+    several names separated by commas.
 
-    The exit status is 0 when nothing is found, 1 when something is, and 2 when it could not be
-    checked.
+    The exit status is 0 if nothing is found, 1 if something is, and 2 if it could not be checked.
     """
     from kernels_core.cli import check as command
 

@@ -1,4 +1,4 @@
-"""`kernels-core new-backend`: writes a backend plugin that installs and passes its tests."""
+"""`kernels-core new-backend`: generates a backend plugin that installs and passes its tests."""
 
 from __future__ import annotations
 
@@ -24,33 +24,18 @@ _FILES = {
     "test_conformance.py.txt": "tests/test_conformance.py",
 }
 
-# So that no line of the written files grows too long.
+# Otherwise, lines of the generated files would be too long.
 _LONGEST_NAME = 30
 
 
 class NewBackendError(KernelsError, ValueError):
-    """A plugin project cannot be written as it was asked for."""
+    """The project of a plugin cannot be generated as requested."""
 
 
 def write_project(name: str, directory: Path) -> Path:
-    """Write a backend plugin's project: all of it, or nothing.
+    """Generate the project of a backend plugin as `kernels-backend-<name>`, or nothing at all.
 
-    Args:
-        name: name of the backend.
-        directory: where the project's directory goes.
-
-    Returns:
-        The project's directory, `kernels-backend-<name>`.
-
-    Raises:
-        NewBackendError: the name cannot be used, or the project's directory is there already.
-        OSError: the directory cannot be written to.
-
-    Example:
-        >>> import tempfile
-        >>> project = write_project("toaster", Path(tempfile.mkdtemp()))
-        >>> project.name, (project / "kernels_backend_toaster" / "plugin.py").is_file()
-        ('kernels-backend-toaster', True)
+    Raises `NewBackendError` if the name cannot be used or the project exists already.
     """
     _check_name(name)
     values = {
@@ -86,7 +71,7 @@ def _problem(name: str) -> str:
     if is_known_type(name) or name == "universal":
         return "kernels-core uses it already"
     if not name.isascii() or not name.replace("_", "").isalnum() or name.strip("_") != name:
-        return "letters must be ASCII, and an underscore only stands between others"
+        return "letters must be ASCII, and underscores must be between other characters"
     if len(name) > _LONGEST_NAME:
         return f"it has {len(name)} characters, and at most {_LONGEST_NAME} are allowed"
     return ""

@@ -1,4 +1,4 @@
-"""How commands show what they found, and keep standard output for it alone."""
+"""How commands print their results, and keep standard output free of anything else."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def show(report: object, text: str, as_json: bool) -> None:
 
 
 def to_json(report: object) -> str:
-    """A report as JSON; the keys of an object of an attrs class are its attributes."""
+    """A report as JSON: the keys of an attrs object are its attributes."""
     return json.dumps(plain(report), indent=2)
 
 
 def plain(value: object) -> Any:
-    """A value in terms of what JSON has: sets become sorted lists, what it has no form for text.
+    """Convert a value to what JSON supports: sets to sorted lists, unsupported values to text.
 
     Example:
         >>> from kernels_core.device import DeviceFacts
@@ -53,7 +53,7 @@ def _is_json(value: object) -> bool:
 
 
 def as_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Text in columns; those with empty cells only are left out.
+    """Text in columns; empty columns are left out.
 
     Example:
         >>> print(as_table(["kernel", "note", "builds"], [["org/activation", "", "12"]]))
@@ -72,7 +72,7 @@ def as_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def size_text(size: int) -> str:
-    """A number of bytes for people.
+    """A number of bytes in readable units.
 
     Example:
         >>> size_text(512), size_text(1_500_000)
@@ -87,13 +87,13 @@ def size_text(size: int) -> str:
 
 
 def width() -> int | None:
-    """The width of the terminal; None where the output goes to a file or a program."""
+    """The width of the terminal; None if the output is a file or a pipe."""
     return os.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 @contextlib.contextmanager
 def errors_for_people() -> Iterator[None]:
-    """Print an error without its traceback: exit status 2 for a wrong project, else 1."""
+    """Print an error without its traceback: exit status 2 for a malformed project, else 1."""
     try:
         yield
     except (KernelsError, OSError) as error:
@@ -103,9 +103,9 @@ def errors_for_people() -> Iterator[None]:
 
 @contextlib.contextmanager
 def only_the_result_on_stdout() -> Iterator[None]:
-    """Send what plugins and native libraries print to standard error."""
+    """Redirect what plugins and native libraries print to standard error."""
     sys.stdout.flush()
-    # Names of devices and tracebacks may hold what the terminal's encoding lacks.
+    # Names of devices and tracebacks may have characters that the terminal's encoding lacks.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
     stdout, stderr = 1, 2

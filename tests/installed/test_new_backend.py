@@ -56,7 +56,7 @@ def test_it_installs_is_found_and_passes_its_tests(bare, project, build_wheel):
         line.split(": ", 1)[1] for line in process.stdout.splitlines() if line.startswith("SKIPPED")
     }
     assert skipped == {
-        "the plugin brings no kernels",
+        "the plugin provides no kernels",
         "the plugin declares none of the core's own kinds",
         "this machine has no such device",
         "torch knows no devices 'toaster' here",
