@@ -17,13 +17,8 @@ import torch
 from torch import nn
 
 from kernels_core.errors import InvalidLayerError, LayerNotFoundError, SignatureMismatchError
+from kernels_core.layers.members import FLAGS, HARMLESS
 from kernels_core.repository.builds import Build
-
-_FLAGS = frozenset({"has_backward", "can_torch_compile"})
-
-# Members of nn.Module that published layers override, and that only say how a module is shown: it
-# makes no difference that they never reach the adopting layer.
-_HARMLESS = frozenset({"__dir__", "__repr__", "__str__", "_get_name", "extra_repr"})
 
 # What Python itself puts into the namespace of a class.
 _IMPLICIT = frozenset(
@@ -87,7 +82,7 @@ def check_layer(layer: object, *, repository: str, name: str) -> None:
     if layer.forward is nn.Module.forward:
         raise invalid("forward", "defines no forward.")
     for base in layer.__mro__[: layer.__mro__.index(nn.Module)]:
-        members = set(base.__dict__) - _IMPLICIT - _FLAGS - _HARMLESS - {"forward"}
+        members = set(base.__dict__) - _IMPLICIT - FLAGS - HARMLESS - {"forward"}
         if "__init__" in members:
             raise invalid(
                 "constructor",
@@ -100,7 +95,7 @@ def check_layer(layer: object, *, repository: str, name: str) -> None:
                 f"has the member {min(members)!r}: only forward, has_backward and "
                 f"can_torch_compile are allowed, since nothing else reaches the adopting layer.",
             )
-    for flag in _FLAGS:
+    for flag in FLAGS:
         value = getattr(layer, flag, True)
         if not isinstance(value, bool):
             raise invalid("flags", f"must have a bool as {flag}, got {value!r}.")
@@ -111,7 +106,7 @@ def required_members(layer: type[nn.Module]) -> tuple[str, ...]:
 
     A layer names them by annotations in its class body, such as `weight: torch.Tensor`.
     """
-    return tuple(name for name in _raw_annotations(layer) if name not in _FLAGS)
+    return tuple(name for name in _raw_annotations(layer) if name not in FLAGS)
 
 
 Conditions = tuple[tuple[str, tuple[Any, ...]], ...]

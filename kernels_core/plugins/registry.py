@@ -76,9 +76,11 @@ class Registry:
     def backend_for(self, device_type: str) -> Backend:
         """The available backend that serves a device type: the name of a backend, or torch's name.
 
-        Several plugins may serve one type: torch calls ROCm devices "cuda" as well. The one that
-        finds a device serves; among several of those `KERNELS_BACKEND` decides, then the name that
-        equals the type, then the higher priority. Raises as `backend` does.
+        Where no backend has the name, the one serves whose builds without native code bear it:
+        Hugging Face `kernels` calls backends by that name. Several plugins may serve one type:
+        torch calls ROCm devices "cuda" as well. The one that finds a device serves; among several
+        of those `KERNELS_BACKEND` decides, then the name that equals the type, then the higher
+        priority. Raises as `backend` does.
         """
         named = self._named_by_environment()
         candidates = [
@@ -87,6 +89,9 @@ class Registry:
             if device_type in (backend.name, backend.info.torch_device_type)
         ]
         failed = [f for f in self.failures if device_type in f.device_types]
+        if not candidates and not failed:
+            all_backends = self.backends.values()
+            candidates = [b for b in all_backends if b.info.noarch_name == device_type]
         if not candidates:
             self._raise_absent(device_type, failed)
         if named is not None and named in candidates:

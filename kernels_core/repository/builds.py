@@ -51,15 +51,19 @@ class BuildSelector:
         device_index: the device that builds must cover; None for no particular one, which skips the
             check of declared architectures.
         host: the machine; None for this one.
+        by_metadata: whether the metadata says what a build was made for, instead of its name.
     """
 
     repository: str
     backend: Backend
     device_index: int | None = None
     host: HostInfo | None = None
+    by_metadata: bool = False
 
     def decisions_by_name(self, names: Iterable[str]) -> tuple[BuildDecision, ...]:
         """Decide over builds by nothing but their names; see `fit.decide`."""
+        if self.by_metadata:
+            return tuple(BuildDecision(name, None, True) for name in names)
         host = self.host or host_info()
         return _decided(tuple(names), self.backend, host, registry().parse_tag)
 
@@ -108,7 +112,12 @@ class BuildSelector:
 
     def reason_against(self, metadata: Metadata | None) -> str:
         """Why a build does not cover the device; "" when it does."""
-        archs = metadata.backend.archs if metadata and metadata.backend else ()
+        made_for = metadata.backend if metadata else None
+        own_names = (self.backend.name, self.backend.info.noarch_name)
+        if self.by_metadata and (made_for is None or made_for.type not in own_names):
+            backend = repr(made_for.type) if made_for else "no backend"
+            return f"made for {backend} by its metadata; the active one is {self.backend.name!r}"
+        archs = made_for.archs if made_for else ()
         if not archs or self.device_index is None:
             return ""
         return self.backend.match_archs(archs, self.backend.device_facts(self.device_index)).reason

@@ -18,6 +18,8 @@ from kernels_core.repository.metadata import Metadata, read_metadata
 from kernels_core.variants.fit import BuildDecision
 from kernels_core.variants.names import is_variant_name
 
+_METADATA = "metadata.json"
+
 
 def _absolute(path: str | os.PathLike[str]) -> Path:
     return Path(path).expanduser().absolute()
@@ -29,7 +31,8 @@ class LocalRepository:
 
     Attributes:
         path: the repository, which holds `build/<variant>/`. The `build` directory itself and a
-            single variant directory are accepted too.
+            single variant directory are accepted too; the latter has any name when its
+            `metadata.json` says for which backend it was made.
         package_name: the package inside the variant directories of older repositories; None finds
             it by the names of kernel and repository.
     """
@@ -55,19 +58,26 @@ class LocalRepository:
             ) from error
         if any(map(is_variant_name, names)):
             return self.path, names
-        if is_variant_name(self.path.name):
+        if is_variant_name(self.path.name) or (self.path / _METADATA).is_file():
             return self.path.parent, (self.path.name,)
         raise self._not_found(
             f"{self.path} is not a kernel repository: it has no directory 'build' with one "
-            f"directory per variant, such as 'build/torch-cpu'."
+            f"directory per variant, such as 'build/torch-cpu', and no {_METADATA} that says for "
+            f"which backend it was made."
         )
+
+    def _selector(
+        self, root: Path, backend: Backend, device_index: int | None, host: HostInfo | None
+    ) -> BuildSelector:
+        named = root != self.path.parent or is_variant_name(self.path.name)
+        return BuildSelector(str(self.path), backend, device_index, host, by_metadata=not named)
 
     def decisions(
         self, backend: Backend, device_index: int | None = None, *, host: HostInfo | None = None
     ) -> tuple[BuildDecision, ...]:
         """Decide over every build; see `BuildSelector.decisions`."""
         root, names = self._locate()
-        selector = BuildSelector(str(self.path), backend, device_index, host)
+        selector = self._selector(root, backend, device_index, host)
         return selector.decisions(names, lambda name: self._metadata(root / name))
 
     def best_build(
@@ -75,7 +85,7 @@ class LocalRepository:
     ) -> Build:
         """The best build that fits; see `BuildSelector.select_best`. Imports nothing."""
         root, names = self._locate()
-        selector = BuildSelector(str(self.path), backend, device_index, host)
+        selector = self._selector(root, backend, device_index, host)
         variant, metadata = selector.select_best(names, lambda name: self._metadata(root / name))
         return make_build(
             root / variant,
@@ -86,7 +96,7 @@ class LocalRepository:
         )
 
     def _metadata(self, variant_dir: Path) -> Metadata | None:
-        return read_metadata(variant_dir / "metadata.json", repository=str(self.path))
+        return read_metadata(variant_dir / _METADATA, repository=str(self.path))
 
     def _not_found(self, message: str) -> RepositoryNotFoundError:
         return RepositoryNotFoundError(message, repository=str(self.path))

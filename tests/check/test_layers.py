@@ -62,6 +62,10 @@ COMPLIANT = [
     "from torch import nn\nclass A(nn.Module):\n    has_backward = torch.version.hip is None\n"
     "    @torch.no_grad()\n    def forward(this, x, *rest, **more): return this.training\n",
     "from torch import nn\nclass A(nn.Module):\n    forward = other\n",
+    "from torch import nn\nclass A(nn.Module):\n    def forward(self, x): return x\n"
+    "    def extra_repr(self): return 'eps=1e-6'\n    def _get_name(self): return 'A'\n"
+    "    def __dir__(self): return []\n    def __repr__(self): return 'A'\n"
+    "    __str__ = __repr__\n",
     "def helper(): ...\n",
     "",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -88,6 +89,49 @@ def test_the_build_directory_and_a_variant_directory_are_accepted_too(
 ) -> None:
     path = make_repository(only({"__init__.py": ""}))
     assert best_build(path / inside, anvil).path == path / "build" / "torch-anvil"
+
+
+@pytest.mark.parametrize("name", ["result", "torch-from-source", "ANVIL build"])
+@pytest.mark.parametrize("backend", ["anvil", "hammer"])
+def test_a_build_directory_has_any_name_when_its_metadata_says_the_backend(
+    anvil: Backend, tmp_path: Path, name: str, backend: str
+) -> None:
+    path = tmp_path / name
+    path.mkdir()
+    (path / "__init__.py").touch()
+    metadata = {"name": "activation", "backend": {"type": backend, "archs": ["iron"]}}
+    (path / "metadata.json").write_text(json.dumps(metadata))
+    if backend == "anvil":
+        build = best_build(path, anvil, None)
+        assert (build.path, build.variant) == (path, name)
+        (decision,) = LocalRepository(path).decisions(anvil, None, host=HOST)
+        assert (decision.name, decision.accepted) == (name, True)
+        return
+    with pytest.raises(NoFittingBuildError, match="made for 'hammer' by its metadata"):
+        best_build(path, anvil, None)
+    (decision,) = LocalRepository(path).decisions(anvil, None, host=HOST)
+    assert (decision.accepted, decision.reason) == (
+        False,
+        "made for 'hammer' by its metadata; the active one is 'anvil'",
+    )
+
+
+def test_a_build_directory_of_any_name_without_a_backend_fits_nothing(
+    anvil: Backend, tmp_path: Path
+) -> None:
+    (tmp_path / "__init__.py").touch()
+    (tmp_path / "metadata.json").write_text('{"name": "activation"}')
+    with pytest.raises(NoFittingBuildError, match="made for no backend by its metadata"):
+        best_build(tmp_path, anvil)
+
+
+def test_the_name_of_a_variant_counts_for_more_than_its_metadata(
+    anvil: Backend, make_repository: MakeRepository
+) -> None:
+    files = {"__init__.py": "", "metadata.json": {"backend": {"type": "anvil"}}}
+    path = make_repository({"torch-hammer": files})
+    with pytest.raises(NoFittingBuildError, match="made for backend 'hammer'"):
+        best_build(path / "build" / "torch-hammer", anvil)
 
 
 def test_a_relative_path_stays_what_it_meant(

@@ -239,3 +239,20 @@ def test_a_forked_process_keeps_what_was_found_and_detects_for_itself(installed_
     subprocess.run([sys.executable, "-W", "error", "-c", FORKS], check=True, env=environment)
     assert lines(installed_plugins.folder, "imports.txt") == 1
     assert lines(installed_plugins.folder, "detections.txt") == 2
+
+
+def test_a_backend_is_also_found_by_the_name_of_its_builds_without_native_code(installed_plugins):
+    installed_plugins.install("acme", noarch_name="anvil")
+    installed_plugins.install("zeta", noarch_name="acmefree")
+    loaded = installed_plugins.load()
+    assert loaded.backend_for("anvil").name == "acme"
+    assert loaded.backend_or_default("anvil").name == "acme"
+
+
+def test_the_name_of_a_backend_counts_before_the_name_of_builds(installed_plugins):
+    installed_plugins.install("acme", noarch_name="anvil")
+    installed_plugins.install("anvil", noarch_name="hammer", detection="1 / 0")
+    loaded = installed_plugins.load()
+    for _ in range(2):
+        with pytest.raises(BackendUnavailableError, match="anvil"):
+            installed_plugins.watch(loaded.backend_for, "anvil")

@@ -24,9 +24,11 @@ from kernels_core.check.facts.python_files import PythonFile
 from kernels_core.check.facts.python_walk import last_name
 from kernels_core.check.rule import Problem, Scope, Severity, rule
 from kernels_core.check.tables import table
+from kernels_core.layers.members import FLAGS, HARMLESS
 
-_FLAGS = frozenset({"has_backward", "can_torch_compile"})
-_ALLOWED = _FLAGS | {"forward", "__doc__", "__module__", "__qualname__", "__annotations__"}
+_ALLOWED = (
+    FLAGS | HARMLESS | {"forward", "__doc__", "__module__", "__qualname__", "__annotations__"}
+)
 _NO_METHOD = frozenset({"classmethod", "property", "staticmethod", "cached_property"})
 
 
@@ -111,7 +113,8 @@ def layers_constructor(package: PythonPackage) -> Iterator[Problem]:
 def layers_members(package: PythonPackage) -> Iterator[Problem]:
     """A layer has no members but `forward`, `has_backward` and `can_torch_compile`.
 
-    Why: nothing else reaches the layer that adopts it. Loaders refuse such a layer.
+    Why: nothing else reaches the layer that adopts it. Loaders refuse such a layer. What only says
+    how a module is shown, such as `extra_repr`, does no harm.
 
     Mend: move functions and constants to the level of the module.
     """
@@ -155,7 +158,7 @@ def layers_flags(package: PythonPackage) -> Iterator[Problem]:
     Mend: write `has_backward = True` or `has_backward = False`.
     """
     for each, name, node in _members(package):
-        if name not in _FLAGS:
+        if name not in FLAGS:
             continue
         value = getattr(node, "value", None)
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) or (
@@ -240,7 +243,7 @@ def _names_asked_for(call: ast.Call) -> Iterator[str]:
 
 def _known_members(layer: LayerClass) -> frozenset[str]:
     own = {name for each in layer.classes for name, _ in members(each.node.body)}
-    return frozenset(own.union(table("torch")["module_members"], _FLAGS))
+    return frozenset(own.union(table("torch")["module_members"], FLAGS))
 
 
 def _is_name(node: ast.expr | None, name: str) -> bool:
