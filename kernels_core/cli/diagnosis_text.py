@@ -10,6 +10,7 @@ import click
 if TYPE_CHECKING:
     from kernels_core.cli.doctor import Active, Diagnosis
     from kernels_core.cli.examination import BackendReport
+    from kernels_core.compat.provider import Provider
     from kernels_core.host import HostInfo
 
 # The width of text for files and pipes: every row stays on one line.
@@ -32,6 +33,7 @@ def as_text(diagnosis: Diagnosis, width: int | None) -> str:
     _rows(
         text, "To install", ((d.device_type, f"{d.name}: {d.advice}") for d in diagnosis.unserved)
     )
+    _rows(text, "import kernels", _import_kernels(diagnosis.import_kernels))
     for failure in diagnosis.failures:
         title = f"{failure.plugin} ({failure.distribution}) failed ({failure.phase})"
         _trouble(text, title, str(failure.error), failure.traceback)
@@ -40,6 +42,12 @@ def as_text(diagnosis: Diagnosis, width: int | None) -> str:
     text.write_paragraph()
     text.write_text(_verdict(diagnosis))
     return text.getvalue().strip()
+
+
+def _import_kernels(provider: Provider | None) -> list[tuple[str, str]]:
+    if provider is None:
+        return []
+    return [(f"{provider.name} {provider.version or ''}".strip(), provider.note)]
 
 
 def _rows(text: click.HelpFormatter, title: str, rows: Iterable[tuple[str, str]]) -> None:

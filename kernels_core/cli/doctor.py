@@ -17,6 +17,7 @@ import attrs
 from kernels_core import environment
 from kernels_core.cli.examination import BackendReport, Examination, answer_within
 from kernels_core.cli.hardware import UnservedDevice, seen_devices, unserved_devices
+from kernels_core.compat.provider import Provider, provider
 from kernels_core.device import EXAMPLE_TAGS
 from kernels_core.errors import PluginConflictError
 from kernels_core.host import HostInfo, host_info
@@ -62,6 +63,7 @@ class Diagnosis:
         blocked: the plugins that the environment disables.
         failures: the plugins that failed, with tracebacks.
         unserved: hardware that torch sees and no plugin serves, and what to install.
+        import_kernels: what answers `import kernels`; None if that could not be found out.
         problems: other problems.
     """
 
@@ -75,6 +77,7 @@ class Diagnosis:
     blocked: tuple[BlockedPlugin, ...]
     failures: tuple[PluginFailure, ...]
     unserved: tuple[UnservedDevice, ...]
+    import_kernels: Provider | None
     problems: tuple[Problem, ...]
 
 
@@ -129,6 +132,9 @@ class _Doctor:
         failures = _merge(loaded.failures, *(e.failures for e in examinations))
         unserved = self._unserved(loaded, reports, failures) if known else ()
         default = self._who_serves(loaded.default_backend, reports)
+        import_kernels = self.attempt("find out what answers 'import kernels'", provider)
+        if import_kernels and import_kernels.problem:
+            self._problems.append(Problem(import_kernels.problem))
         return Diagnosis(
             healthy=default.backend is not None and not failures and not self._problems,
             kernels_core=metadata.version("kernels-core"),
@@ -140,6 +146,7 @@ class _Doctor:
             blocked=loaded.blocked,
             failures=failures,
             unserved=unserved,
+            import_kernels=import_kernels,
             problems=tuple(self._problems),
         )
 

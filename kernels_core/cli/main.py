@@ -220,6 +220,48 @@ def unbundle(path: Path, directory: Path | None, digest: str | None, as_json: bo
     show(report, command.unbundled_as_text(report), as_json)
 
 
+@main.group()
+def compat() -> None:
+    """Answer `import kernels` of programs written for Hugging Face kernels."""
+
+
+@compat.command()
+@click.option(
+    "--version",
+    default="0.17.2",
+    show_default=True,
+    help="Version of Hugging Face kernels that programs and resolvers ask for.",
+)
+@click.option(
+    "-o",
+    "--output",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=".",
+    show_default=True,
+    help="Directory to write the wheel to.",
+)
+@_json
+def wheel(version: str, directory: Path, as_json: bool) -> None:
+    """Write a wheel of a distribution `kernels` that re-exports kernels-core.
+
+    It replaces Hugging Face kernels wherever it is installed, for programs that cannot call
+    kernels_core.compat.activate(), for resolvers and for type checkers.
+
+    Example: kernels-core compat wheel --version 0.18.2 -o wheels
+    """
+    from kernels_core.compat.wheel import write_wheel
+
+    try:
+        path = write_wheel(version, directory)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--version") from None
+    text = (
+        f"Wrote {path}. It replaces Hugging Face kernels where it is installed: pip install {path}"
+    )
+    show({"wheel": str(path)}, text, as_json)
+
+
 @main.command()
 @click.argument("subject", required=False)
 @click.option("--revision", help="Branch, tag or commit on the Hub; its newest version otherwise.")

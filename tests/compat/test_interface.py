@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +26,21 @@ WIDER = {P.KEYWORD_ONLY: {P.KEYWORD_ONLY, P.POSITIONAL_OR_KEYWORD}}
 def test_every_name_is_there() -> None:
     assert set(theirs.__all__) <= set(ours.__all__)
     assert all(getattr(ours, name) is not None for name in ours.__all__)
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse(Path(str(ours.__file__)).read_text("utf-8"))
+    static = {
+        alias.asname: node.module
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert {*static, "__version__"} == set(ours.__all__)
+    for name, module in static.items():
+        assert getattr(importlib.import_module(str(module)), str(name)) is getattr(ours, str(name))
 
 
 def callables() -> list[tuple[str, Callable[..., Any], Callable[..., Any]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -64,3 +65,23 @@ except CompatError as error:
     printed = run(program, activate=False, path=(site,))
     assert "kernels 0.18.2+core" in printed
     assert "pip uninstall kernels" in printed
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "kernels_core", *arguments], capture_output=True, text=True
+    )
+
+
+def test_the_command_writes_it(tmp_path: Path) -> None:
+    done = command("compat", "wheel", "--version", "0.18.2", "-o", str(tmp_path), "--json")
+    assert done.returncode == 0, done.stderr
+    path = Path(json.loads(done.stdout)["wheel"])
+    assert path == tmp_path / "kernels-0.18.2+core-py3-none-any.whl"
+    assert path.read_bytes() == write_wheel("0.18.2", tmp_path / "other").read_bytes()
+
+
+def test_the_command_refuses_what_is_not_a_version(tmp_path: Path) -> None:
+    done = command("compat", "wheel", "--version", "newest", "-o", str(tmp_path))
+    assert done.returncode == 2
+    assert "'newest' is not a version of Hugging Face `kernels`" in done.stderr

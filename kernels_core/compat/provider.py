@@ -1,0 +1,66 @@
+"""Which package answers `import kernels` here, as which version, and why."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import attrs
+
+from kernels_core.compat import activation
+from kernels_core.compat.version import decide
+
+
+@attrs.frozen
+class Provider:
+    """What answers `import kernels`.
+
+    Attributes:
+        name: "nothing", "Hugging Face kernels", "kernels-core" while it is active in this process,
+            or "the wheel of kernels-core".
+        version: the version that programs see; None when nothing answers.
+        note: why it is that version, or what `kernels_core.compat.activate()` would change.
+        problem: what is wrong and how to fix it; "" when nothing is.
+    """
+
+    name: str
+    version: str | None
+    note: str
+    problem: str = ""
+
+
+def provider() -> Provider:
+    """Find out, without importing `kernels`.
+
+    Raises:
+        EnvironmentVariableError: `KERNELS_COMPAT_VERSION` is not a version.
+
+    Example:
+        >>> provider().problem
+        ''
+    """
+    answer = decide()
+    if activation.is_active():
+        return Provider("kernels-core", activation.reported_version(), answer.reason)
+    installed = sorted({(found.version, str(found.locate_file(""))) for found in _distributions()})
+    if not installed:
+        note = f"kernels_core.compat.activate() answers as version {answer.version}: "
+        return Provider("nothing", None, note + answer.reason)
+    version = metadata.version(activation.NAME)
+    ours = version.endswith(f"+{activation.LOCAL}")
+    name = "the wheel of kernels-core" if ours else "Hugging Face kernels"
+    note = "ordinary files" if ours else "kernels_core.compat.activate() takes its place"
+    return Provider(name, version, note, _several(installed))
+
+
+def _distributions() -> list[metadata.Distribution]:
+    return list(metadata.distributions(name=activation.NAME))
+
+
+def _several(installed: list[tuple[str, str]]) -> str:
+    if len(installed) == 1:
+        return ""
+    found = " and ".join(f"{version} in {folder}" for version, folder in installed)
+    return (
+        f"Several distributions named {activation.NAME!r} are installed, and one shadows the "
+        f"others: {found}. Uninstall all but one."
+    )
