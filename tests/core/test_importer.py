@@ -352,7 +352,8 @@ import_build(Build(str(path.parents[1]), path.name, path, path))
     with ThreadPoolExecutor(2) as pool:
         futures = [pool.submit(import_build, build) for build in (first, second)]
         errors = [future.exception(timeout=30) for future in futures]
-    # One of them may be told of the deadlock, but neither waits for ever or stays half imported.
+    # One of them may get the error about the deadlock, but neither waits for ever or stays half
+    # imported.
     assert all(error is None or "deadlock" in str(error) for error in errors)
     modules = [import_build(build) for build in (first, second)]
     assert [module.__name__ for module in modules] == [module_name(first), module_name(second)]

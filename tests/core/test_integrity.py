@@ -62,7 +62,7 @@ def sha256(content: bytes) -> FileHash:
 
 
 def tree_of(files: Mapping[str, bytes]) -> dict[str, FileHash]:
-    """As the Hub lists it: native code lies in LFS, everything else in Git."""
+    """As the Hub lists it: native code in LFS, everything else in Git."""
     return {
         name: (sha256 if name.endswith(".so") else git_sha1)(content)
         for name, content in files.items()
@@ -117,10 +117,10 @@ def test_a_git_hash_is_that_of_git(build: Path) -> None:
         pytest.skip("git is not installed")
     for name in FILES:
         path = build / name
-        told = subprocess.run(
+        run = subprocess.run(
             ["git", "hash-object", "--no-filters", str(path)], capture_output=True, text=True
         )
-        assert hash_file(path, "git-sha1") == told.stdout.strip()
+        assert hash_file(path, "git-sha1") == run.stdout.strip()
 
 
 @given(content=st.binary(max_size=200), times=st.sampled_from([0, 1, 100, 10_000]))
@@ -515,9 +515,11 @@ def test_equal_texts_mean_equal_files(one: dict[str, FileHash], other: dict[str,
 
 
 def test_the_digest_that_the_ecosystem_writes_is_understood(build: Path) -> None:
-    peer = pytest.importorskip("kernels._rust", reason="needs the peer: pip install kernels")
-    for algorithm in (peer.DigestAlgorithm.SHA256, peer.DigestAlgorithm.SHA512):
-        written = peer.Digest.hash_variant(algorithm, build)
+    hf_kernels = pytest.importorskip(
+        "kernels._rust", reason="needs Hugging Face kernels: pip install kernels"
+    )
+    for algorithm in (hf_kernels.DigestAlgorithm.SHA256, hf_kernels.DigestAlgorithm.SHA512):
+        written = hf_kernels.Digest.hash_variant(algorithm, build)
         pairs = ((name, base64.b64decode(text)) for name, text in written.files.items())
         digest = Digest(str(algorithm).lower(), tuple(pairs))
         verify_digest(build, Metadata(digest=digest))

@@ -294,7 +294,7 @@ def as_json(metadata: Metadata) -> dict[str, Any]:
 
 
 @given(valid)
-def test_what_is_valid_is_read_as_it_stands(content: dict[str, Any]) -> None:
+def test_what_is_valid_is_read_unchanged(content: dict[str, Any]) -> None:
     metadata = read(content)
     assert metadata is not None
     if not content.get("backend", {}).get("archs", True):

@@ -1,4 +1,4 @@
-"""Who vouches for a kernel."""
+"""Which kernels are trusted, and by whom."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NOBODY = TrustList()
 
 
 class Hub:
-    """What the Hub says, or the error with which it does not; counts how often it is asked."""
+    """The Hub's answer or error; keeps the publishers it was asked about."""
 
     def __init__(self, answer: bool | Exception) -> None:
         self.answer = answer
@@ -81,7 +81,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-# The Hub's word
+# With the Hub's answer
 
 
 def test_a_publisher_that_the_hub_trusts_is_trusted_and_the_answer_kept() -> None:
@@ -124,7 +124,7 @@ def test_the_last_answer_replaces_the_one_before() -> None:
         check(Hub(UNREACHABLE), record)
 
 
-# Without the Hub's word
+# Without the Hub's answer
 
 
 @pytest.mark.parametrize("error", [UNREACHABLE, OFFLINE])
@@ -172,13 +172,13 @@ def test_what_is_cached_needs_no_question_after_a_yes() -> None:
 
 
 @pytest.mark.parametrize("record", [Record(), Record(org=False)])
-def test_what_is_cached_is_asked_about_after_a_no_or_nothing(record: Record) -> None:
+def test_for_what_is_cached_the_hub_is_asked_after_a_no_or_nothing(record: Record) -> None:
     hub = Hub(True)
     assert check(hub, record, cached=True) == "the Hub trusts the publisher 'org'"
     assert hub.asked == ["org"]
 
 
-def test_what_is_not_cached_is_asked_about_even_after_a_yes() -> None:
+def test_for_what_is_not_cached_the_hub_is_asked_even_after_a_yes() -> None:
     hub = Hub(False)
     with pytest.raises(UntrustedError):
         check(hub, Record(org=True))
@@ -192,7 +192,7 @@ OTHERS = ["Org", "or", "org/other", "other/name", "org/name2", "f" * 40, f"sha25
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-def test_what_is_listed_is_trusted_and_nobody_asked(
+def test_what_is_listed_is_trusted_without_the_hub(
     entry: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub = Hub(UNREACHABLE)
@@ -368,7 +368,7 @@ def test_the_list_is_read_when_it_is_used(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "key", "told"),
+    ("text", "key", "message"),
     [
         ('publisher = ["org"]', "publisher", "'publisher' is unknown; expected commits"),
         ('[publishers]\norg = "yes"', "publishers", "must be a list"),
@@ -385,10 +385,10 @@ def test_the_list_is_read_when_it_is_used(file: Path) -> None:
     ],
 )
 def test_a_malformed_file_is_an_error_that_names_the_key(
-    file: Path, text: str, key: str, told: str
+    file: Path, text: str, key: str, message: str
 ) -> None:
     write(file, text)
-    with pytest.raises(TrustListError, match=told) as caught:
+    with pytest.raises(TrustListError, match=message) as caught:
         check(Hub(True), trust_list=None)
     assert (caught.value.source, caught.value.key) == (str(file), key)
     assert str(file) in str(caught.value)

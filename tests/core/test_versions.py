@@ -87,8 +87,8 @@ def test_a_revision_is_a_branch_or_a_tag(revision: str, pinned: Pinned) -> None:
 
 
 def test_a_commit_is_taken_as_it_is() -> None:
-    asked = commit("anything").upper()
-    assert choose(refs(), revision=asked) == Pinned(asked.lower(), asked.lower())
+    upper = commit("anything").upper()
+    assert choose(refs(), revision=upper) == Pinned(upper.lower(), upper.lower())
 
 
 def test_a_branch_cannot_take_the_place_of_a_commit() -> None:
@@ -98,7 +98,7 @@ def test_a_branch_cannot_take_the_place_of_a_commit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("there", "asked", "told"),
+    ("there", "reference", "message"),
     [
         (OLD, {"version": ">=2"}, "'>=2'.*v0.0.1, v0.0.3, v0.0.10, v0.1.0, v1.0.0rc1"),
         (NEW, {"version": 3}, "no version 3.*1, 2, 10"),
@@ -113,10 +113,10 @@ def test_a_branch_cannot_take_the_place_of_a_commit() -> None:
     ],
 )
 def test_what_is_not_there_is_an_error_that_lists_what_is(
-    there: Refs, asked: dict[str, object], told: str
+    there: Refs, reference: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(VersionNotFoundError, match=f"(?s)org/name has .*{told}") as caught:
-        choose_ref(there, repo_id="org/name", **asked)  # type: ignore[arg-type]
+    with pytest.raises(VersionNotFoundError, match=f"(?s)org/name has .*{message}") as caught:
+        choose_ref(there, repo_id="org/name", **reference)  # type: ignore[arg-type]
     assert isinstance(caught.value, LoadError)
     assert caught.value.repository == "org/name"
     assert set(caught.value.available) <= {*there.branches, *there.tags}
@@ -149,11 +149,11 @@ def test_a_malformed_version_is_refused(version: int | str) -> None:
 
 
 @pytest.mark.parametrize("bad", ["", "main", "../../etc", "a" * 39, "a" * 41, "g" * 40])
-@pytest.mark.parametrize("asked", [{}, {"version": 1}, {"version": ">=0"}])
-def test_a_commit_that_is_none_is_never_handed_on(bad: str, asked: dict[str, object]) -> None:
+@pytest.mark.parametrize("reference", [{}, {"version": 1}, {"version": ">=0"}])
+def test_a_commit_that_is_none_is_never_handed_on(bad: str, reference: dict[str, object]) -> None:
     hostile = Refs({"main": bad, "v1": bad}, {"v0.1": bad})
     with pytest.raises(VersionNotFoundError, match="not a commit"):
-        choose_ref(hostile, repo_id="org/name", **asked)  # type: ignore[arg-type]
+        choose_ref(hostile, repo_id="org/name", **reference)  # type: ignore[arg-type]
 
 
 def test_names_with_absurd_numbers_are_no_versions() -> None:
@@ -162,7 +162,7 @@ def test_names_with_absurd_numbers_are_no_versions() -> None:
     assert newer_versions(there, choose(there, version=1)) == []
 
 
-def test_two_tags_of_one_version_are_told_apart_in_the_same_way_always() -> None:
+def test_of_two_tags_of_one_version_the_same_is_always_chosen() -> None:
     names = ["v1", "v1.00", "v1.0.0"]
     chosen = set()
     for seed in range(20):
@@ -233,9 +233,9 @@ def test_newer_majors_are_those_above_in_descending_order(
     majors: set[int], data: st.DataObject
 ) -> None:
     there = refs(branches="main " + " ".join(f"v{major}" for major in majors))
-    asked = data.draw(st.sampled_from(sorted(majors)))
-    newer = newer_versions(there, choose(there, version=asked))
-    assert newer == [f"v{major}" for major in sorted(majors, reverse=True) if major > asked]
+    chosen = data.draw(st.sampled_from(sorted(majors)))
+    newer = newer_versions(there, choose(there, version=chosen))
+    assert newer == [f"v{major}" for major in sorted(majors, reverse=True) if major > chosen]
 
 
 @given(tags=tag_lists)

@@ -20,7 +20,7 @@ from hub_server import Forks, Hub, client_environment, forget, settings
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """An empty Hub that this process, and those that it starts, take for the real one.
+    """An empty Hub that this process, and those that it starts, use as the real one.
 
     Nothing was ever loaded from it: the caches are empty, on disk and in memory. Settings of the
     client are environment variables; for this process, call `reread_environment` after a change.
@@ -38,7 +38,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def reread_environment(hub: Hub) -> Callable[[], None]:
-    """Makes this process load as one would that is started now."""
+    """Make this process load as a new one would."""
     return _reread
 
 
@@ -52,7 +52,7 @@ def _reread() -> None:
 
 @pytest.fixture
 def fresh_python(hub: Hub) -> Callable[..., Any]:
-    """Runs a program in a new process that loads from the Hub.
+    """Run a program in a new process that loads from the Hub.
 
     Takes the program and changes of the environment, and returns what it printed last, as JSON.
     """
@@ -73,7 +73,7 @@ def fresh_python(hub: Hub) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def forks() -> Iterator[Forks]:
-    """Processes that start at once; each knows no more than a new one."""
+    """Processes that start at once, each as if it were new."""
     made = Forks()
     yield made
     made.close()

@@ -1,8 +1,8 @@
 """Processes that are killed while they download, round after round: `nox -s soak`.
 
 In every round 8 processes load the same kernel at once, and some of them get SIGKILL at random
-moments. Afterwards the cache must hold nothing that is not what it says, whoever was spared must
-have the kernel, and the next process gets it without fetching anything that was complete.
+moments. Afterwards every complete file in the cache must be right, the surviving processes must
+have the kernel, and the next process gets it without downloading a complete file again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ assert module.answer == 42
 
 
 def publish(hub: Hub, rng: random.Random) -> dict[str, int]:
-    """Put a kernel on the Hub that takes a while to download; returns the sizes of its files."""
+    """Publish a kernel that takes a while to download, and return the sizes of its files."""
     sizes = [20_000, 200_000, 1_000_000]
     more = {f"part{number}.bin": rng.randbytes(size) for number, size in enumerate(sizes)}
     files = kernel_files(also=more, digest=True)
@@ -48,7 +48,7 @@ def publish(hub: Hub, rng: random.Random) -> dict[str, int]:
 
 
 def complete_blobs(home: Path) -> set[str]:
-    """The names of the files that the cache shows as complete; each must be what it says."""
+    """The names of the complete files in the cache; each must be the hash of its content."""
     names = set()
     for path in home.rglob("blobs/*"):
         if path.suffix == ".incomplete":
@@ -63,7 +63,7 @@ def complete_blobs(home: Path) -> set[str]:
 
 
 def downloads(hub: Hub, requests: list[Request]) -> Counter[str]:
-    """How often the content of each file was asked for, by the name of its blob."""
+    """How often the content of each file was requested, by the name of its blob."""
     (commit,) = hub.repository(REPOSITORY).commits.values()
     count: Counter[str] = Counter()
     for request in requests:
@@ -96,7 +96,7 @@ def one_round(forks: Forks, rng: random.Random) -> dict[str, Any]:
         assert not complete & set(again), "what was complete was downloaded again"
         assert len(complete_blobs(home)) == len(sizes)
 
-        # After that, only what may have changed is asked for.
+        # After that, only what may have changed is requested.
         assert load(forks, environment, None) == sizes
         assert {request.kind for request in hub.forget()} <= {"organization", "refs"}
         stage = "empty" if not complete else "partial" if len(complete) < len(sizes) else "whole"
@@ -105,7 +105,7 @@ def one_round(forks: Forks, rng: random.Random) -> dict[str, Any]:
 
 def kill_moments(rng: random.Random) -> list[float | None]:
     """For each process, after how many seconds it is killed; None for never."""
-    # Often all of them: otherwise somebody is there to finish what the others began.
+    # Often all of them: otherwise a process is left to finish what the others began.
     doomed = rng.choice([rng.randint(1, PROCESSES), PROCESSES])
     # A load takes a second, and does most of what it does in the first tenth of that.
     longest = 10 ** rng.uniform(-1.5, 0)

@@ -1,4 +1,4 @@
-"""What lies on disk: shared with the Hub client, verified once, downloaded once, repaired."""
+"""The cache on disk: shared with the Hub client, verified once, downloaded once, repaired."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def commit(hub: Hub) -> str:
 
 @pytest.fixture
 def build(hub: Hub, commit: str) -> Path:
-    """The directory of an installed build; what was asked for it is forgotten."""
+    """The directory of an installed build; the requests for it are forgotten."""
     path = install_kernel(REPOSITORY)
     forget()
     hub.forget()
@@ -50,7 +50,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def fetched(hub: Hub) -> list[str]:
-    """The files that were asked for; where a large one lies in truth is left out."""
+    """The files that were requested, without the redirected requests for large ones."""
     return [r.path.partition("/build/")[2] for r in hub.requests if "/build/" in r.path]
 
 
@@ -258,7 +258,7 @@ def test_threads_that_load_the_same_kernel_fetch_it_once(hub: Hub, commit: str) 
     assert len(hub.requests) == len({request.line for request in hub.requests})
 
 
-def test_a_failure_is_told_to_all_who_wait_and_is_not_kept(hub: Hub, commit: str) -> None:
+def test_a_failure_is_raised_in_all_waiting_threads_and_is_not_kept(hub: Hub, commit: str) -> None:
     hub.fault("500", "tree", times=4)
 
     def load(_: int) -> str:

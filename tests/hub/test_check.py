@@ -1,4 +1,4 @@
-"""`check` of repositories on the Hub: downloaded to be looked at, never trusted, never imported."""
+"""`check` of repositories on the Hub: downloaded to be read, never trusted, never imported."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def test_a_repository_is_checked_and_nothing_of_it_stays(
     assert not any("README" in request.path for request in hub.requests)
     assert list(scratch.iterdir()) == []
     assert not (tmp_path / "imported").exists()
-    # What a program loads later is not what nobody vouched for.
+    # A program that loads it later does not get what nobody trusted.
     assert not list(tmp_path.glob("hf-home/hub/kernels--*"))
 
 
-def test_nobody_needs_to_vouch_for_the_publisher(hub: Hub) -> None:
+def test_the_publisher_need_not_be_trusted(hub: Hub) -> None:
     hub.add("org/activation", kernel_files(digest=True), branch="v1", publisher_trusted=False)
     assert check("org/activation", select=FAMILIES).clean
     assert "organization" not in {request.kind for request in hub.requests}
@@ -136,14 +136,14 @@ def test_a_kernel_that_needs_itself(hub: Hub) -> None:
     ]
 
 
-def test_only_the_builds_that_are_asked_for_are_downloaded(hub: Hub) -> None:
+def test_only_the_builds_that_are_requested_are_downloaded(hub: Hub) -> None:
     files = kernel_files(digest=True) | kernel_files(variant=CUDA, digest=True)
     hub.add("org/activation", files | {"build/README.md": b""})
     report = check("org/activation", variants=["*-cpu"], select=["layout", "metadata"])
     assert report.variants == ("torch-cpu",)
     assert found(report) == [("layout-stray-file", "build/README.md")]
     assert not [r.path for r in hub.requests if r.kind == "download" and CUDA in r.path]
-    # The others are there all the same.
+    # The others are downloaded all the same.
     report = check("org/activation", variants=[CUDA], select=["completeness"])
     assert "lacks 5 of the 6 builds" in report.findings[0].problem.message
     with pytest.raises(CheckError, match="No variant"):
@@ -238,7 +238,7 @@ def test_a_hub_that_is_away_or_off(
         check("org/activation")
 
 
-def test_a_file_that_arrives_garbled_is_asked_for_again(hub: Hub, scratch: Path) -> None:
+def test_a_file_that_arrives_garbled_is_requested_again(hub: Hub, scratch: Path) -> None:
     hub.add("org/activation", kernel_files(digest=True))
     hub.fault("corrupt", lambda request: request.path.endswith("layers.py"))
     assert check("org/activation", select=FAMILIES).clean
@@ -261,9 +261,9 @@ def test_the_command_tells_what_it_found_and_what_it_could_not(hub: Hub) -> None
     assert os.linesep + "Traceback" not in result.stderr
 
 
-def test_progress_is_told_of_downloads(hub: Hub) -> None:
+def test_progress_is_called_with_downloads(hub: Hub) -> None:
     hub.add("org/activation", kernel_files(digest=True))
-    told: list[tuple[str, int, int]] = []
-    check("org/activation", select=FAMILIES, progress=lambda *what: told.append(what))
-    downloads = [(done, count) for what, done, count in told if what.startswith("download of")]
+    calls: list[tuple[str, int, int]] = []
+    check("org/activation", select=FAMILIES, progress=lambda *what: calls.append(what))
+    downloads = [(done, count) for what, done, count in calls if what.startswith("download of")]
     assert sorted(downloads) == [(1, 3), (2, 3), (3, 3)]

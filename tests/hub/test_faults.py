@@ -27,7 +27,7 @@ REPOSITORY = "org/activation"
 PATIENCE = 1
 BOUND = 30
 
-# Loads the kernel and says what came of it. What is not one of our errors fails the case.
+# Loads the kernel and returns the outcome. An error that is not ours fails the case.
 LOAD = f"""
 import time
 from pathlib import Path
@@ -64,7 +64,7 @@ PASSING = tuple(fault for fault in FAULTS if fault != "corrupt")
 
 @attrs.frozen
 class Case:
-    """A fault at one request of a load, and what came of it."""
+    """A fault at one request of a load, and its outcome."""
 
     fault: str
     stays: bool
@@ -85,7 +85,7 @@ def publish(hub: Hub, repo_type: str = "kernel") -> None:
 
 
 def is_loaded(outcome: dict[str, Any]) -> bool:
-    """Whether the kernel came whole and as it was published."""
+    """Whether the kernel is complete and as it was published."""
     return outcome.get("answer") == 42 and outcome["files"] == PUBLISHED
 
 
@@ -130,7 +130,7 @@ def search(forks: Forks) -> list[Request]:
 
 
 def strike(forks: Forks, fault: str, stays: bool, repo_type: str, request: Request) -> Case:
-    """Load while a fault is there; when that fails, once more from a Hub in good health."""
+    """Load while a fault is active; when that fails, once more from a Hub without faults."""
     with Hub() as hub, tempfile.TemporaryDirectory() as home:
         publish(hub, repo_type)
         struck = hub.fault(
@@ -210,14 +210,14 @@ def test_whatever_happens_ends_in_a_verified_kernel_or_one_of_our_errors(
 
 
 def is_harmless(case: Case) -> bool:
-    """Whether all that was relied on came complete and was what had been asked for."""
+    """Whether every answer that was used was complete and for the right commit."""
     if case.fault == "latency":
         return True
     if case.fault == "wrong-commit":
         return case.request.kind in NO_COMMIT or "/large-files/" in case.request.path
     if case.fault == "corrupt":
         return case.request.kind != "file" or case.request.status > 300
-    # That there is no such repository stands in the head of the answer.
+    # That there is no such repository is said in the head of the answer.
     return case.fault in ("truncate", "stall-body") and case.request.status == 401
 
 
@@ -240,7 +240,7 @@ def names_of(case: Case) -> list[str]:
         return [path]
     if case.request.kind == "file":
         # A redirect is part of the request that was redirected. Which of those was to large-file
-        # storage cannot be told from the path, and there is one such file.
+        # storage does not show in the path, and there is one such file.
         name = path.rpartition("/build/")[2]
         return [f"build/{name}" if "/build/" in path else "build/torch-cpu/weights.bin"]
     return [path]
@@ -269,7 +269,7 @@ def test_what_the_server_asks_to_wait_is_waited(matrix: list[Case]) -> None:
 def test_counts(
     matrix: list[Case], cold_load: list[Request], search: list[Request], capsys: Any
 ) -> None:
-    """Says what the matrix held: how many cases, and what came of them."""
+    """Prints the number of cases and their outcomes."""
     came = Counter(
         (
             "stays" if case.stays else "passes",
@@ -292,7 +292,7 @@ def test_counts(
 
 
 @pytest.mark.parametrize("retry_after", ["3600", "Wed, 21 Oct 2065 07:28:00 GMT"])
-def test_a_server_that_wants_too_much_patience_is_an_error_at_once(
+def test_a_server_that_asks_for_a_long_pause_is_an_error_at_once(
     forks: Forks, tmp_path: Path, retry_after: str
 ) -> None:
     with Hub() as hub:

@@ -1,4 +1,4 @@
-"""Repositories and servers that mean harm: refused or bounded, and their code never runs.
+"""Malicious repositories and servers: refused or bounded, and their code never runs.
 
 Every kernel here would leave a mark when it was imported. Outside the cache nothing may change.
 """
@@ -17,7 +17,7 @@ from hub_server import Forks, Hub, client_environment, kernel_files
 
 REPOSITORY = "org/activation"
 
-# Loads the kernel and says what came of it. What is not one of our errors fails the test.
+# Loads the kernel and returns the outcome. An error that is not ours fails the test.
 LOAD = f"""
 import importlib, resource, time
 from pathlib import Path
@@ -33,7 +33,7 @@ try:
             found = importlib.import_module(f"{{module.__name__}}.{{name}}")
         except ModuleNotFoundError:
             continue
-        # Of a folder that was left behind empty, Python makes a package without any code.
+        # Python makes a package without any code of a folder that is empty.
         assert getattr(found, "__file__", None) is None, f"{{name}} can be imported"
 except KernelsError as error:
     kinds = [kind.__name__ for kind in type(error).__mro__]
@@ -495,8 +495,8 @@ def test_a_listing_that_goes_on_elsewhere_does_not_take_the_token_there(victim: 
         victim.hub.repository(REPOSITORY).next_page = f"{other.endpoint}/api/kernels/x/y/tree/v1"
         victim.refused("HubAnswerError", HF_TOKEN="hf_secret")
         assert not [request for request in other.requests if "authorization" in request.headers]
-    asked = [request for request in victim.hub.requests if request.kind == "tree"]
-    assert asked[0].headers["authorization"] == "Bearer hf_secret"
+    listings = [request for request in victim.hub.requests if request.kind == "tree"]
+    assert listings[0].headers["authorization"] == "Bearer hf_secret"
 
 
 def test_large_files_on_another_host_are_fetched_without_the_token(victim: Victim) -> None:

@@ -1,4 +1,4 @@
-"""The loopback Hub is one to the real client and to the peer."""
+"""The loopback Hub works for the real client and for Hugging Face `kernels`."""
 
 from __future__ import annotations
 
@@ -94,9 +94,9 @@ def test_a_snapshot(hub: Hub, redirects: bool, tmp_path) -> None:
 
 def test_organizations(hub: Hub) -> None:
     hub.add("org/activation", FILES)
-    hub.add("stranger/activation", FILES, publisher_trusted=False)
+    hub.add("unknown/activation", FILES, publisher_trusted=False)
     assert api(hub).get_organization_overview("org").trustedKernelPublisher is True
-    assert api(hub).get_organization_overview("stranger").trustedKernelPublisher is False
+    assert api(hub).get_organization_overview("unknown").trustedKernelPublisher is False
     with pytest.raises(HfHubHTTPError) as caught:
         api(hub).get_organization_overview("nobody")
     assert caught.value.response.status_code == 404
@@ -153,7 +153,7 @@ PATHS = {
 
 
 def seen(hub: Hub, kind: str, timeout: float = 10) -> object:
-    """How a request of a kind looks to its sender."""
+    """What a sender of a kind of request sees."""
     try:
         response, body = ask(hub, PATHS[kind], "HEAD" if kind == "head" else "GET", timeout)
     except Exception as error:
@@ -232,7 +232,7 @@ def test_latency_is_added_to_every_answer(hub: Hub) -> None:
     assert round_trips(hub.requests, hub.latency) >= 2
 
 
-PEER = """
+HF_KERNELS = """
 import json
 from kernels import get_kernel
 module = get_kernel({repo_id!r}, {arguments})
@@ -241,12 +241,12 @@ print(json.dumps([module.answer, module.__file__]))
 
 
 @pytest.mark.parametrize("arguments", ["version=1", "revision='main'"])
-def test_the_peer_loads_a_kernel(hub: Hub, fresh_python, arguments: str) -> None:
-    pytest.importorskip("kernels", reason="needs the peer: pip install kernels")
+def test_hugging_face_kernels_loads_a_kernel(hub: Hub, fresh_python, arguments: str) -> None:
+    pytest.importorskip("kernels", reason="needs Hugging Face kernels: pip install kernels")
     commit = hub.add("org/activation", FILES, branch="v1")
     hub.add("org/activation", FILES)
-    program = PEER.format(repo_id="org/activation", arguments=arguments)
-    # Without telemetry the peer sends a malformed header, which the client refuses.
+    program = HF_KERNELS.format(repo_id="org/activation", arguments=arguments)
+    # Without telemetry it sends a malformed header, which the client refuses.
     answer, file = fresh_python(program, HF_HUB_DISABLE_TELEMETRY="0")
     assert answer == 42
     assert commit in file

@@ -1,4 +1,4 @@
-"""`get_kernel` and its family: which commit, which build, trust, and what is asked on the way."""
+"""`get_kernel` and its family: which commit, which build, trust, and which requests are sent."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def says(text: str, **also: Any) -> dict[str, bytes]:
     return kernel_files(source=f"answer = {text!r}", **also)
 
 
-def files_asked_for(hub: Hub) -> list[str]:
+def files_requested(hub: Hub) -> list[str]:
     return [request.path for request in hub.requests if request.kind == "file"]
 
 
@@ -113,7 +113,7 @@ def test_an_error_says_that_a_newer_version_has_a_build(hub: Hub) -> None:
         ({"trust_remote_code": REPOSITORY}, TypeError, "trust_remote_code"),
     ],
 )
-def test_wrong_arguments_are_named_and_nothing_is_asked(
+def test_wrong_arguments_are_named_and_nothing_is_requested(
     hub: Hub, arguments: dict[str, Any], error: type[Exception], says: str
 ) -> None:
     for function in (get_kernel, has_kernel, install_kernel):
@@ -154,8 +154,8 @@ def test_a_repository_without_builds(hub: Hub) -> None:
 def test_only_the_files_of_the_chosen_build_are_fetched(hub: Hub) -> None:
     hub.add(REPOSITORY, says("best") | kernel_files(variant="torch-universal"))
     assert get_kernel(REPOSITORY).answer == "best"
-    assert all("/torch-cpu/" in path for path in files_asked_for(hub))
-    assert len(files_asked_for(hub)) == 2
+    assert all("/torch-cpu/" in path for path in files_requested(hub))
+    assert len(files_requested(hub)) == 2
 
 
 def test_a_build_for_other_devices_gives_way(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,7 @@ def test_a_build_for_other_devices_gives_way(hub: Hub, monkeypatch: pytest.Monke
     decisions = {decision.name: decision for decision in get_kernel_variants(REPOSITORY)}
     assert decisions["torch-cpu"].reason == "this device has wooden beads"
     assert decisions["torch-universal"].accepted
-    assert [path for path in files_asked_for(hub) if path.endswith(".py")] == []
+    assert [path for path in files_requested(hub) if path.endswith(".py")] == []
     assert get_kernel(REPOSITORY).answer == "for all"
 
 
@@ -179,7 +179,7 @@ def test_looking_at_a_repository_fetches_no_code(hub: Hub) -> None:
     hub.add(REPOSITORY, says("unused"), publisher_trusted=False)
     assert has_kernel(REPOSITORY)
     assert [decision.name for decision in get_kernel_variants(REPOSITORY)] == ["torch-cpu"]
-    assert {Path(path).name for path in files_asked_for(hub)} == {"metadata.json"}
+    assert {Path(path).name for path in files_requested(hub)} == {"metadata.json"}
     assert "organization" not in {request.kind for request in hub.requests}
 
 
@@ -230,11 +230,11 @@ def test_an_untrusted_kernel_is_not_fetched(hub: Hub) -> None:
     hub.add(REPOSITORY, says("evil"), publisher_trusted=False)
     with pytest.raises(errors.UntrustedError, match="trust_remote_code"):
         get_kernel(REPOSITORY)
-    assert files_asked_for(hub) == []
+    assert files_requested(hub) == []
 
 
 @pytest.mark.parametrize("trusted", [True, [REPOSITORY], ["org"], ("other/kernel", REPOSITORY)])
-def test_the_caller_may_vouch(hub: Hub, trusted: Any) -> None:
+def test_the_caller_may_trust_a_kernel(hub: Hub, trusted: Any) -> None:
     hub.add(REPOSITORY, says("fine"), publisher_trusted=False)
     assert get_kernel(REPOSITORY, trust_remote_code=trusted).answer == "fine"
     assert "organization" not in {request.kind for request in hub.requests}
@@ -242,7 +242,7 @@ def test_the_caller_may_vouch(hub: Hub, trusted: Any) -> None:
         get_kernel(REPOSITORY, trust_remote_code=["other/kernel"])
 
 
-def test_the_trust_list_may_vouch(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trust_list_may_allow_a_kernel(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = hub.add(REPOSITORY, says("fine"), publisher_trusted=False)
     monkeypatch.setenv("KERNELS_TRUST", commit)
     assert get_kernel(REPOSITORY).answer == "fine"
@@ -255,10 +255,10 @@ def test_not_being_able_to_ask_is_not_trust(hub: Hub) -> None:
         get_kernel(REPOSITORY)
     assert isinstance(caught.value.__cause__, errors.HubUnreachableError)
     assert "trust_remote_code" not in str(caught.value)
-    assert files_asked_for(hub) == []
+    assert files_requested(hub) == []
 
 
-def test_trust_that_was_withdrawn_counts_where_the_hub_is_asked(hub: Hub) -> None:
+def test_withdrawn_trust_counts_where_a_request_is_sent(hub: Hub) -> None:
     hub.add(REPOSITORY, says("fine"))
     get_kernel(REPOSITORY)
     hub.publishers["org"] = False
@@ -267,7 +267,7 @@ def test_trust_that_was_withdrawn_counts_where_the_hub_is_asked(hub: Hub) -> Non
         get_kernel(REPOSITORY)
 
 
-# What is asked
+# Requests
 
 
 @pytest.mark.parametrize(("redirects", "most"), [(False, 5), (True, 6)])
@@ -278,7 +278,7 @@ def test_a_cold_load_takes_few_round_trips(hub: Hub, redirects: bool, most: int)
     assert longest_chain(hub.requests) <= most - 2, "less than the target, and it should stay so"
 
 
-def test_nothing_is_asked_twice_in_a_process(hub: Hub) -> None:
+def test_nothing_is_requested_twice_in_a_process(hub: Hub) -> None:
     hub.add(REPOSITORY, kernel_files(), tag="v0.0.1")
     first = get_kernel(REPOSITORY)
     assert len(hub.requests) == len({str(request) for request in hub.requests}) == 6

@@ -1,4 +1,4 @@
-"""`kernelize` with layers of the Hub: all that a plan needs is asked for at once."""
+"""`kernelize` with layers of the Hub: all that a plan needs is requested at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""After one load with the Hub in reach, the same program runs without it."""
+"""After one load with access to the Hub, the same program runs without it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def commit(hub: Hub) -> str:
 def go_offline(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, reread_environment: Callable[[], None]
 ) -> GoOffline:
-    """Take the Hub away, and start anew."""
+    """Make the Hub unreachable, and forget what was loaded."""
 
     def go(how: str) -> None:
         forget()
@@ -85,10 +85,10 @@ def test_a_hub_that_is_down_is_not_waited_for_again_and_again(
     get_kernel(REPOSITORY, version=1)
     go_offline("503")
     get_kernel(REPOSITORY, version=1)
-    asked = [request.path for request in hub.requests if request.kind == "refs"]
-    assert len(asked) == 4, "twice for each of the two repositories"
+    paths = [request.path for request in hub.requests if request.kind == "refs"]
+    assert len(paths) == 4, "twice for each of the two repositories"
     get_kernel(REPOSITORY, version=1)
-    assert [r.path for r in hub.requests if r.kind == "refs"] == asked
+    assert [r.path for r in hub.requests if r.kind == "refs"] == paths
 
 
 def test_what_was_never_loaded_is_an_error_that_says_so(

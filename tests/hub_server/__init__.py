@@ -1,4 +1,4 @@
-"""A Hub on the loopback interface: what the real client asks for, from repositories in memory.
+"""A Hub on the loopback interface: what the real client requests, from repositories in memory.
 
 with Hub() as hub:
     hub.add("org/activation", kernel_files("activation"), tag="v0.0.1")

@@ -33,7 +33,7 @@ def error(status: int, code: str, message: str, **headers: str) -> Answer:
 
 
 def no_repository() -> Answer:
-    # The real Hub does not tell strangers whether a repository is private or not there.
+    # The real Hub does not show without a login whether a repository is private or missing.
     return error(401, "RepoNotFound", "Repository not found")
 
 
@@ -52,10 +52,10 @@ def content(file: File, request: Request, headers: Mapping[str, str]) -> Answer:
         "Accept-Ranges": "bytes",
         "ETag": f'"{file.etag}"',
     }
-    asked = re.fullmatch(r"bytes=(\d+)-", request.headers.get("range", ""))
-    if asked is None:
+    ranged = re.fullmatch(r"bytes=(\d+)-", request.headers.get("range", ""))
+    if ranged is None:
         return Answer(200, about, file.content)
-    start, size = int(asked[1]), len(file.content)
+    start, size = int(ranged[1]), len(file.content)
     if start >= size:
         return Answer(416, {"Content-Range": f"bytes */{size}"})
     about["Content-Range"] = f"bytes {start}-{size - 1}/{size}"

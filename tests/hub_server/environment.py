@@ -1,4 +1,4 @@
-"""The environment of a process that takes a loopback Hub for the real one."""
+"""The environment of a process that uses a loopback Hub instead of the real one."""
 
 from __future__ import annotations
 
@@ -6,23 +6,18 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-# What says where the Hub and its caches are, whom to trust and what to override.
+# Variables for the address of the Hub, its caches, trust, and local kernels.
 _PREFIXES = ("HF_", "HUGGING", "KERNELS_", "TRANSFORMERS_OFFLINE", "DISABLE_TELEMETRY")
 _NAMES = ("LOCAL_KERNELS", "DO_NOT_TRACK")
 
 
 def settings(names: Iterable[str]) -> list[str]:
-    """The variables among `names` that the Hub's client or this package would heed."""
+    """The variables among `names` that the Hub's client or this package reads."""
     return [name for name in names if name.startswith(_PREFIXES) or name in _NAMES]
 
 
 def client_environment(endpoint: str, home: Path) -> dict[str, str]:
-    """The variables of a client that has never loaded anything, without telemetry or bars.
-
-    Args:
-        endpoint: the Hub's.
-        home: where the client keeps its cache.
-    """
+    """The variables of a client with an empty cache, without telemetry or bars."""
     return {
         "HF_ENDPOINT": endpoint,
         "HF_HOME": str(home),
@@ -33,7 +28,7 @@ def client_environment(endpoint: str, home: Path) -> dict[str, str]:
 
 
 def forget() -> None:
-    """Make this process know no more of the Hub than a new one; the cache on disk stays."""
+    """Forget all answers of the Hub, as a new process has none; the cache on disk stays."""
     from kernels_core.hub import client, install, repository
 
     client.reset()

@@ -27,23 +27,23 @@ FAULTS = (
 
 
 def flip_a_bit(content: bytes) -> bytes:
-    """The same length and not the same content."""
+    """Other content of the same length."""
     middle = len(content) // 2
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
 @attrs.define(eq=False)
 class Fault:
-    """Something that goes wrong with some requests.
+    """A fault of some requests.
 
     Attributes:
         kind: one of `FAULTS`.
-        match: which requests: the kind of a request, its "METHOD path", or a function.
+        match: the requests: their kind, their "METHOD path", or a function.
         times: how often, or None for always.
-        seconds: how long a stall lasts, or how much later the answer of "latency" comes.
+        seconds: how long a stall lasts, or the delay of "latency".
         retry_after: the `Retry-After` of "429" and "503", or None for no such header.
         change: what "corrupt" makes of a body.
-        hits: how often it struck.
+        hits: how often it happened.
     """
 
     kind: str = attrs.field(validator=attrs.validators.in_(FAULTS))
@@ -55,7 +55,7 @@ class Fault:
     hits: int = 0
 
     def strikes(self, request: Request) -> bool:
-        """Whether it is the turn of this request. Counts it when it is."""
+        """Whether it happens to this request, which is counted then."""
         if self.times is not None and self.hits >= self.times:
             return False
         matches = (
@@ -68,7 +68,7 @@ class Fault:
 
 
 def changed(answer: Answer, fault: Fault) -> Answer:
-    """The answer as the fault lets it be."""
+    """The answer after the fault."""
     if fault.kind in ("500", "503", "429"):
         retry = {} if fault.retry_after is None else {"Retry-After": fault.retry_after}
         return error(int(fault.kind), "", "Something went wrong", **retry)

@@ -1,9 +1,9 @@
-"""A process that has imported everything, and forks one that runs a program for whoever connects.
+"""A process that has imported everything, and forks one that runs a program for each connection.
 
 Usage: fork_server.py SOCKET
 
-A connection sends one line of JSON, `{"program": ..., "environment": ...}`, and gets the id of the
-process that runs it, then what the program left in `result`, or the traceback of its failure.
+A connection sends one line of JSON, `{"program": ..., "environment": ...}`, and receives the id of
+the process that runs it, then what the program left in `result`, or the traceback of its failure.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import Any
 
 
 def prepare() -> None:
-    """Do what every process that loads a kernel does, whatever it loads and from where."""
-    import kernels_core.repository
+    """Do what every process does that loads a kernel, whichever kernel it is."""
     from kernels_core.plugins import registry
 
-    own = pkgutil.iter_modules(kernels_core.repository.__path__, "kernels_core.repository.")
-    names = [module.name for module in own]
-    others = ("kernels_core.loading.download", "huggingface_hub.hf_api", "packaging.requirements")
-    for name in (*names, *others):
+    for name in ("repository", "hub", "locks", "loading"):
+        package = importlib.import_module(f"kernels_core.{name}")
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
+    for name in ("huggingface_hub.hf_api", "packaging.requirements"):
         importlib.import_module(name)
     backend = registry().default_backend()
     backend.detection()
@@ -49,16 +49,16 @@ def run(program: str, environment: dict[str, str]) -> Any:
 
 
 def serve(connection: socket.socket) -> None:
-    """Run what a connection asks for."""
+    """Run the program that a connection sends."""
     with connection, connection.makefile("rw", encoding="utf-8") as stream:
-        asked = json.loads(stream.readline())
+        order = json.loads(stream.readline())
         stream.write(f"{os.getpid()}\n")
         stream.flush()
         try:
-            said = {"result": run(asked["program"], asked["environment"])}
+            outcome = {"result": run(order["program"], order["environment"])}
         except BaseException:
-            said = {"error": traceback.format_exc()}
-        stream.write(f"{json.dumps(said)}\n")
+            outcome = {"error": traceback.format_exc()}
+        stream.write(f"{json.dumps(outcome)}\n")
         stream.flush()
         stream.readline()  # until the connection closes, so that nobody else gets this id
 
@@ -80,7 +80,7 @@ def main() -> None:
             if os.fork() == 0:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 listener.close()
-                # Whoever waits for the end of the server's output need not wait for the forks.
+                # A reader of the server's output need not wait for the forks to end.
                 os.dup2(nothing, sys.stdin.fileno())
                 os.dup2(nothing, sys.stdout.fileno())
                 serve(connection)

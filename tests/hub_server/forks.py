@@ -31,18 +31,14 @@ class Fork:
         self.pid = int(self._stream.readline())
 
     def kill(self) -> None:
-        """End it in the middle of whatever it does (SIGKILL)."""
+        """Kill it, whatever it is doing."""
         os.kill(self.pid, signal.SIGKILL)
 
     def result(self, timeout: float = 60) -> Any:
         """What the program left in `result`; None when it was killed.
 
-        Args:
-            timeout: after so many seconds it is killed.
-
-        Raises:
-            TimeoutError: it was.
-            AssertionError: it raised; the message is the traceback.
+        It is killed after `timeout` seconds, which raises a TimeoutError. The message of an
+        AssertionError is the traceback of what the program raised.
         """
         self._connection.settimeout(timeout)
         try:
@@ -52,9 +48,9 @@ class Fork:
             raise TimeoutError(f"not done after {timeout} s") from None
         finally:
             self._connection.close()
-        said = json.loads(line) if line else {"result": None}
-        assert "error" not in said, said["error"]
-        return said["result"]
+        outcome = json.loads(line) if line else {"result": None}
+        assert "error" not in outcome, outcome["error"]
+        return outcome["result"]
 
 
 class Forks:
@@ -76,17 +72,12 @@ class Forks:
         assert self._server.stdout.readline() == "ready\n", "the fork server failed, see its error"
 
     def start(self, program: str, environment: Mapping[str, str]) -> Fork:
-        """Start a program.
-
-        Args:
-            program: its source. It leaves what it has to say in `result`, as JSON can hold it.
-            environment: variables beside those that have nothing to do with the Hub.
-        """
+        """Start a program, which leaves a JSON value in `result`."""
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(self._address)
         return Fork(connection, program, dict(environment))
 
     def close(self) -> None:
-        """End the process that forks; its forks live on."""
+        """End the process that forks; its forks go on."""
         self._server.communicate(timeout=10)
         self._folder.cleanup()

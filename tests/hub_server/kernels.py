@@ -39,7 +39,7 @@ def kernel_files(
     Args:
         name: the kernel's name.
         variant: the build.
-        source: another `__init__.py`; without a `layers`, no `layers.py` comes with it.
+        source: another `__init__.py`; without `layers` there is no `layers.py` then.
         layers: another `layers.py`.
         digest: whether the metadata has the digest of these files, or another digest.
         also: more files of the build.

@@ -87,14 +87,14 @@ class Commit:
 
 @attrs.define
 class Repository:
-    """A repository: its commits and what points to them.
+    """A repository: its commits, branches and tags.
 
     Attributes:
         repo_id: "org/name".
         repo_type: "kernel" or "model".
         pages_forever: whether listings never end.
-        next_page: where listings go on, instead of here.
-        more_entries: entries that listings have beside those of the files.
+        next_page: the address of the next page of listings, instead of one here.
+        more_entries: entries of listings beside those of the files.
     """
 
     repo_id: str
@@ -126,7 +126,7 @@ class Repository:
         return self.commits.get(oid)
 
     def refs(self) -> dict[str, list[dict[str, str]]]:
-        """Everything that points to a commit."""
+        """Its branches and tags, as the Hub lists them."""
         return {
             "branches": _refs("heads", self.branches),
             "converts": [],

@@ -1,4 +1,4 @@
-"""What was asked, when, and how much of it one after the other."""
+"""The log of requests: what was requested, when, and how much of it one after the other."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Request:
 
     @property
     def line(self) -> str:
-        """The method and the path: what tells one request of a load from the others."""
+        """The method and the path, which identify a request of a load."""
         return f"{self.method} {self.path}"
 
     def __str__(self) -> str:
@@ -54,12 +54,7 @@ def longest_chain(requests: Iterable[Request]) -> int:
 
 
 def round_trips(requests: Iterable[Request], latency: float) -> float:
-    """How many answers' worth of time somebody waited for at least one answer.
-
-    Args:
-        requests: the requests.
-        latency: the seconds that the server took over every answer.
-    """
+    """The time in which at least one answer was awaited, in latencies (seconds per answer)."""
     waited, free_from = 0.0, float("-inf")
     for start, end in sorted(_spans(requests)):
         waited += max(0.0, end - max(start, free_from))

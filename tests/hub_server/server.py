@@ -1,4 +1,4 @@
-"""The Hub: what is on it, what happens to it, and which answer a request gets."""
+"""The Hub: its repositories, its faults, and the answers to requests."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Hub:
     """A Hub that listens on a port of the loopback interface.
 
     Attributes:
-        endpoint: what `HF_ENDPOINT` must say.
-        requests: what was asked, in the order of arrival.
+        endpoint: the value for `HF_ENDPOINT`.
+        requests: the requests, in the order of arrival.
         latency: seconds added to every answer.
         redirects: whether small files are answered with a redirect (307) first, as the real Hub
-            does. Large ones always are (302), to where large files are stored.
+            does. Large ones always are (302), to the storage of large files.
         page_size: how many entries a page of a listing holds.
-        bandwidth: how many bytes of an answer go out per second; 0 for all at once.
-        faults: what goes wrong; see `fault`.
-        publishers: by organization, whether the Hub calls it a trusted publisher of kernels.
+        bandwidth: how many bytes of an answer are sent per second; 0 for all at once.
+        faults: the faults; see `fault`.
+        publishers: by organization, whether it is a trusted publisher of kernels.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Hub:
     ) -> None:
         self.stop()
 
-    # What is on it
+    # Repositories
 
     def add(
         self,
@@ -72,19 +72,9 @@ class Hub:
         publisher_trusted: bool = True,
         lfs: Iterable[str] = (),
     ) -> str:
-        """Commit files to a repository, which comes into being with its first commit.
+        """Commit files to a repository, which is made with its first commit; return the commit.
 
-        Args:
-            repo_id: "org/name".
-            files: all files of the commit, by path.
-            branch: the branch that points to it; None for none.
-            tag: a tag that points to it.
-            repo_type: "kernel", or "model" for older repositories.
-            publisher_trusted: whether the Hub calls the organization a trusted publisher.
-            lfs: patterns of the files that lie in large-file storage.
-
-        Returns:
-            The commit.
+        `lfs` has patterns of the files in large-file storage.
         """
         key = repo_type, repo_id
         with self._lock:
@@ -101,7 +91,7 @@ class Hub:
         """A repository, to change it."""
         return self._repositories[repo_type, repo_id]
 
-    # What happens to it
+    # Faults
 
     def fault(
         self,
@@ -110,22 +100,14 @@ class Hub:
         times: int | None = 1,
         **settings: Any,
     ) -> Fault:
-        """Let something go wrong.
-
-        Args:
-            kind: one of `FAULTS`.
-            match: with which requests: a kind of request such as "refs", a "METHOD path", a
-                function, or "" for all.
-            times: how often; None for always.
-            settings: see `Fault`.
-        """
+        """Add a fault; see `Fault`. It is matched with all requests by default."""
         fault = Fault(kind, match, times, **settings)
         with self._lock:
             self.faults.append(fault)
         return fault
 
     def heal(self) -> None:
-        """Let nothing go wrong any more."""
+        """Remove all faults."""
         with self._lock:
             self.faults.clear()
 
@@ -136,13 +118,13 @@ class Hub:
         return requests
 
     def stop(self) -> None:
-        """Go away: connections break, new ones are refused."""
+        """Close the port: connections break, new ones are refused."""
         if self._server is not None:
             self._server.close()
             self._server = None
 
     def start(self) -> None:
-        """Come back, at the same port."""
+        """Open the port again, with the same number."""
         if self._server is None:
             self._server = Server(self._port, self)
             self._port = self._server.server_address[1]
@@ -152,7 +134,7 @@ class Hub:
         """The address."""
         return f"http://127.0.0.1:{self._port}"
 
-    # What it answers
+    # Answers
 
     def begin(self, method: str, target: str, headers: Mapping[str, str]) -> Request:
         """Note that a request arrived."""
@@ -172,7 +154,7 @@ class Hub:
             return next((fault for fault in self.faults if fault.strikes(request)), None)
 
     def answer(self, request: Request) -> Answer:
-        """What a Hub in good health says."""
+        """The answer without a fault."""
         for _, route, answer in _ROUTES:
             match = route.fullmatch(request.path)
             if match:
@@ -237,7 +219,7 @@ class Hub:
             "X-Linked-Size": str(len(file.content)),
         }
         if file.lfs:
-            # On another host, as the real one: the client then takes what it needs from here.
+            # On another host, as the real one: the client uses the headers of this answer.
             location = f"http://localhost:{self._port}/large-files/{file.sha256}"
             return Answer(302, {**linked, "Location": location})
         if self.redirects:

@@ -1,4 +1,4 @@
-"""The sockets: they take requests to the Hub, and its answers back, whole or not."""
+"""The sockets: they pass requests to the Hub and send its answers, complete or not."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Server(ThreadingHTTPServer):
             _shut_down(connection)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is none of ours; anything else is shown."""
+        """Ignore a client that closed its connection; show any other error."""
         if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
             super().handle_error(request, client_address)
 
