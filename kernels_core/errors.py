@@ -282,7 +282,7 @@ class LockFileError(LoadError, ValueError):
     key: str
 
 
-class LockFileNotFoundError(LoadError, FileNotFoundError):
+class LockFileNotFoundError(LoadError, FileNotFoundError, ValueError):
     """No lock file exists at the given path, or for the calling package.
 
     Attributes:
@@ -292,7 +292,7 @@ class LockFileNotFoundError(LoadError, FileNotFoundError):
     source: str
 
 
-class NotLockedError(LoadError, LookupError):
+class NotLockedError(LoadError, LookupError, ValueError):
     """A lock file does not contain the kernel.
 
     Attributes:
@@ -341,6 +341,10 @@ class InvalidLayerError(LoadError, TypeError):
 
 class LayerNotFoundError(InvalidLayerError, ValueError):
     """A kernel exports no layers, or not this one."""
+
+
+class NotExtensibleError(KernelsError, TypeError, ValueError):
+    """A function that a module declares to use is not extensible."""
 
 
 class SignatureMismatchError(InvalidLayerError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,6 +45,17 @@ class KernelName(str):
 
 
 @attrs.frozen
+class Provenance:
+    """What a build says about the sources that it was built from.
+
+    Attributes:
+        dirty: whether they had changes that no commit holds.
+    """
+
+    dirty: bool
+
+
+@attrs.frozen
 class Metadata:
     """What a build says about itself.
 
@@ -59,6 +71,7 @@ class Metadata:
         source: the repository that it was built from.
         digest: the hashes of its files.
         kernels_minver: the version of Hugging Face `kernels` that it needs at least.
+        provenance: what its sources were, where they had changes that no commit holds, else None.
     """
 
     name: KernelName | None
@@ -72,6 +85,7 @@ class Metadata:
     source: str | None
     digest: core.Digest | None
     kernels_minver: str | None
+    provenance: Provenance | None
 
     @classmethod
     def of(cls, metadata: core.Metadata | None) -> Metadata:
@@ -89,6 +103,7 @@ class Metadata:
             source=own.source,
             digest=own.digest,
             kernels_minver=".".join(map(str, own.kernels_minver)) if own.kernels_minver else None,
+            provenance=Provenance(dirty=True) if own.dirty else None,
         )
 
     @classmethod
@@ -104,8 +119,20 @@ class Metadata:
             raise FileNotFoundError(f"There is no {metadata_path}.")
         return cls.of(found)
 
+    @classmethod
+    def from_bytes(cls, bytes: bytes) -> Metadata:  # noqa: A002  its name there
+        """Read the content of a `metadata.json`.
 
-@attrs.frozen
+        Raises:
+            MetadataError: it is not valid.
+        """
+        return cls.of(core.parse_metadata(bytes))
+
+
+# Documented as dataclasses by Hugging Face `kernels`, so that programs may use their fields.
+
+
+@dataclass(frozen=True)
 class RepoInfo:
     """Where a kernel was loaded from.
 
@@ -118,7 +145,7 @@ class RepoInfo:
     revision: str
 
 
-@attrs.frozen
+@dataclass(frozen=True)
 class LoadedKernel:
     """A kernel that this process has imported.
 
@@ -140,7 +167,7 @@ class LoadedKernel:
         return cls(Metadata.of(build.metadata), kernel.module, info)
 
 
-@attrs.frozen
+@dataclass(frozen=True)
 class Variant:
     """A build of a kernel.
 
@@ -151,14 +178,14 @@ class Variant:
     variant_str: str
 
 
-@attrs.frozen
+@dataclass(frozen=True)
 class VariantAccepted:
     """A build that fits this machine."""
 
     variant: Variant
 
 
-@attrs.frozen
+@dataclass(frozen=True)
 class VariantRejected:
     """A build that does not fit this machine, and why."""
 

@@ -12,6 +12,8 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from kernels_core.errors import NotExtensibleError
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -101,8 +103,8 @@ def use_kernelized_func(*functions: Any) -> Callable[[type[_T]], type[_T]]:
         functions: functions decorated with `use_kernel_forward_from_hub`.
 
     Raises:
-        TypeError: a function is not decorated, or the decorated object is not a subclass of
-            nn.Module.
+        NotExtensibleError: a function is not decorated; a TypeError and a ValueError.
+        TypeError: the decorated object is not a subclass of nn.Module.
 
     Example:
         >>> import torch
@@ -118,7 +120,7 @@ def use_kernelized_func(*functions: Any) -> Callable[[type[_T]], type[_T]]:
     """
     for function in functions:
         if not hasattr(function, "kernel_layer_name") or isinstance(function, type):
-            raise TypeError(
+            raise NotExtensibleError(
                 f"{function!r} is not an extensible function: decorate it with "
                 f"@use_kernel_forward_from_hub(layer_name) first."
             )

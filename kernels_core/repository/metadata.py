@@ -25,6 +25,7 @@ from kernels_core.repository.schema import (
     join,
     list_of,
     optional,
+    read_content,
     read_file,
     read_object,
     read_text,
@@ -128,6 +129,15 @@ def read_metadata(path: Path, *, repository: str | None = None) -> Metadata | No
             path=path,
             key=error.key,
         ) from None
+
+
+def parse_metadata(content: bytes) -> Metadata:
+    """Read the content of a `metadata.json`; raises as `read_metadata` does."""
+    try:
+        return read_content(content, _metadata)
+    except InvalidError as error:
+        path = Path("metadata.json")
+        raise MetadataError(f"{path}: {error}", repository="", path=path, key=error.key) from None
 
 
 # The schema. Each function reads one value and names its key when the value is wrong.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -146,15 +147,25 @@ def test_loaded_kernels_and_variants_have_the_expected_attributes(repository: Pa
 
 def test_metadata_is_read_as_programs_expect(tmp_path: Path) -> None:
     file = tmp_path / "metadata.json"
-    file.write_text(
-        '{"name": "my-act", "version": 2, "license": "MIT", "kernels-minver": "0.15.0"}'
-    )
+    content = {
+        "name": "my-act",
+        "version": 2,
+        "license": "MIT",
+        "kernels-minver": "0.15.0",
+        "provenance": {"kernel": {"dirty": True}},
+    }
+    file.write_text(json.dumps(content))
     metadata = kernels.Metadata.read_from_file(file)
+    assert metadata == kernels.Metadata.from_bytes(file.read_bytes())
+    assert metadata.provenance.dirty
+    assert kernels.Metadata.from_bytes(b"{}").provenance is None
     assert metadata.name == "my-act"
     assert metadata.name.python_name == "my_act"
     assert (metadata.version, metadata.license, metadata.kernels_minver) == (2, "MIT", "0.15.0")
     with pytest.raises(FileNotFoundError):
         kernels.Metadata.read_from_file(tmp_path / "absent.json")
+    with pytest.raises(ValueError, match=r"metadata\.json: key 'version'"):
+        kernels.Metadata.from_bytes(b'{"version": "one"}')
 
 
 ASKS = """

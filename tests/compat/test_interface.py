@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import inspect
 from collections.abc import Callable
@@ -100,6 +101,17 @@ def test_a_signature_is_the_same_or_wider(
     )
 
 
+def attributes(cls: type) -> set[str]:
+    return {name for name in vars(cls) if not name.startswith("_")}
+
+
+def test_values_have_the_same_attributes() -> None:
+    assert attributes(theirs.Metadata) <= attributes(ours.Metadata)
+    for name in ("LoadedKernel", "RepoInfo", "VariantAccepted", "VariantRejected"):
+        fields = [field.name for field in dataclasses.fields(getattr(theirs, name))]
+        assert [field.name for field in dataclasses.fields(getattr(ours, name))] == fields
+
+
 @pytest.mark.parametrize("name", ["Mode", "KernelizeFallback"])
 def test_flags_have_the_same_members(name: str) -> None:
     members = {name for name in getattr(theirs, name).__members__ if not name.startswith("_")}
@@ -122,6 +134,11 @@ def test_flags_have_the_same_members(name: str) -> None:
         (errors.LayerNotFoundError, ValueError),
         (errors.LayerNotFoundError, TypeError),
         (errors.InvalidLayerError, TypeError),
+        (errors.NotExtensibleError, ValueError),
+        (errors.NotExtensibleError, TypeError),
+        (errors.NotLockedError, ValueError),
+        (errors.LockFileNotFoundError, FileNotFoundError),
+        (errors.LockFileNotFoundError, ValueError),
     ],
 )
 def test_exceptions_are_what_callers_catch(

@@ -176,7 +176,7 @@ def test_functions_are_attached_but_no_submodules():
 
 
 def test_only_extensible_functions_can_be_attached():
-    with pytest.raises(TypeError, match="not an extensible function"):
+    with pytest.raises(kernels_core.errors.NotExtensibleError, match="not an extensible function"):
         use_kernelized_func(len)
     with pytest.raises(TypeError, match=r"subclass of torch\.nn\.Module"):
         use_kernelized_func(double)(int)
