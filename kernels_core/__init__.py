@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     )
     from kernels_core.layers.extensible import use_kernelized_func as use_kernelized_func
     from kernels_core.layers.fallback import KernelizeFallback as KernelizeFallback
+    from kernels_core.layers.kernel_of import LayerKernel as LayerKernel
+    from kernels_core.layers.kernel_of import kernel_of as kernel_of
     from kernels_core.layers.mapping import bundled_mapping as bundled_mapping
     from kernels_core.layers.mapping import register_kernel_mapping as register_kernel_mapping
     from kernels_core.layers.mapping import use_kernel_mapping as use_kernel_mapping
@@ -90,6 +92,7 @@ _MODULES = {
         "use_kernelized_func",
     ),
     "layers.fallback": ("KernelizeFallback",),
+    "layers.kernel_of": ("LayerKernel", "kernel_of"),
     "layers.mapping": ("bundled_mapping", "register_kernel_mapping", "use_kernel_mapping"),
     "layers.report": ("KernelizeReport", "report"),
     "layers.repositories": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -43,6 +44,8 @@ class LoadedLayer:
 
 _loaded: dict[_Key, LoadedLayer] = {}
 _loaded_lock = threading.Lock()
+# By layer, the build that it was loaded from.
+_builds: weakref.WeakKeyDictionary[type[nn.Module], Build] = weakref.WeakKeyDictionary()
 
 
 def resolve_ahead(candidates: Iterable[tuple[Any, Target]]) -> Resolve:
@@ -121,4 +124,11 @@ def _load(repository: Any, target: Target, resolve: Resolve) -> LoadedLayer:
             f"{name} could not be loaded: {type(error).__name__}: {error}", repository=name
         ) from error
     check_layer(layer, repository=name, name=getattr(layer, "__name__", repr(layer)))
+    if build is not None:
+        _builds[layer] = build
     return LoadedLayer(layer, build)
+
+
+def build_of_layer(layer: type[nn.Module]) -> Build | None:
+    """The build that a layer was loaded from; None for one that a user's own repository made."""
+    return _builds.get(layer)

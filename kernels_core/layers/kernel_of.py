@@ -1,0 +1,64 @@
+"""Whether a module runs a kernel, and which."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from kernels_core.layers.classes import swapped_layer
+from kernels_core.layers.load import build_of_layer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@attrs.frozen
+class LayerKernel:
+    """The kernel whose forward a module runs.
+
+    Attributes:
+        layer: name of the layer in the kernel.
+        repository: where the kernel comes from, a path or "org/name"; None for a layer of a
+            repository that is none of this package's.
+        variant: name of the build, or None.
+        commit: commit of the repository, or None where it has none.
+    """
+
+    layer: str
+    repository: str | None = None
+    variant: str | None = None
+    commit: str | None = None
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.layer} from {self.repository}" if self.repository else self.layer,
+            f"variant {self.variant}" if self.variant else "",
+            f"commit {self.commit}" if self.commit else "",
+        ]
+        return ", ".join(filter(None, parts))
+
+
+def kernel_of(module: nn.Module) -> LayerKernel | None:
+    """The kernel whose forward a module runs, or None where it runs its own.
+
+    Looking for `"forward" in module.__dict__` does not tell: `kernelize` gives a module another
+    class and stores nothing on it.
+
+    Args:
+        module: a module, for example one that `model.named_modules()` gives, or an extensible
+            function. Only itself counts, not the modules in it.
+
+    Example:
+        >>> from torch import nn
+        >>> from kernels_core import kernel_of
+        >>> print(kernel_of(nn.Linear(2, 2)))
+        None
+    """
+    layer = swapped_layer(type(module))
+    if layer is None:
+        return None
+    build = build_of_layer(layer)
+    if build is None:
+        return LayerKernel(layer.__name__)
+    return LayerKernel(layer.__name__, build.repository, build.variant, build.commit)
