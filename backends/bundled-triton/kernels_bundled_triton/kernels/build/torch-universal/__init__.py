@@ -1,4 +1,4 @@
-"""Layers of language models, written in Triton for any GPU that it serves."""
+"""Layers of language models, written in Triton for all GPUs that it supports."""
 
 from . import layers
 from .activations import gated, packed_gated

@@ -12,12 +12,12 @@ PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 class Launch(NamedTuple):
-    """A launch that took place.
+    """A launch that was recorded.
 
     Attributes:
         compiled: the kernel, compiled for these arguments.
-        grid: how many programs.
-        tensors: its tensors; None for one that it does without.
+        grid: the number of programs.
+        tensors: its tensors; None for an optional one that is missing.
         rest: its scalars and constants.
     """
 
@@ -32,7 +32,7 @@ _recording = threading.local()
 
 @contextmanager
 def recorded_launches() -> "Iterator[List[Launch]]":
-    """The launches of this thread within."""
+    """Record the launches of this thread."""
     launches: List[Launch] = []
     _recording.launches = launches
     try:
@@ -49,22 +49,10 @@ def launch(
     constants: "tuple[object, ...]",
     num_warps: int,
 ) -> None:
-    """Launch a kernel whose parameters are tensors, then scalars, then constants.
-
-    Args:
-        kernel: the kernel.
-        grid: how many programs.
-        tensors: the tensors; the first is not None.
-        scalars: integers and floats.
-        constants: what the kernel is compiled for.
-        num_warps: how many warps a program has.
-
-    Raises:
-        ValueError: the tensors are on different devices.
-    """
+    """Launch a kernel with its tensors, of which the first is not None, scalars and constants."""
     rest = (*scalars, *constants)
     first: Any = tensors[0]
-    compiles = isinstance(kernel, JITFunction)  # and is not interpreted
+    compiles = isinstance(kernel, JITFunction)  # otherwise it is interpreted
     if type(first) not in PLAIN:
         if compiles:  # Triton's interpreter cannot be traced
             wrap_triton(kernel)[(grid,)](*tensors, *rest, num_warps=num_warps)
@@ -72,7 +60,7 @@ def launch(
     places = [tensor.device for tensor in tensors if tensor is not None]
     if any(place != first.device for place in places):
         names = ", ".join(map(str, places))
-        raise ValueError(f"All tensors of a kernel must be on one device, but are on {names}.")
+        raise ValueError(f"All tensors of a kernel must be on one device, but they are on {names}.")
     if compiles and first.device.index != torch.accelerator.current_device_index():
         with torch.get_device_module(first.device).device(first.device):
             launch(kernel, grid, tensors, scalars, constants, num_warps)

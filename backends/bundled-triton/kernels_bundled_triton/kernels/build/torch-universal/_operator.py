@@ -1,10 +1,10 @@
-"""An operator, and the shortest way to run it.
+"""An operator, and the fastest way to run it.
 
-Where somebody watches (a compiler, a tracer, a transform such as vmap, a dispatch mode, a subclass
-of Tensor), an operator goes through torch's dispatcher, which knows its schema, its gradient and
-what is in it. Where nobody does, that would only cost time: its body is called, under autograd
-through a `torch.autograd.Function`; and what the body did once for such arguments is only done
-again.
+If a call can be intercepted (by a compiler, a tracer, a transform such as vmap, a dispatch mode or
+a subclass of Tensor), the operator goes through torch's dispatcher, with its schema and gradient.
+Otherwise the dispatcher would only cost time: the body is called directly, or through a
+`torch.autograd.Function` if a gradient is recorded. What the body did for such arguments is kept,
+and replayed from then on.
 """
 
 from typing import Any, Callable, Dict, List, Optional, Tuple
@@ -22,7 +22,7 @@ from ._launch import PLAIN, recorded_launches
 from ._namespace import NAMESPACE
 from ._replay import Replay, replay_of
 
-# A text of many lengths meets many shapes; those that are long gone need not be remembered.
+# Texts of many lengths have many shapes; old ones need not be kept.
 _MOST_REPLAYS = 1024
 
 
@@ -30,9 +30,9 @@ class Operator:
     """An operator of this build.
 
     Args:
-        body: what it does; its annotations are its schema. It looks at the values of no tensor.
-        setup: what it keeps for its gradient, as `torch.library.register_autograd` takes it.
-        backward: its gradient; None when it has none.
+        body: computes it; its annotations are the schema. It must not depend on values of tensors.
+        setup: saves what the gradient needs, as `torch.library.register_autograd` calls it.
+        backward: its gradient; None if it has none.
     """
 
     def __init__(
@@ -49,26 +49,24 @@ class Operator:
         self.recorded: Any = None
         if backward is not None:
             self.registered.register_autograd(backward, setup_context=setup)
-            # Within, no gradient is recorded, so that calling this operator runs it.
+            # In `forward` no gradient is recorded, so that calling this operator runs it.
             members = {"forward": self, "setup_context": setup, "backward": backward}
             statics = {name: staticmethod(function) for name, function in members.items()}
             self.recorded = type(name, (torch.autograd.Function,), statics)
 
     def __call__(self, *args: Any) -> Any:
-        """Run it, in the shortest way."""
+        """Run it in the fastest way."""
         result = self.again(*args)
         return self.run(*args) if result is None else result
 
     def again(self, *args: Any) -> Any:
-        """Do again what it did for arguments that differ from these in nothing but their values.
+        """Replay what it did for arguments that differ from these only in values of tensors.
 
-        Asking this first saves a caller from checking arguments that were checked before.
-
-        Returns:
-            What the operator gives back; None where it was not run for such arguments yet, where
-            somebody watches, and where a gradient is to be recorded.
+        A caller that tries this first need not check arguments that have been checked before.
+        Returns None if there is nothing to replay, the call can be intercepted or a gradient is
+        recorded.
         """
-        if _is_watched():
+        if _is_intercepted():
             return None
         latest = self.latest
         if latest is not None and latest.is_for(args):
@@ -81,13 +79,13 @@ class Operator:
         return replay(args)
 
     def run(self, *args: Any) -> Any:
-        """Run it, whoever watches."""
-        if _is_watched() or not all(
+        """Run it, through the dispatcher if the call is intercepted."""
+        if _is_intercepted() or not all(
             type(arg) in PLAIN for arg in args if isinstance(arg, torch.Tensor)
         ):
             return self.registered(*args)
         key = _key(args)
-        if key is None:  # a gradient is to be recorded
+        if key is None:  # a gradient is recorded
             operator = self.registered if self.recorded is None else self.recorded.apply
             return operator(*args)
         if key in self.replays:
@@ -96,14 +94,14 @@ class Operator:
             result = self.body(*args)
         tensors = [id(arg) for arg in args if isinstance(arg, torch.Tensor)]
         if len(set(tensors)) < len(tensors):
-            return result  # one tensor for two arguments: next time they may be two
+            return result  # one tensor for two arguments: next time they may differ
         if len(self.replays) >= _MOST_REPLAYS:
             self.replays.clear()
         self.replays[key] = replay_of(args, result, launches)
         return result
 
 
-def _is_watched() -> bool:
+def _is_intercepted() -> bool:
     return bool(
         is_compiling()
         or _len_torch_dispatch_stack()
@@ -113,8 +111,8 @@ def _is_watched() -> bool:
 
 
 def _key(args: "tuple[Any, ...]") -> "Optional[Tuple[Any, ...]]":
-    # All of the arguments but the values of tensors. None where a gradient is to be recorded, and
-    # for subclasses of tensors.
+    # Everything about the arguments but the values of tensors. None if a gradient is recorded, and
+    # for subclasses of Tensor.
     key: List[Any] = []
     records = torch.is_grad_enabled()
     for arg in args:

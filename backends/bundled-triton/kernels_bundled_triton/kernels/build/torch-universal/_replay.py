@@ -1,8 +1,8 @@
-"""Doing again what an operator did, for arguments that differ in nothing but their values.
+"""Replaying what an operator did, for arguments that differ only in the values of tensors.
 
-Shapes, strides, dtypes and the like decide which tensors an operator makes, and which compiled
-kernels it launches with which sizes. Triton finds that out at every launch, and at a batch of one
-token that takes longer than what the kernels compute.
+Shapes, strides, dtypes and the like decide which tensors an operator allocates, which compiled
+kernels it launches and with which sizes. Triton computes that for every launch, and for a batch of
+one token that takes longer than the kernels.
 """
 
 from typing import Any, List, NamedTuple, Tuple
@@ -14,18 +14,18 @@ from triton.runtime.driver import driver
 
 from ._launch import Launch
 
-# Triton's own code for a launch, by the versions that it was seen in. It also takes the addresses
-# of tensors, and then does not ask the driver whose each of them is.
+# The class that launches kernels, in the versions of Triton that were tested. It accepts addresses
+# of tensors, and then does not query the driver for their devices.
 _LAUNCHERS = {(3, 6): "CudaLauncher", (3, 7): "CudaLauncher"}
 _VERSION = tuple(int(part) for part in triton.__version__.split(".")[:2])
 
-# Triton compiles a version of its own for pointers that are aligned to so many bytes.
+# Triton compiles separate code for pointers that are aligned to so many bytes.
 _ALIGNMENT = 16
 
-# What compiled graphs of torch make their tensors with, on the current device.
+# The function that torch's compiled graphs allocate tensors with, on the current device.
 _empty: Any = getattr(torch._C._dynamo.guards, "_empty_strided_cuda", None)
 
-# What tells them, in one step, whether tensors are like those that they were made for.
+# What they use to check in one step whether tensors are like those that they were compiled for.
 _Guards: Any = getattr(torch._C._dynamo.guards, "TensorGuards", None)
 
 _current_device: Any = getattr(torch._C, "_cuda_getDevice", torch.accelerator.current_device_index)
@@ -36,10 +36,10 @@ class _Again(NamedTuple):
 
     Attributes:
         launch: launches the kernel.
-        grid: how many programs, in three dimensions.
-        middle: what stands between the stream and the kernel's arguments.
-        order: for each of its tensors the number of the argument or, counted on, of the result; -1
-            for one that it does without.
+        grid: the number of programs, in three dimensions.
+        middle: what is passed between the stream and the kernel's arguments.
+        order: for each of its tensors the index among arguments and results; -1 for an optional one
+            that is missing.
         rest: its scalars and constants.
     """
 
@@ -51,13 +51,10 @@ class _Again(NamedTuple):
 
 
 class Replay:
-    """Launches, and the tensors to make for them.
+    """Launches in order, and the tensors to allocate for them.
 
-    Args:
-        launches: the launches, in order.
-        args: what the operator was called with: tensors, then other things.
-        count: how many tensors.
-        result: what it gave back.
+    `args` are the operator's arguments, of which the first `count` are tensors, `result` what it
+    returned.
     """
 
     __slots__ = (
@@ -91,11 +88,7 @@ class Replay:
             self.check = guards.check
 
     def is_for(self, args: "tuple[Any, ...]") -> bool:
-        """Whether arguments differ in nothing but their values; may miss that they do not.
-
-        Args:
-            args: what the operator is called with.
-        """
+        """Whether arguments differ only in values of tensors; may return False if they do."""
         return bool(
             self.check is not None
             and args[self.count :] == self.others
@@ -104,13 +97,9 @@ class Replay:
         )
 
     def __call__(self, args: "tuple[Any, ...]") -> Any:
-        """Do it again.
+        """Replay the launches and return the results.
 
-        Args:
-            args: what the operator is called with.
-
-        Returns:
-            The results; None where the tensors lie otherwise or Triton should launch by itself.
+        Returns None if tensors are not aligned, or Triton has to launch by itself.
         """
         pointers = [tensor.data_ptr() for tensor in args[: self.count]]
         together = 0
@@ -132,17 +121,11 @@ class Replay:
 
 
 def replay_of(args: "tuple[Any, ...]", result: Any, launches: List[Launch]) -> "Replay | None":
-    """How to do again what was done; None where tensors took part that are not to be seen here.
-
-    Args:
-        args: the operator's arguments.
-        result: what it gave back.
-        launches: what it launched.
-    """
+    """A replay of what was done; None if it used other tensors than arguments and results."""
     count = sum(isinstance(arg, torch.Tensor) for arg in args)
     tensors = args[:count]
     if not all(isinstance(arg, torch.Tensor) for arg in tensors):
-        return None  # they do not come first
+        return None  # tensors are not the first arguments
     pool = (*tensors, *((result,) if isinstance(result, torch.Tensor) else result))
     steps = []
     for launch in launches:
@@ -153,7 +136,7 @@ def replay_of(args: "tuple[Any, ...]", result: Any, launches: List[Launch]) -> "
         steps.append(again)
     written = {number for step in steps for number in step.order}
     if not steps or not written.issuperset(range(count, len(pool))):
-        return None  # something else made a result
+        return None  # a result was computed otherwise
     return Replay(steps, args, count, result)
 
 
@@ -164,7 +147,7 @@ def _order(launch: Launch, pool: "tuple[Any, ...]") -> "List[int] | None":
             order.append(-1)
             continue
         numbers = [number for number, one in enumerate(pool) if one is tensor]
-        # Nothing by that number: a copy or a view that was made on the way.
+        # Not found: a copy or a view that the operator made.
         if not numbers or tensor.data_ptr() % _ALIGNMENT:
             return None
         order.append(numbers[0])
@@ -179,7 +162,7 @@ def _again(launch: Launch, order: List[int]) -> "_Again | None":
     step: Any = run
     middle = (compiled.function, compiled.packed_metadata, None, None, None)
     if _VERSION == (3, 6) and not (run.global_scratch_size or run.profile_scratch_size):
-        # What `run` itself calls, in C.
+        # The C function that `run` calls.
         step = run.launch
         flags = run.launch_cooperative_grid, run.launch_pdl
         middle = (compiled.function, *flags, None, None, *middle[1:])
@@ -187,6 +170,6 @@ def _again(launch: Launch, order: List[int]) -> "_Again | None":
 
 
 def _is_observed() -> bool:
-    # Whether somebody, a profiler say, wants to be told of launches.
+    # Whether there is a hook for launches, of a profiler for example.
     enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
     return bool(getattr(enter, "calls", enter) or getattr(leave, "calls", leave))

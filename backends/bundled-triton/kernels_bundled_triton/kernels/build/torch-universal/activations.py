@@ -17,7 +17,7 @@ GELU_TANH = "gelu_tanh"
 
 _BLOCK = 1024
 _WARPS = 4
-# Sizes and strides that are multiples of this are passed as multiples, so that the compiler knows.
+# Sizes and strides that are multiples of this are passed as multiples, for the compiler to use.
 _UNIT = 16
 
 
@@ -43,7 +43,7 @@ def _activate(x, KIND: tl.constexpr):
 
 @triton.jit
 def _place(columns, blocks, UNIT: tl.constexpr, BLOCK: tl.constexpr):
-    # Row, columns, and which of them exist, of the program's part of the tensors.
+    # Row and columns of the program's part of the tensors, and which of them exist.
     program = tl.program_id(0).to(tl.int64)
     column = program % blocks * BLOCK + tl.arange(0, BLOCK)
     return program // blocks, column, column // UNIT < columns
@@ -100,7 +100,7 @@ def _backward_kernel(
 
 
 def _apply(kernel, tensors, rows: int, columns: int, packed: bool, kind: str) -> None:
-    # Packed gates and what they gate lie side by side in one row.
+    # Packed gates and values are side by side in one row.
     if not rows * columns:
         return
     stride, offset = (2 * columns, columns) if packed else (columns, 0)
@@ -171,7 +171,7 @@ def gated(gate: torch.Tensor, up: torch.Tensor, kind: str) -> torch.Tensor:
 
     Args:
         gate: what the activation is applied to; float32, bfloat16, float16 or float64.
-        up: what is gated; of the same shape and dtype, else torch's own operators are used.
+        up: the values, of the same shape and dtype; otherwise torch's own operators are used.
         kind: "silu", "gelu" (exact), or "gelu_tanh".
 
     Returns:
@@ -196,14 +196,14 @@ def packed_gated(x: torch.Tensor, kind: str) -> torch.Tensor:
     """Multiply the second half of the features by the activation of the first.
 
     Args:
-        x: gates and what they gate, (..., 2 * size); float32, bfloat16, float16 or float64.
+        x: gates and values, (..., 2 * size); float32, bfloat16, float16 or float64.
         kind: "silu", "gelu" (exact), or "gelu_tanh".
 
     Returns:
         The products, (..., size).
 
     Raises:
-        ValueError: an unknown kind, or a last dimension that has no halves.
+        ValueError: an unknown kind, or an odd last dimension.
     """
     again: Optional[torch.Tensor] = _PACKED_GATED.again(x, kind)
     if again is not None:

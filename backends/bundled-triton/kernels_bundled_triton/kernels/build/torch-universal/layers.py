@@ -1,7 +1,8 @@
-"""The layers, by the names under which the ecosystem knows them.
+"""The layers, by the names under which libraries know them.
 
-A layer is mapped by its name alone, so each says for which modules it is right. Their forward runs
-on instances of the class that adopts them; the annotations name the members that it needs there.
+A layer is mapped by its name alone, so each documents the modules that it supports. Their forward
+runs on instances of the class that it is swapped into; the annotations are the members that it
+needs there.
 """
 
 import typing
@@ -24,9 +25,9 @@ _GELU = {
 
 
 class RMSNorm(nn.Module):
-    """Right for a norm that multiplies by its weight as it is, not by one plus the weight.
+    """Replaces a norm that multiplies by its weight, not by one plus the weight.
 
-    The result has the dtype of the input, also where the weight has a wider one.
+    The result has the dtype of the input, even if the weight has a wider one.
     """
 
     has_backward = True
@@ -41,7 +42,7 @@ class RMSNorm(nn.Module):
 
 
 class FusedAddRMSNorm(nn.Module):
-    """Right for a layer that adds a residual and gives back the normalized sum and the sum."""
+    """Replaces a layer that adds a residual, and returns the normalized sum and the sum."""
 
     has_backward = True
     can_torch_compile = True
@@ -57,7 +58,7 @@ class FusedAddRMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Right for `torch.nn.LayerNorm`; over more than the last dimension torch does it."""
+    """Replaces `torch.nn.LayerNorm`; uses torch's over more than the last dimension."""
 
     has_backward = True
     can_torch_compile = True
@@ -78,7 +79,7 @@ class LayerNorm(nn.Module):
 
 
 class SiluAndMul(nn.Module):
-    """Right where the gates are the first half of the features."""
+    """Replaces an activation whose gates are the first half of the features."""
 
     has_backward = True
     can_torch_compile = True
@@ -89,7 +90,7 @@ class SiluAndMul(nn.Module):
 
 
 class GeluAndMul(nn.Module):
-    """Right where the gates are the first half of the features, and the GELU is exact."""
+    """Replaces an activation whose gates are the first half of the features, with exact GELU."""
 
     has_backward = True
     can_torch_compile = True
@@ -100,7 +101,7 @@ class GeluAndMul(nn.Module):
 
 
 class GeluTanhAndMul(nn.Module):
-    """Right where the gates are the first half of the features, and the GELU is by tanh."""
+    """Replaces an activation whose gates are the first half of the features, with tanh GELU."""
 
     has_backward = True
     can_torch_compile = True
@@ -111,7 +112,7 @@ class GeluTanhAndMul(nn.Module):
 
 
 class SwiGLUMLP(nn.Module):
-    """Right for a gated MLP whose activation is SiLU; another `act_fn` raises a TypeError.
+    """Replaces a gated MLP whose activation is SiLU; another `act_fn` raises a TypeError.
 
     The projections are called as modules, with their hooks; the activation is not called.
     """
@@ -131,7 +132,7 @@ class SwiGLUMLP(nn.Module):
 
 
 class GEGLUMLP(nn.Module):
-    """Right for a gated MLP whose activation is GELU, exact or by tanh as its `act_fn` says.
+    """Replaces a gated MLP whose activation is GELU, exact or by tanh according to its `act_fn`.
 
     The projections are called as modules, with their hooks; the activation is not called.
     """
@@ -151,13 +152,13 @@ class GEGLUMLP(nn.Module):
         return typing.cast(torch.Tensor, self.down_proj(product))
 
 
-class rotary_pos_emb(nn.Module):  # noqa: N801 # the ecosystem names it like the function
-    """Right for a rotation of the first half of each head against the second.
+class rotary_pos_emb(nn.Module):  # noqa: N801 # named like the function
+    """Replaces a rotation of the first half of each head against the second.
 
-    This is what functions of this name in transformers do, with three exceptions. Those of gpt-oss
-    and the OpenAI privacy filter, whose cos and sin are half as wide, raise a ValueError. NanoChat
-    rotates in the other direction, which nothing in the arguments shows: leave it out by a
-    condition. The result has the dtype of the queries and keys, also where cos has a wider one.
+    That is what functions of this name in transformers compute, with three exceptions. Those of
+    gpt-oss and the OpenAI privacy filter, whose cos and sin are half as wide, raise a ValueError.
+    NanoChat rotates in the other direction, which cannot be seen from the arguments: exclude it
+    with a condition. The result has the dtype of the queries and keys, even if cos has a wider one.
     """
 
     has_backward = True
@@ -176,7 +177,7 @@ class rotary_pos_emb(nn.Module):  # noqa: N801 # the ecosystem names it like the
 
 
 class CrossEntropyLoss(nn.Module):
-    """Right for `torch.nn.CrossEntropyLoss`; what the kernel does not do, torch does."""
+    """Replaces `torch.nn.CrossEntropyLoss`; uses torch's for what the kernel does not support."""
 
     has_backward = True
     can_torch_compile = True
@@ -203,7 +204,7 @@ class CrossEntropyLoss(nn.Module):
 
 
 def _kind(mlp: nn.Module, kinds: "dict[str, str]", default: "str | None") -> str:
-    # By name: kernels import nothing but torch, and libraries bring classes of their own.
+    # By name: kernels import only torch, and libraries have classes of their own.
     act_fn = getattr(mlp, "act_fn", None)
     if act_fn is None and default is not None:
         return default
@@ -214,7 +215,7 @@ def _kind(mlp: nn.Module, kinds: "dict[str, str]", default: "str | None") -> str
     if name not in kinds:
         raise TypeError(
             f"{type(mlp).__name__} computes {' or '.join(sorted(set(kinds.values())))}, but this "
-            f"module's act_fn is {name}: leave such modules out by a condition when making their "
+            f"module's act_fn is {name}: exclude such modules with a condition when making their "
             "class extensible, or map another layer."
         )
     return kinds[name]

@@ -13,7 +13,7 @@ from ._math import wide
 from ._operator import Operator
 
 _FEW_ROWS, _SOME_ROWS = 64, 512
-# Up to so many rows one program adds up their losses; beyond, torch's operators are faster.
+# One program adds up the losses of so many rows at most; beyond, torch's operators are faster.
 _REDUCED_ROWS = 8192
 
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -45,7 +45,7 @@ def _forward_kernel(
         shift = tl.where(larger == float("-inf"), 0.0, larger)
         total = total * tl.exp2((highest - shift) * LOG2_E) + tl.exp2((value - shift) * LOG2_E)
         highest = larger
-        if SMOOTHED:  # without, a logit of minus infinity is nothing special
+        if SMOOTHED:  # otherwise, a logit of minus infinity needs no special case
             plain += tl.where(column < CLASSES, value, 0.0)
     log_sum = highest + tl.log(tl.sum(total, 0))
     label = tl.load(target + row)
@@ -54,7 +54,7 @@ def _forward_kernel(
     result = log_sum - chosen * (1 - smoothing)
     if SMOOTHED:
         result -= tl.sum(plain, 0) * (smoothing / CLASSES)
-    # A class that does not exist must not pass for one.
+    # A class that does not exist must not be taken for another one.
     result = tl.where(known, result, float("nan"))
     result = tl.where(label == ignore_index, 0.0, result)
     tl.store(loss + row, result.to(dtype))
@@ -109,7 +109,7 @@ def _reduce_kernel(
 
 
 def _shape(rows: int, classes: int) -> "tuple[int, int]":
-    # The fewer rows, the fewer programs; so each gets more of its row at a time.
+    # With few rows there are few programs, so each reads more of its row at a time.
     most = 32768 if rows <= _FEW_ROWS else 8192 if rows <= _SOME_ROWS else 4096
     block = min(next_power_of_2(classes), most)
     return block, min(max(block // 1024, 4), 16)
@@ -122,7 +122,7 @@ def _losses(
     ignore_index: int,
     smoothing: float,
 ) -> torch.Tensor:
-    # Of each row; what its gradient needs goes to `normalizer`.
+    # The loss of each row; what its gradient needs is written to `normalizer`.
     rows, classes = x.shape
     loss = x.new_empty(rows, dtype=torch.promote_types(x.dtype, torch.float32))
     if rows:
@@ -179,7 +179,7 @@ _CROSS_ENTROPY = Operator(_cross_entropy, _keep, _differentiate)
 def _reduced_cross_entropy(
     x: torch.Tensor, target: torch.Tensor, ignore_index: int, smoothing: float, mean: bool
 ) -> Tuple[torch.Tensor, torch.Tensor]:
-    # Also the losses of the rows: what is given back can be made again.
+    # Also returns the losses of the rows, so that the operator can be replayed.
     x, target = x.contiguous(), target.contiguous()
     loss = _losses(x, target, None, ignore_index, smoothing)
     result = x.new_empty(())
@@ -203,15 +203,15 @@ def cross_entropy(
     """Softmax cross-entropy between logits and classes, like `torch.nn.functional.cross_entropy`.
 
     Never makes a tensor of the size of the logits, except for their gradient. Class weights, class
-    probabilities and more than two dimensions are left to torch.
+    probabilities and more than two dimensions are computed by torch.
 
     Args:
         x: the logits, (rows, classes); float32, bfloat16, float16 or float64.
         target: the classes, (rows,), int64. The loss of one that does not exist is NaN.
         weight: a factor for each class, (classes,).
-        ignore_index: rows with this target count for nothing.
+        ignore_index: rows with this target are ignored.
         reduction: "mean", "sum" or "none".
-        label_smoothing: which part of the probability is spread over all classes.
+        label_smoothing: the part of the probability that is spread over all classes.
 
     Returns:
         The loss, a scalar, or (rows,) with "none", in the dtype of `x`.

@@ -11,7 +11,7 @@ from ._launch import cdiv, launch, next_power_of_2
 from ._math import wide
 from ._operator import Operator
 
-# A row has to fit into the registers of one program.
+# A row must fit into the registers of one program.
 _MAX_SIZE = 65536
 _ELEMENTS = 2048  # short rows share a program up to this
 _FEW_ROWS = 4096
@@ -113,7 +113,7 @@ def _shape(rows: int, size: int) -> "tuple[int, int, int]":
     # Elements of a row, padded; rows of a program; warps of a program.
     block = next_power_of_2(size)
     per_program = max(1, _ELEMENTS // block)
-    # Few rows are waited for, so each thread takes little; many are bound by bandwidth.
+    # Few rows are bound by latency, so each thread takes little; many are bound by bandwidth.
     per_warp = 256 if rows <= _FEW_ROWS else 512
     return block, per_program, min(max(block * per_program // per_warp, 4), 32)
 
@@ -150,7 +150,7 @@ def _normalize(x, residual, weight, bias, eps, centered):
 
 
 def _normalize_backward(dy, x, weight, eps, centered, has_bias):
-    # Gradients of x, of the weight and of the bias; of what is not there, they are None.
+    # Gradients of x, of the weight and of the bias; None for missing ones.
     x = x.contiguous()
     dy = dy.contiguous()
     size = x.shape[-1]
@@ -159,7 +159,7 @@ def _normalize_backward(dy, x, weight, eps, centered, has_bias):
     block, per_program, warps = _shape(rows, size)
     programs = min(cdiv(rows, per_program), _BACKWARD_PROGRAMS)
     wide_dtype = torch.promote_types(x.dtype, torch.float32)
-    # Each program sums up the rows that it saw; adding those sums up is the second step.
+    # Each program adds up its rows; the second step adds up those sums.
     dweight = None if weight is None else x.new_empty((programs, size), dtype=wide_dtype)
     dbias = x.new_empty((programs, size), dtype=wide_dtype) if has_bias else None
     if x.numel():
@@ -189,7 +189,7 @@ def _layer_norm_backward(
     eps: float,
     has_bias: bool,
 ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    # An operator returns tensors only: an empty one stands for what is not there.
+    # An operator can only return tensors: an empty one means that there is none.
     dx, dweight, dbias = _normalize_backward(dy, x, weight, eps, True, has_bias)
     dtype = x.dtype if weight is None else weight.dtype
     absent = x.new_empty(0)
@@ -361,7 +361,7 @@ def layer_norm(
 
 
 def _size(x: torch.Tensor, weight: torch.Tensor) -> int:
-    # The size of a row, which the weight has to have.
+    # The size of a row, which must be that of the weight.
     size = x.shape[-1]
     if weight.shape != (size,):
         raise ValueError(

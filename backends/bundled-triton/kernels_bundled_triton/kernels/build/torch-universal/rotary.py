@@ -10,7 +10,7 @@ from ._launch import launch, next_power_of_2
 from ._math import wide
 from ._operator import Operator
 
-# Strides that are multiples of this are passed as multiples, so that the compiler knows.
+# Strides that are multiples of this are passed as multiples, for the compiler to use.
 _UNIT = 8
 
 
@@ -135,13 +135,13 @@ def _kernel(
 
 
 def _warps(elements: int) -> int:
-    # The warps that rotate so many elements of either half.
+    # The number of warps for so many elements of each half.
     return min(max(elements // 256, 1), 8)
 
 
 def _dense_like(x: torch.Tensor) -> "tuple[torch.Tensor, torch.Tensor]":
-    # The tensor, and one for the result that has its elements at the same places. Those of a head
-    # have to lie side by side.
+    # The tensor, and one for the result with the same layout. The elements of a head must be
+    # contiguous.
     if x.stride(-1) != 1:
         x = x.contiguous()
     y = torch.empty_like(x)
@@ -235,7 +235,7 @@ def apply_rotary_pos_emb(
         k: the keys, of the same head size; their number of heads may differ.
         cos: (batch or 1, length, size).
         sin: like `cos`.
-        unsqueeze_dim: where `cos` and `sin` lack the dimension of the heads.
+        unsqueeze_dim: the dimension of the heads, which `cos` and `sin` lack.
 
     Returns:
         The rotated queries and keys, each in its own dtype.
@@ -253,8 +253,8 @@ def apply_rotary_pos_emb(
         raise ValueError(
             "cos and sin must be as wide as the heads of queries and keys, but q is "
             f"{tuple(q_shape)}, k {tuple(k_shape)}, cos {tuple(cos_shape)} and sin "
-            f"{tuple(sin_shape)}. Where only a part of the head rotates, pass that part; where "
-            "cos and sin are for pairs of elements, use another layer."
+            f"{tuple(sin_shape)}. If only a part of the head rotates, pass that part; if cos "
+            "and sin are for pairs of elements, use another layer."
         )
     tokens = 2 if unsqueeze_dim == 1 else 1
     served = (
@@ -277,7 +277,7 @@ def apply_rotary_pos_emb(
 def _composed(
     q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, unsqueeze_dim: int
 ) -> "tuple[torch.Tensor, torch.Tensor]":
-    # In torch's operators: shapes that broadcast otherwise, gradients of cos and sin.
+    # With torch's operators: other shapes that broadcast, gradients of cos and sin.
     cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
 
     def rotate(x: torch.Tensor) -> torch.Tensor:

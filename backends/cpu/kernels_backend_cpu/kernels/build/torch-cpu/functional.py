@@ -1,8 +1,8 @@
 """The kernels, as functions of tensors.
 
-On a CPU these operations wait for memory, and each temporary of the input's size may cost as much
-again: its pages have to be mapped first. So they write into temporaries that they made themselves,
-and never into a tensor that somebody else may hold. They run on Python 3.9.
+On a CPU these operations are bound by memory, and each temporary of the input's size may cost as
+much again, because its pages have to be mapped first. So they write into temporaries that they have
+allocated themselves, but never into a tensor that is visible elsewhere. They run on Python 3.9.
 """
 
 import torch
@@ -25,7 +25,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     if x.dtype in (torch.bfloat16, torch.float16):
         return rms_norm(x.float(), weight, eps).to(x.dtype)
     if torch.is_grad_enabled():
-        # Nothing in place: autograd would copy what is overwritten.
+        # Not in place: autograd would copy what is overwritten.
         return functional.rms_norm(x, weight.shape, weight.to(x.dtype), eps)
     scale = x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
     return (x * scale).mul_(weight)
@@ -61,7 +61,7 @@ def apply_rotary_pos_emb(
         k: the keys, of the same head size.
         cos: (batch, length, head size).
         sin: like `cos`.
-        unsqueeze_dim: where `cos` and `sin` lack the dimension of the heads.
+        unsqueeze_dim: the dimension of the heads, which `cos` and `sin` lack.
 
     Returns:
         The rotated queries and keys, each in its own dtype.
@@ -73,8 +73,8 @@ def apply_rotary_pos_emb(
         raise ValueError(
             "cos and sin must be as wide as the heads of queries and keys, but q is "
             f"{tuple(q.shape)}, k {tuple(k.shape)}, cos {tuple(cos.shape)} and sin "
-            f"{tuple(sin.shape)}. Where only a part of the head rotates, pass that part; where "
-            "cos and sin are for pairs of elements, use another layer."
+            f"{tuple(sin.shape)}. If only a part of the head rotates, pass that part; if cos "
+            "and sin are for pairs of elements, use another layer."
         )
     first, second = sin.chunk(2, dim=-1)
     cos = cos.unsqueeze(unsqueeze_dim)

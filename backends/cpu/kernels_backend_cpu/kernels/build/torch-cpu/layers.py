@@ -1,7 +1,8 @@
-"""The layers, by the names under which the ecosystem knows them.
+"""The layers, by the names under which libraries know them.
 
-A layer is mapped by its name alone, so each says for which modules it is right. Their forward runs
-on instances of the class that adopts them; the annotations name the members that it needs there.
+A layer is mapped by its name alone, so each documents the modules that it supports. Their forward
+runs on instances of the class that it is swapped into; the annotations are the members that it
+needs there.
 """
 
 import torch
@@ -11,9 +12,9 @@ from .functional import apply_rotary_pos_emb, rms_norm, silu_and_mul
 
 
 class RMSNorm(nn.Module):
-    """Right for a norm that multiplies by its weight as it is, not by one plus the weight.
+    """Replaces a norm that multiplies by its weight, not by one plus the weight.
 
-    The result has the dtype of the input, also where the weight has a wider one. Of the norms with
+    The result has the dtype of the input, even if the weight has a wider one. Of the norms with
     this name in transformers, gpt-oss and OLMo do the same; Llama's would return the wider dtype.
     """
 
@@ -29,7 +30,7 @@ class RMSNorm(nn.Module):
 
 
 class SwiGLUMLP(nn.Module):
-    """Right for a gated MLP whose activation is SiLU; another `act_fn` raises a TypeError.
+    """Replaces a gated MLP whose activation is SiLU; another `act_fn` raises a TypeError.
 
     The projections are called as modules, with their hooks; the activation is not called.
     """
@@ -48,13 +49,13 @@ class SwiGLUMLP(nn.Module):
         return output
 
 
-class rotary_pos_emb(nn.Module):  # noqa: N801 # the ecosystem names it like the function
-    """Right for a rotation of the first half of each head against the second.
+class rotary_pos_emb(nn.Module):  # noqa: N801 # named like the function
+    """Replaces a rotation of the first half of each head against the second.
 
-    This is what functions of this name in transformers do, with three exceptions. Those of gpt-oss
-    and the OpenAI privacy filter, whose cos and sin are half as wide, raise a ValueError. NanoChat
-    rotates in the other direction, which nothing in the arguments shows: leave it out by a
-    condition. The result has the dtype of the queries and keys, also where cos has a wider one.
+    That is what functions of this name in transformers compute, with three exceptions. Those of
+    gpt-oss and the OpenAI privacy filter, whose cos and sin are half as wide, raise a ValueError.
+    NanoChat rotates in the other direction, which cannot be seen from the arguments: exclude it
+    with a condition. The result has the dtype of the queries and keys, even if cos has a wider one.
     """
 
     has_backward = True
@@ -73,7 +74,7 @@ class rotary_pos_emb(nn.Module):  # noqa: N801 # the ecosystem names it like the
 
 
 def _require_silu(act_fn: object) -> None:
-    # By name: kernels import nothing but torch, and libraries bring SiLU classes of their own.
+    # By name: kernels import only torch, and libraries have SiLU classes of their own.
     named = type(act_fn) if isinstance(act_fn, nn.Module) else act_fn
     name = getattr(named, "__name__", str(act_fn))
     if act_fn is not None and name not in ("SiLU", "SiLUActivation", "silu"):
