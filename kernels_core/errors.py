@@ -102,7 +102,7 @@ class VariantNameError(KernelsError, ValueError):
 
 
 class LoadError(KernelsError, RuntimeError):
-    """A kernel could not be loaded; subclasses tell the reason."""
+    """A kernel could not be loaded; each subclass is one reason."""
 
     repository: str
 
@@ -237,7 +237,7 @@ class HubError(LoadError):
 class HubUnreachableError(HubError, ConnectionError, FileNotFoundError):
     """A request to the Hub failed, after all retries: no connection, a time-out or a server error.
 
-    This does not tell whether the requested file or repository exists.
+    It is unknown whether the requested file or repository exists.
     """
 
 

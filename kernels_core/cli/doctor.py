@@ -152,10 +152,10 @@ class _Doctor:
 
     def _examine(self, examinations: Sequence[Examination], loaded: Registry) -> None:
         for examination in examinations:
-            examination.ask_for_devices()
+            examination.call_device_hooks()
         tags = sorted({*EXAMPLE_TAGS, *(tag for e in examinations for tag in e.likely_tags())})
         for examination in examinations:
-            examination.ask_for_tags(tags)
+            examination.call_tag_hooks(tags)
         if any(examination.hangs for examination in examinations):
             return
         for text in tags:
@@ -169,8 +169,8 @@ class _Doctor:
         reports: Iterable[BackendReport],
         failures: Iterable[PluginFailure],
     ) -> tuple[UnservedDevice, ...]:
-        ask = partial(answer_within, self._timeout, seen_devices)
-        seen = self.attempt("get devices from torch", ask) or ()
+        find = partial(answer_within, self._timeout, seen_devices)
+        seen = self.attempt("get devices from torch", find) or ()
         serving = {report.torch_device_type for report in reports if report.available}
         installed = {*loaded.backends, *(blocked.plugin for blocked in loaded.blocked)}
         installed.update(name for failure in failures for name in failure.names)
@@ -200,10 +200,10 @@ class _Doctor:
         return self._who_serves(partial(loaded.backend_for, kind), reports, kind)
 
     def _who_serves(
-        self, ask: Callable[[], Backend], rivals: Iterable[BackendReport], wanted: str = ""
+        self, select: Callable[[], Backend], rivals: Iterable[BackendReport], device_type: str = ""
     ) -> Active:
         try:
-            chosen = answer_within(self._timeout, ask).name
+            chosen = answer_within(self._timeout, select).name
         except Exception as error:
             return Active(None, str(error))
         others = [rival.name for rival in rivals if rival.available and rival.name != chosen]
@@ -211,7 +211,9 @@ class _Doctor:
             return Active(chosen, f"{NAMED} names it")
         if not others:
             return Active(chosen, "the only one that finds a device")
-        reason = "it has the device's name" if chosen == wanted else "it has the highest priority"
+        reason = (
+            "it has the device's name" if chosen == device_type else "it has the highest priority"
+        )
         return Active(chosen, f"{reason}; {NAMED} can choose {' or '.join(others)} instead")
 
 

@@ -39,7 +39,7 @@ class NoAnswerError(KernelsError, TimeoutError):
     stack: str
 
 
-def answer_within(seconds: float, ask: Callable[[], _T]) -> _T:
+def answer_within(seconds: float, function: Callable[[], _T]) -> _T:
     """Call a function in a thread, which is abandoned if it does not return in time.
 
     Raises `NoAnswerError` then, or whatever the function raises.
@@ -48,7 +48,7 @@ def answer_within(seconds: float, ask: Callable[[], _T]) -> _T:
 
     def run() -> None:
         try:
-            answer.set_result(ask())
+            answer.set_result(function())
         except BaseException as error:
             answer.set_exception(error)
 
@@ -116,11 +116,11 @@ class Examination:
         self.hangs = False
         self._timeout = timeout
 
-    def ask_for_devices(self) -> None:
+    def call_device_hooks(self) -> None:
         """Call all hooks but those for tags."""
         backend = self.backend
-        layers = self._ask("bundled", lambda: tuple(sorted(backend.bundled())))
-        detection = self._ask("detect", backend.detection)
+        layers = self._call("bundled", lambda: tuple(sorted(backend.bundled())))
+        detection = self._call("detect", backend.detection)
         if detection is None:
             self.report = attrs.evolve(self.report, layers=layers or ())
             return
@@ -140,18 +140,18 @@ class Examination:
         if self.report.runtime_version:
             yield info.name + "".join(re.findall("[0-9]+", self.report.runtime_version)[:2])
 
-    def ask_for_tags(self, tags: Iterable[str]) -> None:
+    def call_tag_hooks(self, tags: Iterable[str]) -> None:
         """Call the hooks for tags, its own and those of other backends."""
         for text in tags:
-            tag = self._ask("parse_tag", partial(self.backend.parse_tag, text))
+            tag = self._call("parse_tag", partial(self.backend.parse_tag, text))
             if tag is not None:
-                self._ask("match_tag", partial(self.backend.match_tag, tag))
+                self._call("match_tag", partial(self.backend.match_tag, tag))
 
-    def _ask(self, phase: str, question: Callable[[], _T]) -> _T | None:
+    def _call(self, phase: str, function: Callable[[], _T]) -> _T | None:
         if self.hangs:
             return None
         try:
-            return answer_within(self._timeout, question)
+            return answer_within(self._timeout, function)
         except PluginError as error:
             self.failures.append(PluginFailure.of(error))
         except NoAnswerError as error:
@@ -166,22 +166,22 @@ class Examination:
 
     def _describe_devices(self, count: int) -> Iterator[Mapping[str, Any]]:
         for index in range(count):
-            facts = self._ask("facts", partial(self.backend.device_facts, index))
-            description = self._ask("facts", partial(plain, facts))
+            facts = self._call("facts", partial(self.backend.device_facts, index))
+            description = self._call("facts", partial(plain, facts))
             if facts is not None and description is not None:
-                self._ask_for_matches(facts)
+                self._call_matching_hooks(facts)
                 yield description
 
-    def _ask_for_matches(self, facts: DeviceFacts) -> None:
+    def _call_matching_hooks(self, facts: DeviceFacts) -> None:
         backend = self.backend
         for kind in backend.info.properties:
             required = _example_of(kind)
             if required is not None:
-                self._ask("match_device", partial(backend.match_device, required, facts))
-        self._ask("match_archs", partial(backend.match_archs, ("none",), facts))
+                self._call("match_device", partial(backend.match_device, required, facts))
+        self._call("match_archs", partial(backend.match_archs, ("none",), facts))
         request = SelectionRequest("Doctor", Mode.INFERENCE, facts)
         candidates = [Candidate(f"org/kernel{n}", Mode.FALLBACK, None) for n in range(2)]
-        self._ask("select", partial(backend.select, request, candidates))
+        self._call("select", partial(backend.select, request, candidates))
 
 
 def _example_of(kind: type[DeviceProperties]) -> DeviceProperties | None:

@@ -181,7 +181,7 @@ def bundled_mapping() -> dict[str, dict[Device | str, Any]]:
     from kernels_core.plugins import Backend, registry
 
     merged: dict[str, dict[Device | str, Any]] = {}
-    for mapping in registry().ask_each(Backend.bundled).values():
+    for mapping in registry().call_each(Backend.bundled).values():
         for layer_name, devices in mapping.items():
             merged.setdefault(layer_name, {}).update(devices)
     return merged

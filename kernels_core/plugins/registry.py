@@ -102,7 +102,7 @@ class Registry:
             f"No backend for device type {device_type!r} can be used on this machine:",
             failed,
             [blocked for blocked in self.blocked if blocked.plugin == device_type],
-            wanted=device_type,
+            requested=device_type,
         )
 
     def default_backend(self) -> Backend:
@@ -159,7 +159,7 @@ class Registry:
         failed: Iterable[PluginFailure] = (),
         blocked: Iterable[BlockedPlugin] = (),
         *,
-        wanted: str = "",
+        requested: str = "",
     ) -> Backend:
         """The first candidate that finds a device, or an error that lists why none does."""
         detections: dict[Backend, Detection | PluginError] = {}
@@ -167,12 +167,12 @@ class Registry:
             detections[backend] = found = self._detection_of(backend)
             if isinstance(found, Detection) and found.available:
                 return backend
-        _raise_conflict(failure for failure in failed if failure.error.backend == wanted)
+        _raise_conflict(failure for failure in failed if failure.error.backend == requested)
         errors = [found for found in detections.values() if isinstance(found, PluginError)]
         errors += [failure.error for failure in failed if failure.error not in errors]
         raise BackendUnavailableError(
             "\n  ".join([problem, *_reasons(detections), *map(str, errors), *map(str, blocked)]),
-            backend=wanted or (candidates[0].name if candidates else ""),
+            backend=requested or (candidates[0].name if candidates else ""),
         ) from next(iter(errors), None)
 
     def _detection_of(self, backend: Backend) -> Detection | PluginError:
@@ -184,30 +184,34 @@ class Registry:
             return error
 
     def _raise_absent(
-        self, wanted: str, failed: Collection[PluginFailure], *, by: str = ""
+        self, requested: str, failed: Collection[PluginFailure], *, by: str = ""
     ) -> NoReturn:
-        """Say why no usable backend is called `wanted`, which the variable `by` may have named."""
-        prefix = f"{by}={wanted}: " if by else ""
+        """Say why no backend of this name can be used; `by` is the variable that named it."""
+        prefix = f"{by}={requested}: " if by else ""
         _raise_conflict(failed)
         for failure in failed:
             raise BackendUnavailableError(
-                f"{prefix}the plugin for {wanted!r} is installed but failed. {failure.error}",
-                backend=wanted,
+                f"{prefix}the plugin for {requested!r} is installed but failed. {failure.error}",
+                backend=requested,
             ) from failure.error
         for blocked in self.blocked:
-            if blocked.plugin == wanted:
+            if blocked.plugin == requested:
                 raise BackendNotInstalledError(
-                    f"{prefix}the plugin for {wanted!r} ({blocked.distribution}) is installed but "
-                    f"disabled: {blocked.reason}.",
-                    backend=wanted,
+                    f"{prefix}the plugin for {requested!r} ({blocked.distribution}) is installed "
+                    f"but disabled: {blocked.reason}.",
+                    backend=requested,
                 )
         installed = ", ".join(self.backends) or "none"
-        advice = f"Installed backends: {installed}. To install {wanted!r}: {install_hint(wanted)}."
-        if is_known_type(wanted):
+        advice = (
+            f"Installed backends: {installed}. To install {requested!r}: {install_hint(requested)}."
+        )
+        if is_known_type(requested):
             raise BackendNotInstalledError(
-                f"{prefix}no plugin for {wanted!r} is installed. {advice}", backend=wanted
+                f"{prefix}no plugin for {requested!r} is installed. {advice}", backend=requested
             )
-        raise UnknownDeviceError(f"{prefix}no plugin provides {wanted!r}. {advice}", device=wanted)
+        raise UnknownDeviceError(
+            f"{prefix}no plugin provides {requested!r}. {advice}", device=requested
+        )
 
     # Tags
 
@@ -219,11 +223,11 @@ class Registry:
         """
         if text in self._contested_tags:
             raise self._contested_tags[text].with_traceback(None)
-        answers = self.ask_each(lambda backend: backend.parse_tag(text))
-        failed = set(self.backends.values()) - set(answers)
+        results = self.call_each(lambda backend: backend.parse_tag(text))
+        failed = set(self.backends.values()) - set(results)
         if failed:
             self._quarantine(failed)
-        tags = {backend: tag for backend, tag in answers.items() if tag is not None}
+        tags = {backend: tag for backend, tag in results.items() if tag is not None}
         if len(tags) > 1:
             errors = conflict(f"the tag {text!r}", list(tags), phase="parse_tag")
             self._contested_tags[text] = next(iter(errors.values()))
@@ -235,19 +239,19 @@ class Registry:
 
     # Every plugin in isolation
 
-    def ask_each(self, ask: Callable[[Backend], _T]) -> dict[Backend, _T]:
+    def call_each(self, function: Callable[[Backend], _T]) -> dict[Backend, _T]:
         """Call a function with every usable backend, and leave out those that fail.
 
         With `KERNELS_STRICT_PLUGINS`, the first failure is raised.
         """
-        answers = {}
+        results = {}
         for backend in self.backends.values():
             try:
-                answers[backend] = ask(backend)
+                results[backend] = function(backend)
             except PluginError:
                 if environment.flag(STRICT):
                     raise
-        return answers
+        return results
 
     # Failures
 

@@ -73,9 +73,9 @@ def in_fresh_process(plugin: str, hosts: Sequence[HostInfo], questions: bytes) -
         with contextlib.suppress(PluginError):  # other rules are about that
             call()
         note(hook)
-    asked = tuple(ask(backend, hooks, question) for question in pickle.loads(questions))
+    answers = tuple(ask(backend, hooks, question) for question in pickle.loads(questions))
     return Fresh(
-        tuple(importers), copies_version, subject.info, _without_torch(hooks, hosts), asked
+        tuple(importers), copies_version, subject.info, _without_torch(hooks, hosts), answers
     )
 
 
@@ -173,8 +173,8 @@ def _device_module(torch_device_type: str) -> Any:
 
 
 def _is_initialized(torch_device_type: str) -> bool:
-    tell = getattr(_device_module(torch_device_type), "is_initialized", None)
-    return tell is not None and bool(tell())
+    is_initialized = getattr(_device_module(torch_device_type), "is_initialized", None)
+    return is_initialized is not None and bool(is_initialized())
 
 
 def _torch_count(torch_device_type: str) -> int | None:

@@ -56,13 +56,13 @@ def answers(module: ModuleType, recorded: Mapping[str, Any]) -> dict[str, Callab
 
 
 def failing(
-    module: ModuleType, error: BaseException, asked: set[str]
+    module: ModuleType, error: BaseException, called: set[str]
 ) -> dict[str, Callable[..., Any]]:
-    """Raising functions for the public ones of a module; they add their names to `asked`."""
+    """Raising functions for the public ones of a module; they add their names to `called`."""
 
     def make(name: str) -> Callable[..., Any]:
         def fail(*arguments: object, **keywords: object) -> Any:
-            asked.add(name)
+            called.add(name)
             raise error
 
         return fail

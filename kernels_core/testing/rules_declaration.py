@@ -71,7 +71,7 @@ class DeclarationRules(Rules):
         """A plugin declares the API version that it was written for, not the one that the core has.
 
         Fix: write the number, not the core's `API_VERSION`: that changes with the core, and a core
-        of another version could not tell that the plugin does not fit it.
+        of another version could not detect that the plugin does not fit.
         """
         observed = self.observe_fresh()
         if isinstance(observed, ProcessError):

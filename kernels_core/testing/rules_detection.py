@@ -50,7 +50,7 @@ class DetectionRules(Rules):
         """Detection returns a result on this machine, with a reason if there is no device.
 
         Fix: return a `Detection` in every case; `Detection(0, reason=...)` if something is
-        missing, with a reason that tells users what to do.
+        missing, with a reason that says what to do.
         """
         answer = self.here().detection
         if not isinstance(answer, Detection):
@@ -120,15 +120,15 @@ class DetectionRules(Rules):
             skip(NO_MACHINE)
         for machine in self.machines():
             for error in (RuntimeError("the driver does not answer"), SystemExit(1)):
-                asked: set[str] = set()
-                for name, function in replay.failing(module, error, asked).items():
-                    asked.clear()
+                called: set[str] = set()
+                for name, function in replay.failing(module, error, called).items():
+                    called.clear()
                     with self.on(machine) as backend, replay.replaced(module, {name: function}):
                         try:
                             detection = backend.detection()
                         except PluginError:
                             continue
-                    if asked and detection.available:
+                    if called and detection.available:
                         fail(f"{name}() raised {error!r}, and the result is {detection}")
 
     @rule

@@ -212,8 +212,8 @@ class MatchingRules(Rules):
         for others in (self.answers(), self.fresh().answers):
             for question, answer, other in zip(questions, answers, others, strict=True):
                 if answer != other:
-                    asked = reprlib.repr(question.arguments)
-                    fail(f"{question.hook}{asked}: {answer} here, {other} there")
+                    arguments = reprlib.repr(question.arguments)
+                    fail(f"{question.hook}{arguments}: {answer} here, {other} there")
 
 
 def _check_fits(expected: ExpectedFits, entry: object, match: Match) -> None:

@@ -1,4 +1,4 @@
-"""`kernels-core` as users start it: its console script, in a process of its own."""
+"""`kernels-core` as users run it: its console script, in a separate process."""
 
 from __future__ import annotations
 

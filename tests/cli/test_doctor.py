@@ -1,4 +1,4 @@
-"""`kernels-core doctor` with torch. What it makes of plugins: tests/installed/test_doctor.py."""
+"""`kernels-core doctor` with torch. Plugins are tested in tests/installed/test_doctor.py."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_text_says_the_same(command_line):
     assert "\x1b" not in process.stdout
 
 
-def test_it_starts_as_a_module_too(command_line):
+def test_it_runs_as_a_module_too(command_line):
     process = command_line.run("--version", start=(sys.executable, "-m", "kernels_core"))
     assert process.stdout.strip().endswith(__version__)
     assert command_line.run("--version").stdout.strip().endswith(__version__)
@@ -105,7 +105,7 @@ def test_in_a_terminal_it_keeps_to_its_width(command_line):
 def read(descriptor: int) -> bytes:
     try:
         return os.read(descriptor, 1 << 16)
-    except OSError:  # how Linux says that the other end is closed
+    except OSError:  # on Linux, when the other end is closed
         return b""
 
 

@@ -1,4 +1,4 @@
-"""`kernels-core new-backend`. That the project installs and passes the kit: tests/installed."""
+"""`kernels-core new-backend`. tests/installed installs the project and runs its tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Environment switches: the usual spellings, and nothing guessed."""
+"""Environment variables: the usual spellings of yes and no, and no others."""
 
 import pytest
 

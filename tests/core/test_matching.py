@@ -1,4 +1,4 @@
-"""The matching of the core's vocabulary of requirements, as plugins call it."""
+"""Matching the core's own kinds of requirement, as plugins do."""
 
 import itertools
 

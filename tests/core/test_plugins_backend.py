@@ -1,4 +1,4 @@
-"""The facade: what it asks of a plugin, what it keeps, and what it makes of bad answers."""
+"""The facade: when it calls a plugin, what it keeps, and how it handles bad return values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FACTS = DeviceFacts(0, "a device")
 REQUEST = SelectionRequest("RMSNorm", Mode.INFERENCE, FACTS)
 CANDIDATES = tuple(Candidate(object(), Mode.FALLBACK, None) for _ in range(3))
 
-# For each hook: its phase, its signature, and how the facade comes to call it.
+# For each hook: its phase, its signature, and how the facade calls it.
 CALLS = {
     "kernels_detect": ("detect", "host", lambda b: b.detection()),
     "kernels_device_facts": ("facts", "index", lambda b: b.device_facts(0)),
@@ -74,7 +74,7 @@ GARBAGE = [
 
 
 def cores(backend, minimum):
-    """The requirement that the plugin brings along."""
+    """A requirement of the plugin's own kind."""
     (kind,) = backend.info.properties
     return kind(minimum)
 
@@ -84,7 +84,7 @@ def hook_source(hook: str, body: str) -> str:
 
 
 def failing_call(installed_plugins, backend, hook: str) -> PluginError:
-    """What a call raises. It is recorded and warned of, once however often it is made."""
+    """What a call raises. It is recorded and warned of, once for any number of calls."""
     phase, _, call = CALLS[hook]
     errors = []
     for _ in range(2):
@@ -331,7 +331,7 @@ def test_a_fork_during_detection_leaves_no_lock_behind(installed_plugins):
     plugin.entered.wait()
     child = os.fork()
     if child == 0:
-        # The alarm ends this process if it waits for a lock that nobody holds any more.
+        # The alarm ends this process if it waits for a lock that no thread holds any more.
         signal.alarm(10)
         plugin.seconds = 0
         os._exit(0 if backend.detection().device_count == 2 else 1)

@@ -1,4 +1,4 @@
-"""Which plugins are found, and which of them the environment lets through."""
+"""Which plugins are found, and which of them the environment enables."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ DECLARE = """
 
 
 def failure_of(installed_plugins, phase: str) -> PluginError:
-    """The one failure there is: recorded, warned of once, and the cause when it is asked for."""
+    """The only failure: recorded, warned of once, and the cause when the backend is requested."""
     registry = installed_plugins.load()
     (failure,) = registry.failures
     (warning,) = installed_plugins.warnings
@@ -42,7 +42,7 @@ def failure_of(installed_plugins, phase: str) -> PluginError:
 
 @pytest.fixture(autouse=True)
 def another_plugin(installed_plugins):
-    """A plugin that works stands beside each broken one, and goes on working."""
+    """A working plugin is installed with each broken one, and keeps working."""
     installed_plugins.install("zeta")
     yield
     backend = installed_plugins.load().backend_for("zeta")

@@ -27,7 +27,7 @@ FAILS_TO_PARSE = """
 
 
 def assert_conflict(installed_plugins, phase: str, claimed: str) -> None:
-    """`acme` and `other` are out, each recorded and warned of once, and `zeta` goes on."""
+    """`acme` and `other` cannot be used, each recorded and warned of once, and `zeta` can."""
     loaded = installed_plugins.load()
     assert list(loaded.backends) == ["zeta"]
     assert [failure.plugin for failure in loaded.failures] == ["acme", "other"]
@@ -111,7 +111,7 @@ def test_plugins_that_claim_one_tag_are_both_out(installed_plugins):
         with pytest.raises(PluginConflictError, match=r"acme-kernels 0\.1.*other-kernels 0\.1"):
             installed_plugins.watch(loaded.parse_tag, "x1")
     assert_conflict(installed_plugins, "parse_tag", "the tag 'x1'")
-    # Out of use means that no other tag of theirs is read either.
+    # Their other tags are not parsed any more, either.
     assert loaded.parse_tag("x2") is None
     assert loaded.parse_tag("zeta") == BackendTag("zeta", "zeta")
 

@@ -1,4 +1,4 @@
-"""Which backend serves a device type, and what is said when none does."""
+"""Which backend serves a device type, and the error when none does."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_the_environment_decides_among_several(installed_plugins, monkeypatch, c
     registry = installed_plugins.load()
     assert registry.backend_for("gpu").name == "zeta"
     assert registry.default_backend().name == "zeta"
-    # It serves another type of device, so it has no say here.
+    # It serves another type of device, so it is not considered here.
     assert registry.backend_for("acme").name == "acme"
 
 
@@ -150,7 +150,7 @@ def test_a_failing_detection_is_unavailable_recorded_and_the_cause(installed_plu
     (failure,) = registry.failures
     assert (failure.plugin, failure.phase, failure.error) == ("acme", "detect", cause)
     assert len(installed_plugins.warnings) == 1
-    # It can still tell its own tags from a stranger's.
+    # It can still distinguish its own tags from others.
     assert registry.parse_tag("acme") is not None
     assert registry.backend_for("zeta").name == "zeta"
 

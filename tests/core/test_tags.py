@@ -1,4 +1,4 @@
-"""`BackendTag.parse`: the one reader of `<prefix><major><minor>`, used by every versioned tag."""
+"""`BackendTag.parse`, which parses `<prefix><major><minor>` for all versioned tags."""
 
 import pytest
 from hypothesis import example, given

@@ -46,7 +46,7 @@ class Wheel:
 
 
 class Environment:
-    """A virtual environment, far from the checkout."""
+    """A virtual environment, outside the checkout."""
 
     def __init__(self, folder: Path):
         self.folder = folder

@@ -1,4 +1,4 @@
-"""A vendor's device and its plugin, installed beside the core's wheel: the core knows neither.
+"""A vendor's device and its plugin, installed with the core's wheel, which knows neither.
 
 `tests/plugins/kernels-backend-acme` makes torch have a device named acme. Models are really moved
 there, and `kernelize` finds the device's kernels as it does for any other.
@@ -36,8 +36,8 @@ def run(acme, tmp_path):
     return run
 
 
-# The thread in which torch goes backward on a device may still let go of what Python gave it, and
-# aborts when Python is gone by then.
+# The thread in which torch runs backward on a device may still release Python objects, and aborts
+# if Python has been finalized by then.
 END = """
 import os, sys
 sys.stdout.flush()
@@ -85,7 +85,7 @@ def make_model():
 
 
 def times(factor, variants=("torch-acme",)):
-    """A kernel that tells that it ran by multiplying by a factor."""
+    """A kernel that multiplies by a factor, which shows that it ran."""
     repository = Path(folder, f"times-{factor}")
     for variant in variants:
         build = repository / "build" / variant
@@ -332,7 +332,7 @@ tell([native, [decision.name for decision in decisions if decision.accepted],
 
 
 def test_the_rule_of_the_vendor_has_the_last_word_in_selection(run):
-    # The core would take the entry that requires more; for acme the exact mode counts for more.
+    # The core would prefer the entry that requires more; acme prefers the exact mode.
     code = """
 register_kernel_mapping({"Scale": {
     Device("acme", Lanes(64)): {Mode.TRAINING: times(64)},

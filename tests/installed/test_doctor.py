@@ -1,4 +1,4 @@
-"""What `kernels-core doctor` shows of plugins, and its exit status."""
+"""What `kernels-core doctor` shows about plugins, and its exit status."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FACTS = """
 
 
 class Doctor:
-    """The command beside our backends and the plugins that a test installs, without torch."""
+    """The command with our backends and the plugins that a test installs, without torch."""
 
     def __init__(self, environment, folder):
         self.environment = environment
@@ -87,7 +87,7 @@ def test_facts_of_any_type_can_be_shown(doctor):
     assert process.returncode == 0
 
 
-def test_what_plugins_print_does_not_get_between(doctor):
+def test_output_of_plugins_goes_to_standard_error(doctor):
     body = "import os; print('from Python', flush=True); os.write(1, b'from a native library')"
     doctor.install("acme", kernels_detect=DETECTS.format(body=body))
     process = doctor.run("--json")
@@ -121,7 +121,7 @@ def test_the_environment_decides(doctor):
     assert diagnosis["environment"] == {"KERNELS_BACKEND": "cpu"}
 
 
-def test_the_environment_names_a_backend_that_is_not_there(doctor):
+def test_the_environment_names_a_missing_backend(doctor):
     status, diagnosis = doctor.diagnose(KERNELS_BACKEND="abacus")
     assert status == 1
     assert diagnosis["default"]["backend"] is None
@@ -130,7 +130,7 @@ def test_the_environment_names_a_backend_that_is_not_there(doctor):
     assert process.stdout.splitlines()[-1].startswith("Not healthy: no backend can be used")
 
 
-def test_a_variable_that_cannot_be_understood(doctor):
+def test_an_invalid_environment_variable(doctor):
     status, diagnosis = doctor.diagnose(KERNELS_STRICT_PLUGINS="perhaps")
     (problem,) = diagnosis["problems"]
     assert status == 1

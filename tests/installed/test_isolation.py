@@ -1,4 +1,4 @@
-"""Broken plugins, really built and installed: each fails loudly, by itself, and is shown whole.
+"""Broken plugins, really built and installed: each fails loudly and in isolation, and is shown.
 
 All of them are installed into one folder. The allow list says which of them a program gets.
 """
@@ -43,7 +43,7 @@ def hook(name: str, arguments: str, body: str) -> dict[str, str]:
 
 @attrs.frozen
 class Case:
-    """Plugins that break one rule, and what must come of it.
+    """Plugins that break one rule, and the expected results.
 
     Attributes:
         phase: in which they fail.
@@ -63,7 +63,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """The backend that is asked for."""
+        """The requested backend."""
         return str(next(iter(self.plugins.values())).get("name", next(iter(self.plugins))))
 
 
@@ -187,7 +187,7 @@ CASES = {
     ),
 }
 
-# Plugins that the tests below look at in other ways.
+# Plugins that the tests below use in other ways.
 OTHERS = {
     "works": {},
     "sleeps": {
@@ -302,7 +302,7 @@ def case(request) -> Case:
 
 @pytest.fixture(scope="module")
 def seen(case, installed) -> dict[str, Any]:
-    """What a program sees that runs into the failure twice and then asks for the backend."""
+    """What a program sees that runs into the failure twice and then requests the backend."""
     code = f"""
 NAME, USE, ASK = {case.name!r}, {case.use!r}, {case.ask!r}
 with warnings.catch_warnings(record=True) as caught:
@@ -413,7 +413,7 @@ tell([type(error).__name__, str(error), "raises_plugin" in sys.modules, len(regi
 
 @pytest.fixture
 def also_editable(environment, projects):
-    """The plugin `works` once more, as a developer has it who installed a release before."""
+    """The plugin `works` a second time, as for a developer who had installed a release before."""
     environment.install("--no-deps", build(projects["works"], "editable"))
     yield
     environment.uninstall("works-kernels")
@@ -468,7 +468,7 @@ plugin = sys.modules["sleeps_plugin"]
 def wait_for_it():
     registry().backend_for("sleeps")
 
-# It comes first by priority, so the default cannot be told without it.
+# It has the highest priority, so the default cannot be determined without it.
 asks = [wait_for_it, lambda: registry().default_backend()]
 waiting = [threading.Thread(target=ask, daemon=True) for ask in asks]
 for thread in waiting:

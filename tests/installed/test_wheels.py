@@ -7,7 +7,7 @@ import pytest
 BACKENDS = ["cpu", "cuda", "mps", "rocm", "xpu"]
 
 
-# Distributions of kernels that several backends bring along.
+# Distributions of kernels that several backends depend on.
 BUNDLED = ["bundled-triton"]
 
 
@@ -27,7 +27,7 @@ def test_versions_move_together(core_wheel, backend_wheels):
 
 
 @pytest.mark.parametrize("name", ["cuda", "rocm", "xpu"])
-def test_backends_of_gpus_need_the_kernels_that_they_bring(environment, backend_wheels, name):
+def test_backends_of_gpus_require_the_kernels_that_they_provide(environment, backend_wheels, name):
     required = {requirement.name for requirement in backend_wheels[name].requirements}
     assert "kernels-bundled-triton" in required
     code = f"""
@@ -35,7 +35,7 @@ from kernels_bundled_triton import bundled_mapping
 from kernels_core.plugins import registry
 tell([registry().backend({name!r}).bundled() == bundled_mapping({name!r}), bundled_mapping("x")])
 """
-    # Without Triton there is nothing to bring.
+    # Without Triton there are none.
     assert environment.run(code) == [True, {}]
 
 
@@ -94,6 +94,6 @@ tell([declared, {name: b.detection().reason for name, b in backends.items()}])
     declared, reasons = environment.run(code)
     version = core_wheel.version
     assert declared == {name: [name, f"kernels-backend-{name} {version}"] for name in BACKENDS}
-    # The host's processor is always there; no accelerator can be used without torch.
+    # The host's processor is always available; no accelerator can be used without torch.
     assert reasons.pop("cpu") == ""
     assert all(reasons.values()), reasons

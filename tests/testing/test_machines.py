@@ -1,4 +1,4 @@
-"""Recorded machines: how they are read, and how they stand in for the functions that ask."""
+"""Recorded machines: how they are read, and how they replace the functions of a probe."""
 
 from __future__ import annotations
 

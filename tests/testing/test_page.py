@@ -1,4 +1,4 @@
-"""docs/testing-a-backend.md shows the real thing."""
+"""docs/testing-a-backend.md agrees with the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions in processes of their own: their answers, and how they fail."""
+"""Functions in separate processes: their results, and how they fail."""
 
 from __future__ import annotations
 

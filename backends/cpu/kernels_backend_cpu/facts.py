@@ -47,7 +47,7 @@ def known_features(flags: frozenset[str], torch: Mapping[str, object]) -> frozen
     """Merge the features that the operating system lists with those that torch detected.
 
     torch overrides the operating system: it queries the processor itself and checks that the
-    operating system saves the registers, which a list of features does not tell everywhere.
+    operating system saves the registers, which a list of features does not always reflect.
     """
     detected = {
         _LINUX_NAMES.get(name, name): has for name, has in torch.items() if isinstance(has, bool)

@@ -1,6 +1,6 @@
-"""The same builds in the same order as the ecosystem's own loader, so that both load the same.
+"""The same builds in the same order as Hugging Face `kernels`, so that both load the same.
 
-Asked on simulated machines, with our five plugins, over every name that a large grid can form.
+On simulated machines, with our five plugins, for every name in a large grid.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from kernels_core.host import HostInfo, TorchInfo
 from kernels_core.plugins import Backend, registry
 from kernels_core.variants.fit import decide
 
-peer = pytest.importorskip("kernels.variants", reason="needs the peer: pip install kernels")
-peer_backends = pytest.importorskip("kernels.backends")
+hf_kernels = pytest.importorskip(
+    "kernels.variants", reason="needs Hugging Face kernels: pip install kernels"
+)
+hf_backends = pytest.importorskip("kernels.backends")
 Version = pytest.importorskip("packaging.version").Version
 for _name in ("cpu", "cuda", "mps", "rocm", "xpu"):
     pytest.importorskip(f"kernels_backend_{_name}", reason="needs the five backends")
@@ -41,18 +43,15 @@ NAMES = [
 ]
 
 BACKENDS = [
-    ("cpu", None, peer_backends.CPU()),
-    ("mps", "26.1", peer_backends.Metal()),
+    ("cpu", None, hf_backends.CPU()),
+    ("mps", "26.1", hf_backends.Metal()),
     *(
-        ("cuda", version, peer_backends.CUDA(Version(version)))
+        ("cuda", version, hf_backends.CUDA(Version(version)))
         for version in ("11.8", "12.6", "12.8", "12.10", "13.0", "13.2")
     ),
+    *(("rocm", version, hf_backends.ROCm(Version(version))) for version in ("7.1", "7.2", "7.10")),
     *(
-        ("rocm", version, peer_backends.ROCm(Version(version)))
-        for version in ("7.1", "7.2", "7.10")
-    ),
-    *(
-        ("xpu", version, peer_backends.XPU(Version(version)))
+        ("xpu", version, hf_backends.XPU(Version(version)))
         for version in ("2025.3", "2025.10", "2026.0")
     ),
 ]
@@ -60,12 +59,12 @@ BACKENDS = [
 
 @pytest.mark.parametrize("torch", [(2, 9), (2, 13)])
 @pytest.mark.parametrize(("cpu", "os"), MACHINES)
-@pytest.mark.parametrize(("name", "runtime", "peer_backend"), BACKENDS)
-def test_the_order_is_that_of_the_ecosystems_loader(
+@pytest.mark.parametrize(("name", "runtime", "hf_backend"), BACKENDS)
+def test_the_order_is_that_of_hf_kernels(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
     runtime: str | None,
-    peer_backend: object,
+    hf_backend: object,
     cpu: str,
     os: str,
     torch: tuple[int, int],
@@ -86,9 +85,9 @@ def test_the_order_is_that_of_the_ecosystems_loader(
         names, backend=registry().backend(name), host=host, parse_tag=registry().parse_tag
     )
     ours = [decision.name for decision in decisions if decision.accepted]
-    theirs, _ = peer._resolve_variant_for_system(
-        variants=[peer.parse_variant(name) for name in names],
-        selected_backend=peer_backend,
+    theirs, _ = hf_kernels._resolve_variant_for_system(
+        variants=[hf_kernels.parse_variant(name) for name in names],
+        selected_backend=hf_backend,
         cpu=cpu,
         os=os,
         torch_version=Version(f"{torch[0]}.{torch[1]}"),
@@ -99,7 +98,9 @@ def test_the_order_is_that_of_the_ecosystems_loader(
     accepted_there = {variant.variant_str for variant in theirs}
     # It reads cu1210 as 121.0, so it never takes a CUDA build with a minor version of two digits.
     assert {n for n in ours if "-cu1210-" not in n and "-cu1310-" not in n} == accepted_there
-    both = [peer.VariantAccepted(peer.parse_variant(n)) for n in ours if n in accepted_there]
+    both = [
+        hf_kernels.VariantAccepted(hf_kernels.parse_variant(n)) for n in ours if n in accepted_there
+    ]
     # Its sort is stable, so an order that it leaves alone is its own, ties apart.
-    assert peer._sort_variants(both) == both
+    assert hf_kernels._sort_variants(both) == both
     assert theirs[0].variant_str == both[0].variant.variant_str
