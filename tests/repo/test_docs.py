@@ -184,3 +184,9 @@ def test_every_hook_has_an_example_and_together_they_are_a_plugin(tmp_path):
     implemented = run(blocks_of(HOOKS) + TAKEN_BY_THE_CORE, tmp_path).split()
     documented = [title for title, _ in HOOK_SECTION.findall(HOOKS.read_text(encoding="utf-8"))]
     assert implemented == sorted(documented)
+
+
+def test_the_page_about_tests_has_every_folder_of_tests():
+    listed = re.findall(r"^\| `(tests/\w+)/`", (ROOT / "tests/README.md").read_text("utf-8"), re.M)
+    folders = {path.parent.name for path in ROOT.glob("tests/*/*.py")} | {"plugins"}
+    assert sorted(listed) == sorted(f"tests/{name}" for name in folders - {"hub_server"})
