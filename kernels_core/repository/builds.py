@@ -14,7 +14,7 @@ from kernels_core.host import HostInfo, host_info
 from kernels_core.plugins import Backend, registry
 from kernels_core.repository.dependencies import check_dependencies
 from kernels_core.repository.metadata import Metadata
-from kernels_core.variants.fit import BuildDecision, decide
+from kernels_core.variants.fit import BuildDecision, decide_builds
 from kernels_core.variants.names import TagParser
 
 
@@ -61,7 +61,7 @@ class BuildSelector:
     by_metadata: bool = False
 
     def decisions_by_name(self, names: Iterable[str]) -> tuple[BuildDecision, ...]:
-        """Decide over builds by nothing but their names; see `fit.decide`."""
+        """Decide over builds by nothing but their names; see `fit.decide_builds`."""
         if self.by_metadata:
             return tuple(BuildDecision(name, None, True) for name in names)
         host = self.host or host_info()
@@ -140,7 +140,7 @@ class BuildSelector:
 def _decided(
     names: tuple[str, ...], backend: Backend, host: HostInfo, parse_tag: TagParser
 ) -> tuple[BuildDecision, ...]:
-    return decide(names, backend=backend, host=host, parse_tag=parse_tag)
+    return decide_builds(names, backend=backend, host=host, parse_tag=parse_tag)
 
 
 def make_build(

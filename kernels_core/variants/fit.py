@@ -45,7 +45,7 @@ class BuildDecision:
     reason: str = ""
 
 
-def decide(
+def decide_builds(
     names: Iterable[str], *, backend: Backend, host: HostInfo, parse_tag: TagParser
 ) -> tuple[BuildDecision, ...]:
     """Decide for each build, by its name, whether it fits.

@@ -11,7 +11,7 @@ from kernels_core.errors import PluginConflictError
 from kernels_core.hookspecs import BackendTag
 from kernels_core.host import HostInfo, TorchInfo
 from kernels_core.plugins import Backend
-from kernels_core.variants.fit import BuildDecision, decide
+from kernels_core.variants.fit import BuildDecision, decide_builds
 from kernels_core.variants.names import parse
 
 TORCH = TorchInfo(version="2.13.0+anvil", release=(2, 13), cxx11_abi=True)
@@ -35,7 +35,7 @@ def parse_tag(text: str) -> BackendTag | None:
 
 
 def one(name: str, backend: Backend, host: HostInfo = HOST) -> BuildDecision:
-    (decision,) = decide([name], backend=backend, host=host, parse_tag=parse_tag)
+    (decision,) = decide_builds([name], backend=backend, host=host, parse_tag=parse_tag)
     return decision
 
 
@@ -56,7 +56,7 @@ def test_the_best_build_comes_first(anvil: Backend) -> None:
     names = [*best_first, *unfit]
     for seed in range(5):
         random.Random(seed).shuffle(names)
-        decisions = decide(names, backend=anvil, host=HOST, parse_tag=parse_tag)
+        decisions = decide_builds(names, backend=anvil, host=HOST, parse_tag=parse_tag)
         assert [d.name for d in decisions] == [*best_first, *unfit]
         assert [d.accepted for d in decisions] == [True] * len(best_first) + [False] * len(unfit)
 
@@ -156,7 +156,9 @@ def test_native_builds_need_a_stable_abi_of_python(
 ) -> None:
     host = attrs.evolve(HOST, free_threaded=True, python=python)
     names = ["torch213-anvil23-x86_64-linux", "tvm-ffi01-anvil23-x86_64-linux", "torch-anvil"]
-    decisions = {d.name: d for d in decide(names, backend=anvil, host=host, parse_tag=parse_tag)}
+    decisions = {
+        d.name: d for d in decide_builds(names, backend=anvil, host=host, parse_tag=parse_tag)
+    }
     assert decisions.pop("torch-anvil").accepted
     for decision in decisions.values():
         assert decision.accepted is fits
@@ -171,5 +173,5 @@ def test_the_plugin_is_asked_once_per_tag(anvil: Backend, monkeypatch: pytest.Mo
         Backend, "match_tag", lambda self, tag: asked.append(tag) or match_tag(self, tag)
     )
     names = [f"torch-stable-abi2{minor}-anvil23-x86_64-linux" for minor in range(14)]
-    decide(names, backend=anvil, host=HOST, parse_tag=parse_tag)
+    decide_builds(names, backend=anvil, host=HOST, parse_tag=parse_tag)
     assert [str(tag) for tag in asked] == ["anvil23"]

@@ -13,7 +13,7 @@ import pytest
 from kernels_core.hookspecs import Detection
 from kernels_core.host import HostInfo, TorchInfo
 from kernels_core.plugins import Backend, registry
-from kernels_core.variants.fit import decide
+from kernels_core.variants.fit import decide_builds
 
 hf_kernels = pytest.importorskip(
     "kernels.variants", reason="needs Hugging Face kernels: pip install kernels"
@@ -81,7 +81,7 @@ def test_the_order_is_that_of_hf_kernels(
         tvm_ffi=(0, 10),
     )
     names = random.Random(0).sample(NAMES, len(NAMES))
-    decisions = decide(
+    decisions = decide_builds(
         names, backend=registry().backend(name), host=host, parse_tag=registry().parse_tag
     )
     ours = [decision.name for decision in decisions if decision.accepted]
