@@ -1,4 +1,4 @@
-"""`check`: facts are gathered, and the rules judge them."""
+"""`check`: gathers facts, and lets the rules judge them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kernels_core.check.run.observe import observe
 from kernels_core.errors import CheckError
 
 Progress = Callable[[str, int, int], None]
-"""Is told what is looked at now, and how many files of how many are done."""
+"""Called with what is being checked, the number of files that are done, and that of all files."""
 
 
 def check(
@@ -39,27 +39,26 @@ def check(
 ) -> Report:
     """Check whether a kernel repository would load everywhere that it claims to.
 
-    Nothing of the repository is imported or run unless `run` is given, and then in a process of
-    its own.
+    No code of the repository is imported or run unless `run` is given, and then only in a separate
+    process.
 
     Args:
         subject: a directory with a kernel repository, or one build of it; a single file of native
-            code; or "org/name" on the Hub, where no such path exists.
+            code; or, if no such path exists, "org/name" on the Hub.
         revision: branch, tag or commit of a repository on the Hub; its newest version by default.
-        variants: shell patterns of the builds to check; empty for all.
-        run: also load the build that fits this machine, and try what it claims.
-        select: ids or families of rules to judge by; empty for all.
-        ignore: ids or families of rules to leave out of these.
-        progress: told of each file before it is read.
+        variants: shell patterns for the names of builds to check; empty for all.
+        run: also run the build that fits this machine, and test what it claims.
+        select: ids or families of rules to check; empty for all.
+        ignore: ids or families of rules to skip.
+        progress: called before each file is read.
 
     Returns:
-        What was found.
+        The findings.
 
     Raises:
-        CheckError: it could not be checked: there is no such repository, it cannot be read, the Hub
-            does not answer, a revision is given of what is not on the Hub, or what checks need is
-            not installed.
-        ValueError: no rule or family has a name that is selected or ignored.
+        CheckError: the check failed: there is no such repository, it cannot be read, the Hub does
+            not answer, `revision` is given for a local path, or a library is not installed.
+        ValueError: a name in `select` or `ignore` is no rule or family.
 
     Example:
         >>> import tempfile
@@ -75,7 +74,8 @@ def check(
     path = Path(subject).expanduser()
     if path.exists() and revision is not None:
         raise CheckError(
-            f"{path} is on this machine, where repositories have no revision {revision!r}.",
+            f"{path} is a local path, which has no revision {revision!r}; only repositories on the "
+            f"Hub have revisions.",
             path=path,
         )
     if path.is_dir():
@@ -117,11 +117,11 @@ def _check_repository(
 
 
 def _check_file(path: Path, rules: tuple[Rule, ...]) -> Report:
-    # Opening a named pipe would wait for somebody to write into it.
+    # Opening a named pipe would block until something writes to it.
     if not path.is_file() or not is_native(path):
         raise CheckError(
-            f"{path} is no native code: expected a library in the format of Linux, macOS or "
-            f"Windows, or a directory with a kernel repository.",
+            f"{path} is not native code: expected a library for Linux, macOS or Windows, or a "
+            f"directory that contains a kernel repository.",
             path=path,
         )
     checked = _Checked(rules)

@@ -1,4 +1,4 @@
-"""What is installed with `kernels-core[check]` only."""
+"""Libraries that only the extra `kernels-core[check]` installs."""
 
 from __future__ import annotations
 
@@ -9,21 +9,10 @@ from kernels_core.errors import CheckError
 
 
 def extra(module: str) -> Any:
-    """Import a module that needs the extra `check`.
-
-    Args:
-        module: its name, with dots.
-
-    Raises:
-        CheckError: something that it needs is not installed.
-
-    Example:
-        >>> "Py_NewRef" in {symbol.name for symbol in extra("abi3info").FUNCTIONS}
-        True
-    """
+    """Import a module that needs the extra. Raises `CheckError` where it is not installed."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise CheckError(
-            f"To check native code, {error.name} is needed: pip install 'kernels-core[check]'"
+            f"Checking native code needs {error.name}: pip install 'kernels-core[check]'"
         ) from error

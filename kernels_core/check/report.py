@@ -12,9 +12,9 @@ class Finding:
     """A place in a repository that breaks a rule.
 
     Attributes:
-        rule: the rule, which says why it matters and how to mend it.
+        rule: the rule, which says why it matters and how to fix it.
         problem: what is wrong, and where.
-        variant: the build that it is in; None when it concerns no single one.
+        variant: the build that it is in; None when it is not about a single one.
     """
 
     rule: Rule
@@ -28,12 +28,12 @@ class Report:
 
     Attributes:
         subject: what was checked: a path, or a repository on the Hub with its commit.
-        findings: what breaks rules, in order of builds, paths and lines.
-        variants: the builds that were looked at.
+        findings: what breaks rules, sorted by build, path and line.
+        variants: the builds that were checked.
         native_modules: how many files of native code were read.
         python_files: how many files of Python source were read.
-        not_judged: what could not be judged though it was asked for, each with its reason.
-        root: the directory that paths in findings are relative to; None for what is on the Hub.
+        not_judged: what could not be judged although it was requested, each with its reason.
+        root: the directory that paths in findings are relative to; None on the Hub.
 
     Example:
         >>> import tempfile

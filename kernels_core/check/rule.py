@@ -1,22 +1,23 @@
-'''What a rule is, and all of them.
+'''What a rule is, and how to write one.
 
-A rule is a function of one scope's facts. Its docstring says what is demanded, why, and how to mend
-what breaks it:
+A rule is a function of the facts of one scope. Its docstring says what is required, why, and how to
+fix what breaks it:
 
     @rule(Scope.BUILD, Severity.ERROR)
     def layout_package(build: Build) -> Iterator[Problem]:
-        """A build holds one package.
+        """A build contains one package.
 
         Why: without it there is nothing to import.
 
-        Mend: put an `__init__.py` into the variant's directory.
+        Fix: add an `__init__.py` to the variant's directory.
         """
         if not build.packages:
             yield Problem("has no __init__.py", build.path)
 
-Its id is the name of the function with dashes: `layout-package`. The first word is its family.
-Rules read facts and never open files of their own: facts are gathered once, in one place, by code
-that is made for hostile input.
+Its id is the name of the function with dashes: `layout-package`. The first word is its family. A
+message continues a sentence about the path: "build/torch-cpu: has no __init__.py".
+
+Rules read facts and never open files: `facts/` gathers them once, and expects untrusted input.
 '''
 
 from __future__ import annotations
@@ -30,21 +31,21 @@ import attrs
 
 _F = TypeVar("_F", bound=Callable[[Any], Iterable["Problem"]])
 
-_PARTS = ("Why", "Mend")
+_PARTS = ("Why", "Fix")
 
 
 class Severity(enum.Enum):
-    """How bad it is when a rule is broken."""
+    """How serious it is when a rule is broken."""
 
     ERROR = "error"
-    """Somewhere that the repository claims to work, it does not load, or computes wrongly."""
+    """The kernel does not load, or gives wrong results, somewhere that it claims to support."""
 
     WARNING = "warning"
-    """It works today, but something that people rely on is missing or will break."""
+    """The kernel works now, but something that users rely on is missing or may break."""
 
 
 class Scope(enum.Enum):
-    """What a rule judges, and so what its function is given."""
+    """What a rule judges, and so what its function receives."""
 
     REPOSITORY = "repository"
     """`facts.repository.Repository`, once."""
@@ -59,7 +60,7 @@ class Scope(enum.Enum):
     """`facts.native.NativeBuild`, for each build, after its files."""
 
     PYTHON = "Python file"
-    """`facts.python_files.PythonFile`, for each file of Python source that can be parsed."""
+    """`facts.python_files.PythonFile`, for each file of Python source."""
 
     PACKAGE = "Python of a build"
     """`facts.operators.PythonPackage`, for each build, after its files."""
@@ -68,7 +69,7 @@ class Scope(enum.Enum):
     """A tuple of `facts.operators.Operators`, once, after all builds."""
 
     RUN = "run"
-    """`facts.observation.Observation`, once, when the build for this machine is run."""
+    """`facts.observation.Observation`, once, if the build for this machine is run."""
 
 
 @attrs.frozen
@@ -78,8 +79,8 @@ class Problem:
     Attributes:
         message: what is wrong there, with the names and values in question.
         path: the file or directory, relative to the repository, with `/`; "" for the repository.
-        line: the line in the file, counted from 1.
-        symbol: the name in the file: of a function, a class, a symbol of native code, a key.
+        line: the line in the file, starting at 1.
+        symbol: the name of a function, class, key or native symbol in the file.
     """
 
     message: str
@@ -90,29 +91,29 @@ class Problem:
 
 @attrs.frozen
 class Rule:
-    """A rule that a kernel repository must fulfil.
+    """A rule for kernel repositories.
 
     Attributes:
         id: its name, for `--select` and `--ignore`.
         scope: what it judges.
-        severity: how bad it is when it is broken.
-        demand: what is demanded.
+        severity: how serious it is when it is broken.
+        requirement: what is required.
         why: what happens otherwise.
-        mend: what to do.
+        fix: what to do.
         judge: yields a problem for each place that breaks it.
     """
 
     id: str
     scope: Scope
     severity: Severity
-    demand: str
+    requirement: str
     why: str
-    mend: str
+    fix: str
     judge: Callable[[Any], Iterable[Problem]] = attrs.field(repr=False, eq=False)
 
     @property
     def family(self) -> str:
-        """The first word of the id, which rules of one kind share."""
+        """The first word of the id, shared by related rules."""
         return self.id.partition("-")[0]
 
 
@@ -121,26 +122,18 @@ registered: dict[str, Rule] = {}
 
 
 def rule(scope: Scope, severity: Severity) -> Callable[[_F], _F]:
-    """Make a rule of a function; see the module's docstring.
-
-    Args:
-        scope: what the function takes.
-        severity: how bad it is when the rule is broken.
-
-    Raises:
-        TypeError: the docstring lacks a part, or another rule has the id.
-    """
+    """Make a function a rule. Raises `TypeError` for an incomplete docstring or a taken id."""
 
     def register(judge: _F) -> _F:
         name = judge.__name__.replace("_", "-")
-        demand, *rest = inspect.cleandoc(judge.__doc__ or "").split("\n\n")
+        requirement, *rest = inspect.cleandoc(judge.__doc__ or "").split("\n\n")
         parts = dict(_part(text) for text in rest)
-        if tuple(parts) != _PARTS or not demand:
-            raise TypeError(f"the docstring of rule {name} must have a demand, 'Why:' and 'Mend:'")
+        if tuple(parts) != _PARTS or not requirement:
+            raise TypeError(f"the docstring of {name} must have a requirement, 'Why:' and 'Fix:'")
         if name in registered:
             raise TypeError(f"there are two rules {name}")
         registered[name] = Rule(
-            name, scope, severity, _one_line(demand), parts["Why"], parts["Mend"], judge
+            name, scope, severity, _one_line(requirement), parts["Why"], parts["Fix"], judge
         )
         return judge
 
@@ -157,13 +150,7 @@ def _one_line(text: str) -> str:
 
 
 def judged(rules: Iterable[Rule], scope: Scope, facts: object) -> Iterator[tuple[Rule, Problem]]:
-    """Judge facts by those of the rules that are for their scope.
-
-    Args:
-        rules: the rules.
-        scope: what the facts are about.
-        facts: what the rules' functions take.
-    """
+    """Judge facts by the rules for their scope."""
     for each in rules:
         if each.scope is scope:
             for problem in each.judge(facts):
@@ -171,16 +158,7 @@ def judged(rules: Iterable[Rule], scope: Scope, facts: object) -> Iterator[tuple
 
 
 def some(names: Sequence[str], most: int = 8) -> str:
-    """Names in a sentence, the first few of many.
-
-    Args:
-        names: the names.
-        most: how many of them to write.
-
-    Example:
-        >>> some(["a", "b", "c", "d"]), some(["a", "b", "c", "d"], 3), some([])
-        ('a, b, c, d', 'a, b, c and 1 more', 'nothing in particular')
-    """
+    """Names in a sentence: "a, b, c and 4 more"."""
     if not names:
         return "nothing in particular"
     listed = ", ".join(names[:most])

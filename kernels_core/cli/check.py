@@ -1,6 +1,6 @@
 """`kernels-core check`: whether a kernel repository would load everywhere that it claims to.
 
-What it finds as text for people is in check_text.py, in formats for programs in check_formats.py.
+check_text.py prints the result for people, check_formats.py for programs.
 """
 
 from __future__ import annotations
@@ -23,34 +23,19 @@ from kernels_core.cli.check_text import as_text, printable
 from kernels_core.cli.output import as_table
 from kernels_core.errors import CheckError
 
-# What a command line takes, one line of a terminal.
+# So that it fits on one line of a terminal.
 _WIDTH = 78
 
 COULD_NOT_CHECK = 2
 
 
 def names(given: Iterable[str]) -> list[str]:
-    """Names that were given one by one or with commas between them.
-
-    Example:
-        >>> names(["layout,metadata-name", "run"])
-        ['layout', 'metadata-name', 'run']
-    """
+    """Names that were given one by one or separated by commas."""
     return [name.strip() for text in given for name in text.split(",") if name.strip()]
 
 
 def checked(subject: str, *, select: Iterable[str], ignore: Iterable[str], **how: Any) -> Report:
-    """Check something. Whatever goes wrong ends the program with status 2.
-
-    Args:
-        subject: what to check.
-        select: rules and families to judge by, as they were given.
-        ignore: rules and families to leave out, as they were given.
-        how: more arguments of `check`.
-
-    Raises:
-        click.UsageError: there is no such rule.
-    """
+    """Check something. Any failure ends the program with status 2."""
     select, ignore = names(select), names(ignore)
     try:
         selected_rules(select, ignore)
@@ -62,9 +47,9 @@ def checked(subject: str, *, select: Iterable[str], ignore: Iterable[str], **how
     except CheckError as error:
         _end(f"Error: {printable(str(error))}")
     except KeyboardInterrupt:
-        _end(f"Error: {subject} was not checked to the end.")
+        _end(f"Error: the check of {subject} was interrupted.")
     except Exception:
-        # Status 1, which Python would end with, says that it was checked.
+        # Python would exit with status 1, which means that the check found something.
         _end(f"{traceback.format_exc()}Error: {subject} could not be checked.")
 
 
@@ -74,13 +59,7 @@ def _end(message: str) -> NoReturn:
 
 
 def rendered(report: Report, output: str, *, colour: bool = False) -> str:
-    """A report in one of the formats.
-
-    Args:
-        report: the report.
-        output: "text", "json", "sarif" or "github".
-        colour: whether text may be coloured.
-    """
+    """A report in one of the formats: "text", "json", "sarif" or "github"."""
     if output == "json":
         return json.dumps(as_json(report), indent=2)
     if output == "sarif":
@@ -91,27 +70,19 @@ def rendered(report: Report, output: str, *, colour: bool = False) -> str:
 
 
 def rules_as(output: str) -> str:
-    """All rules: as a table, or as JSON.
-
-    Args:
-        output: "json", or any other format for the table.
-    """
+    """All rules, as JSON or else as a table."""
     if output == "json":
         return json.dumps({rule.id: rule_as_json(rule) for rule in all_rules()}, indent=2)
-    return as_table(["rule", "severity", "demand"], map(_row, all_rules()))
+    return as_table(["rule", "severity", "requirement"], map(_row, all_rules()))
 
 
 def _row(rule: Rule) -> tuple[str, str, str]:
-    return rule.id, rule.severity.value, rule.demand
+    return rule.id, rule.severity.value, rule.requirement
 
 
 @contextlib.contextmanager
 def progress_line() -> Iterator[Callable[[str, int, int], None] | None]:
-    """A line that says what is looked at now, on standard error where that is a terminal.
-
-    Returns:
-        What to tell of it; None where nobody would see it.
-    """
+    """A line that shows what is being checked, on standard error if that is a terminal."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -15,7 +15,7 @@ from kernels_core.cli.check_text import broken_rules, printable
 
 _SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
-# Where a finding about the repository as a whole is shown.
+# The path of findings about the whole repository.
 _WHOLE = "build"
 
 
@@ -44,9 +44,9 @@ def rule_as_json(rule: Rule) -> dict[str, str]:
     return {
         "severity": rule.severity.value,
         "scope": rule.scope.value,
-        "demand": rule.demand,
+        "requirement": rule.requirement,
         "why": rule.why,
-        "mend": rule.mend,
+        "fix": rule.fix,
         "docs": link(rule),
     }
 
@@ -67,7 +67,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
 
 
 def as_sarif(report: Report) -> dict[str, Any]:
-    """A report as a log of SARIF 2.1.0, with paths as `shown_path` has them."""
+    """A report as a log of SARIF 2.1.0, with paths as in `shown_path`."""
     rules = broken_rules(report)
     indices = {rule.id: index for index, rule in enumerate(rules)}
     driver = {
@@ -92,11 +92,11 @@ def as_sarif(report: Report) -> dict[str, Any]:
 def _sarif_rule(rule: Rule) -> dict[str, Any]:
     said = {
         "id": rule.id,
-        "shortDescription": {"text": rule.demand},
-        "fullDescription": {"text": f"{rule.demand} Why: {rule.why}"},
+        "shortDescription": {"text": rule.requirement},
+        "fullDescription": {"text": f"{rule.requirement} Why: {rule.why}"},
         "help": {
-            "text": f"Why: {rule.why} Mend: {rule.mend}",
-            "markdown": f"{rule.demand}\n\n**Why:** {rule.why}\n\n**Mend:** {rule.mend}",
+            "text": f"Why: {rule.why} Fix: {rule.fix}",
+            "markdown": f"{rule.requirement}\n\n**Why:** {rule.why}\n\n**Fix:** {rule.fix}",
         },
         "defaultConfiguration": {"level": rule.severity.value},
         "properties": {"tags": [rule.family]},
@@ -123,13 +123,9 @@ def _sarif_result(finding: Finding, indices: dict[str, int], report: Report) -> 
 
 
 def shown_path(path: str, report: Report) -> str:
-    """A path as it is from the working directory, which on a build server is the checkout.
+    """A path of a finding relative to the working directory, the checkout on a build server.
 
-    What lies elsewhere, or on the Hub, keeps its path relative to the kernel repository.
-
-    Args:
-        path: of a finding.
-        report: what the finding is from.
+    Elsewhere and on the Hub, it stays relative to the kernel repository.
     """
     path = path or _WHOLE
     if report.root is None:
@@ -145,7 +141,7 @@ def shown_path(path: str, report: Report) -> str:
 
 
 def as_github(report: Report) -> str:
-    """A report as workflow commands, which GitHub shows beside the lines that they are about."""
+    """A report as workflow commands, which GitHub shows next to the lines that they refer to."""
     return "\n".join([*(_command(each, report) for each in report.findings), _last_line(report)])
 
 
@@ -159,7 +155,7 @@ def _command(finding: Finding, report: Report) -> str:
     listed = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
     named = problem.symbol is None or problem.symbol in problem.message
     symbol = "" if named else f"{problem.symbol}: "
-    message = f"{symbol}{problem.message.rstrip('.')}. Mend: {finding.rule.mend}"
+    message = f"{symbol}{problem.message.rstrip('.')}. Fix: {finding.rule.fix}"
     return f"::{command} {listed}::{_data(printable(message))}"
 
 

@@ -1,8 +1,7 @@
 """A report of `check` for people.
 
-A repository has up to a hundred builds, made by one build system: what is wrong is wrong in many of
-them. So what is found is shown once for all the builds that it is found in, and why it matters once
-for each rule.
+A repository has up to a hundred builds, made by one build system, so a problem is usually in many
+of them. A finding is shown once for all builds that have it, and the reason once for each rule.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from kernels_core.check.report import Finding, Report
 from kernels_core.check.rule import Rule, Severity
 from kernels_core.check.rules_page import link
 
-# Of one rule, in the whole report; `--format json` has them all.
+# Of one rule, in the whole report; `--format json` lists all.
 _SHOWN_OF_RULE = 20
 _SHOWN_BUILDS = 3
 _WIDTH = 100
@@ -26,24 +25,14 @@ _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow"}
 
 
 def as_text(report: Report, *, colour: bool = False) -> str:
-    """A report for people.
-
-    Args:
-        report: the report.
-        colour: whether to colour it.
-    """
+    """A report for people."""
     style = _Style(colour)
     parts = [*_groups(report, style), *_rules(report, style), _notes(report), _summary(report)]
     return "\n\n".join(filter(None, parts))
 
 
 def printable(text: str) -> str:
-    r"""Text that a terminal shows as it is: names of files may hold what moves the cursor.
-
-    Example:
-        >>> printable("a\x1b[2Jb")
-        'a\\x1b[2Jb'
-    """
+    """Text as a terminal can show it safely: names of files may contain control characters."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -57,7 +46,7 @@ class _Style:
 
 @attrs.frozen
 class _Line:
-    """What is the same in all builds that it is found in."""
+    """A finding that is the same in all builds that have it."""
 
     rule: Rule
     where: str
@@ -65,7 +54,7 @@ class _Line:
 
 
 def _groups(report: Report, style: _Style) -> Iterator[str]:
-    """What is found, by the builds that it is found in."""
+    """The findings, grouped by the builds that have them."""
     builds: dict[_Line, list[str | None]] = {}
     for finding in report.findings:
         found_in = builds.setdefault(_line(finding), [])
@@ -85,7 +74,7 @@ def _groups(report: Report, style: _Style) -> Iterator[str]:
             yield "\n".join([style(_heading(variants, report), bold=True), *texts])
     for rule_id, count in shown.items():
         if count > _SHOWN_OF_RULE:
-            yield f"... and {count - _SHOWN_OF_RULE} more of {rule_id}; --format json has them all."
+            yield f"... and {count - _SHOWN_OF_RULE} more of {rule_id}; --format json lists all."
 
 
 def _line(finding: Finding) -> _Line:
@@ -121,12 +110,12 @@ def _finding(line: _Line, style: _Style) -> str:
 def _rules(report: Report, style: _Style) -> Iterator[str]:
     for rule in broken_rules(report):
         heading = style(f"{rule.id} ({rule.severity.value})", bold=True)
-        texts = [rule.demand, f"Why: {rule.why}", f"Mend: {rule.mend}", link(rule)]
+        texts = [rule.requirement, f"Why: {rule.why}", f"Fix: {rule.fix}", link(rule)]
         yield "\n".join([heading, *(_wrapped(text) for text in texts)])
 
 
 def broken_rules(report: Report) -> tuple[Rule, ...]:
-    """The rules that something breaks, each once, in the order in which they are first broken."""
+    """The rules with findings, each once, in the order of findings."""
     return tuple({finding.rule.id: finding.rule for finding in report.findings}.values())
 
 
@@ -146,14 +135,14 @@ def _notes(report: Report) -> str:
 
 
 def _summary(report: Report) -> str:
-    looked_at = _listed(
+    checked = _listed(
         (len(report.variants), "build"),
         (report.native_modules, "native module"),
         (report.python_files, "Python file"),
     )
     errors = len(report.errors)
     found = _listed((errors, "error"), (len(report.findings) - errors, "warning"))
-    return f"{printable(report.subject)}: {found or 'nothing wrong'}, in {looked_at or 'no file'}"
+    return f"{printable(report.subject)}: {found or 'no problems'}, in {checked or 'no files'}"
 
 
 def _listed(*counts: tuple[int, str]) -> str:

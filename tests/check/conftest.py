@@ -59,10 +59,10 @@ def findings() -> Callable[..., list[tuple[str, str]]]:
 
 @pytest.fixture
 def link(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Compile C into a library of Linux; flags that name libraries of the test go after it.
+    """Compile C into a shared library for Linux; flags that name other libraries come after it.
 
-    `compiler` is a command in place of gcc, such as that of zig for other processors. Without
-    `libc`, nothing is linked in that the flags do not name.
+    `compiler` is a command to use instead of gcc, such as zig's for other processors. Without
+    `libc`, only libraries in the flags are linked.
     """
 
     def make(
@@ -96,7 +96,7 @@ def link(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture
 def stub(link: Callable[..., Path]) -> Callable[..., Path]:
-    """Make a library of a given name that has given functions, each of a given version."""
+    """Make a library of a given name with given functions, each with a given version."""
 
     def make(soname: str, functions: Mapping[str, str | None] | None = None) -> Path:
         functions = functions or {}
@@ -118,7 +118,7 @@ def stub(link: Callable[..., Path]) -> Callable[..., Path]:
 
 
 def _strip_sections(library: bytes) -> bytes:
-    """Cut the table of sections off, as nothing that loads libraries needs it."""
+    """Remove the section table, which no loader needs."""
     is_64_bit = library[4] == 2
     offset, width = (0x28, 8) if is_64_bit else (0x20, 4)
     end = int.from_bytes(library[offset : offset + width], "little")
@@ -131,7 +131,7 @@ def _strip_sections(library: bytes) -> bytes:
 
 @pytest.fixture(params=["as linked", "stripped", "without sections"])
 def form(request: pytest.FixtureRequest) -> Callable[[Path], bytes]:
-    """The content of a library as it was linked, stripped, and without a table of sections."""
+    """The content of a library as linked, stripped, and without a section table."""
 
     def content(library: Path) -> bytes:
         if request.param != "as linked":
@@ -144,7 +144,7 @@ def form(request: pytest.FixtureRequest) -> Callable[[Path], bytes]:
 
 @pytest.fixture
 def rules(make_build: MakeBuild) -> Callable[..., list[tuple[str, str | None]]]:
-    """Put one file of native code into a build; the rules that it breaks, and for which symbols."""
+    """Put one native file into a build; returns the rules that it breaks, and the symbols."""
 
     def find(
         content: bytes,
@@ -167,10 +167,19 @@ def zig(tmp_path_factory: pytest.TempPathFactory) -> Zig:
 
 
 @pytest.fixture
-def judge_library(make_build: MakeBuild) -> Callable[..., list[tuple[str, str]]]:
-    """The rules about native code that a library in a build breaks, with the messages."""
+def judge(
+    make_build: MakeBuild, request: pytest.FixtureRequest
+) -> Callable[..., list[tuple[str, str]]]:
+    """The rules about native code that a library in a build breaks, with the messages.
 
-    def judge(content: Path | bytes, variant: str, name: str) -> list[tuple[str, str]]:
+    Without other arguments, the variant and the file have the names `CPU` and `FILE` of the test's
+    module.
+    """
+
+    def judge(
+        content: Path | bytes, variant: str | None = None, name: str | None = None
+    ) -> list[tuple[str, str]]:
+        variant, name = variant or request.module.CPU, name or request.module.FILE
         content = content.read_bytes() if isinstance(content, Path) else content
         repository = make_build(variant, {name: content})
         families = ("native", "macho", "pe", "abi3")

@@ -1,7 +1,7 @@
 """Libraries for macOS and Windows to check: compiled by zig, or written byte by byte.
 
-zig brings what is needed to link for both systems. What it cannot make is put together here from
-the structures in Apple's `mach-o/loader.h` and `mach-o/fixup-chains.h` and in Microsoft's
+zig includes everything that is needed to link for both systems. What it cannot produce is built
+here from the structures in Apple's `mach-o/loader.h` and `mach-o/fixup-chains.h` and in Microsoft's
 "PE Format".
 """
 
@@ -13,6 +13,11 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+from kernels_core.check.native.reading import read_native
+
+T = TypeVar("T")
 
 # A Python module: in Python since 3.2, in its stable ABI from the beginning.
 MODULE = """
@@ -30,7 +35,7 @@ int DllMainCRTStartup(void *a, unsigned b, void *c) { return 1; }
 
 
 class Zig:
-    """Compiles for other systems, each source once; files lie in `directory`."""
+    """Compiles for other systems, into files in `directory`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -44,7 +49,7 @@ class Zig:
         release: str = "15.0",
         name: str = "activation.abi3.so",
     ) -> Path:
-        """A library for macOS; functions that it lacks are expected in the program."""
+        """A library for macOS; missing functions are expected in the program."""
         target = self._file(name)
         flags = ("-nostdlib", "-Wl,-undefined,dynamic_lookup", *flags)
         if not any("install_name" in flag for flag in flags):
@@ -60,7 +65,7 @@ class Zig:
         cpu: str = "x86_64",
         name: str = "activation.pyd",
     ) -> Path:
-        """A library for Windows that takes these functions from these libraries."""
+        """A library for Windows that imports these functions from these libraries."""
         target = self._file(name)
         if libraries is None:
             libraries = {"python3.dll": ["PyModule_Create2"]}
@@ -242,3 +247,11 @@ def pe(
     section = struct.pack("<8sIIII12xI", b".rdata", len(body), base, len(body), start, 0x40000040)
     headers = b"MZ".ljust(60, b"\0") + struct.pack("<I", 64) + b"PE\0\0" + coff + optional + section
     return headers.ljust(start, b"\0") + bytes(body)
+
+
+def image_in(content: bytes, file: Path, kind: type[T]) -> T:
+    """The image of a library with one architecture, written to a file."""
+    file.write_bytes(content)
+    (module,) = read_native(file.name, file, None)
+    assert isinstance(module.image, kind), module.unreadable
+    return module.image

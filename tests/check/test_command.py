@@ -1,4 +1,4 @@
-"""`kernels-core check` as people call it."""
+"""`kernels-core check` on the command line."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(*arguments: str | Path) -> Result:
 
 @pytest.fixture
 def broken(make_build: Make) -> Path:
-    """A repository with two kinds of wrong things in it."""
+    """A repository with two kinds of problems."""
     make_build("torch-cpu", {"__init__.py": "", "a.pyc": b""}, METADATA)
     return make_build("torch-cuda", {"__init__.py": "", "a.pyc": b""})
 
@@ -40,7 +40,7 @@ def test_nothing_found_ends_with_0(make_build: Make) -> None:
     repository = make_build("torch-cpu", {"__init__.py": ""}, METADATA)
     result = run(repository, *FAMILIES)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout == f"{repository}: nothing wrong, in 1 build\n"
+    assert result.stdout == f"{repository}: no problems, in 1 build\n"
 
 
 def test_something_found_ends_with_1(broken: Path) -> None:
@@ -52,9 +52,9 @@ def test_something_found_ends_with_1(broken: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere/at/all"], "Error: There is no file or directory of this name"),
+        (["nowhere/at/all"], "Error: There is no file or directory 'nowhere/at/all'"),
         (["."], "is not a kernel repository"),
-        ([".", "--revision", "v1"], "where repositories have no revision 'v1'"),
+        ([".", "--revision", "v1"], "which has no revision 'v1'"),
         ([".", "--select", "layuot"], "did you mean layout"),
         ([".", "--ignore", "layout-nothing"], "there is no rule or family 'layout-nothing'"),
         ([".", "--format", "xml"], "Invalid value for '--format'"),
@@ -122,7 +122,7 @@ def test_the_rules_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ]
     listed = json.loads(run("--list-rules", "--format", "json").stdout)
     assert list(listed) == [rule.id for rule in all_rules()]
-    assert listed["layout-package"]["mend"]
+    assert listed["layout-package"]["fix"]
 
 
 def test_nothing_of_the_repository_is_imported(make_build: Make, tmp_path: Path) -> None:
@@ -205,7 +205,9 @@ def test_the_output_in_the_documentation_is_the_output(
     (repository / "build" / variant / "layers.pyc").touch()
     (repository / "build" / "NOTES").touch()
     monkeypatch.chdir(repository.parent)
-    shown = PAGE.partition("    $ kernels-core check activation\n")[2].partition("\n\nWhat is")[0]
+    shown = PAGE.partition("    $ kernels-core check activation\n")[2].partition(
+        "\n\nA finding in"
+    )[0]
     result = run("activation")
     assert textwrap.dedent(shown) + "\n" == result.stdout
 

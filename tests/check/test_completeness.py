@@ -1,4 +1,4 @@
-"""Which builds a repository must have, by those that it has."""
+"""Which builds a repository must have, given those that it has."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_list_that_is_too_old_is_told(make_build: Make) -> None:
     soon = datetime.date(year + month // 12, month % 12 + 1, 1)
     assert outdated(repository, soon) == ()
     (note,) = outdated(repository, datetime.date(year + 1, month, 1))
-    assert note.startswith("completeness: the list of required builds is of")
+    assert note.startswith("completeness: the list of required builds is from")
 
 
 def test_kernels_without_native_code_have_nothing_to_do_with_the_list(make_build: Make) -> None:

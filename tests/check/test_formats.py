@@ -1,4 +1,4 @@
-"""Reports as text, JSON, SARIF and commands of GitHub."""
+"""Reports as text, JSON, SARIF and GitHub workflow commands."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_each_broken_rule_is_explained_once() -> None:
     for rule_id in ("completeness-variants", "layout-package", "layout-bytecode"):
         rule = RULES[rule_id]
         flat = " ".join(text.split())
-        assert flat.count(f"Why: {rule.why}") == flat.count(f"Mend: {rule.mend}") == 1
+        assert flat.count(f"Why: {rule.why}") == flat.count(f"Fix: {rule.fix}") == 1
         assert flat.count(f"docs/check-rules.md#{rule_id}") == 1
     assert "layout-windows-names" not in text
 
@@ -86,7 +86,7 @@ def test_the_last_line_sums_up_and_what_was_not_judged_is_told() -> None:
         "in 100 builds, 7 native modules, 1 Python file"
     )
     clean = as_text(Report("somewhere", (), ("torch-cpu",), python_files=2))
-    assert clean == "somewhere: nothing wrong, in 1 build, 2 Python files"
+    assert clean == "somewhere: no problems, in 1 build, 2 Python files"
 
 
 def test_hundreds_of_findings_of_one_rule_stay_readable() -> None:
@@ -96,7 +96,7 @@ def test_hundreds_of_findings_of_one_rule_stay_readable() -> None:
     )
     text = as_text(Report("somewhere", findings, ("torch-cpu",)))
     assert len(text.splitlines()) < 40
-    assert "... and 480 more of layout-bytecode; --format json has them all." in text
+    assert "... and 480 more of layout-bytecode; --format json lists all." in text
 
 
 def test_names_cannot_move_the_cursor_or_write_lines_of_their_own() -> None:
@@ -141,9 +141,9 @@ def test_json_has_everything() -> None:
     assert rules["layout-package"] == {
         "severity": "error",
         "scope": "build",
-        "demand": RULES["layout-package"].demand,
+        "requirement": RULES["layout-package"].requirement,
         "why": RULES["layout-package"].why,
-        "mend": RULES["layout-package"].mend,
+        "fix": RULES["layout-package"].fix,
         "docs": "docs/check-rules.md#layout-package",
     }
 
@@ -152,7 +152,7 @@ def test_json_has_everything() -> None:
 
 
 def assert_is_sarif(log: dict[str, Any]) -> None:
-    """What the schema of SARIF 2.1.0 and GitHub's reader demand of what we write."""
+    """What the schema of SARIF 2.1.0 and GitHub's reader require of our output."""
     assert set(log) == {"$schema", "version", "runs"}
     assert log["version"] == "2.1.0"
     (run,) = log["runs"]
@@ -256,7 +256,7 @@ def test_github_gets_a_command_for_each_finding() -> None:
     assert len(lines) == len(REPORT.findings) + 1
     assert lines[-2] == (
         f"::error file=build/{NAMES[1]}/metadata.json,title=metadata-schema,line=3::"
-        f"name: is there twice. Mend: {RULES['metadata-schema'].mend}"
+        f"name: is there twice. Fix: {RULES['metadata-schema'].fix}"
     )
     assert lines[-1] == "kernels-core check: 104 errors, 0 warnings"
     warning = next(rule for rule in all_rules() if rule.severity is Severity.WARNING)
@@ -266,7 +266,7 @@ def test_github_gets_a_command_for_each_finding() -> None:
 def test_what_github_shows_says_nothing_twice() -> None:
     problem = Problem("uses PyFrame_GetBack.", "a.so", symbol="PyFrame_GetBack")
     text = as_github(Report("x", (Finding(RULES["abi3-stable"], problem),)))
-    assert "::uses PyFrame_GetBack. Mend: " in text
+    assert "::uses PyFrame_GetBack. Fix: " in text
 
 
 def test_github_gets_what_it_would_misread_escaped() -> None:

@@ -1,4 +1,4 @@
-"""Whatever a file holds, `check` returns a report: no crash, no hang, no unbounded memory."""
+"""Whatever a file contains, `check` returns a report: no crash, no hang, no unbounded memory."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Layer(__import__("torch").nn.Module):
 
 
 def elf() -> bytes:
-    """The smallest library for Linux: a header, two segments, and what the loader goes by."""
+    """The smallest library for Linux: a header, two segments, and what the loader needs."""
     names = b"\0libz.so.1\0PyFrame_GetBack\0"
     symbols = struct.pack("<IBBHQQ", 0, 0, 0, 0, 0, 0) + struct.pack("<IBBHQQ", 11, 16, 0, 0, 0, 0)
     start = 64 + 2 * 56
@@ -85,7 +85,7 @@ Judge = Callable[[str, bytes], Report]
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
-    """Check a repository with one file that holds these bytes."""
+    """Check a repository with one file with this content."""
     root = tmp_path_factory.mktemp("hostile")
     families = ("native", "elf", "macho", "pe", "abi3", "python", "metadata")
 
@@ -111,7 +111,7 @@ def test_the_whole_file_is_read(judge: Judge, name: str) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def only_new_objects_are_collected() -> Iterator[None]:
-    """Spare what other tests have loaded: pefile collects garbage for each file that it refuses."""
+    """Spare objects of other tests: pefile collects garbage for each file that it rejects."""
     gc.freeze()
     yield
     gc.unfreeze()
@@ -157,7 +157,7 @@ def test_nonsense_after_the_beginning(judge: Judge, name: str, tail: bytes) -> N
 
 
 def elf_with(place: int, offset: int) -> bytes:
-    """The library for Linux with another offset at a place of its header."""
+    """The library for Linux with another offset in its header."""
     return elf()[:place] + struct.pack("<Q", offset) + elf()[place + 8 :]
 
 
@@ -167,7 +167,7 @@ def symbols_at(address: int) -> tuple[bytes, bytes]:
 
 
 def leb(number: int, size: int) -> bytes:
-    """A number of variable length, as long as asked for."""
+    """A number of variable length, with the given number of bytes."""
     parts = [number >> 7 * place & 0x7F | 0x80 for place in range(size)]
     return bytes([*parts[:-1], parts[-1] & 0x7F])
 
@@ -231,37 +231,47 @@ def deep_indentation() -> bytes:
 # What lies in which file, and what is said of it; "" where nothing needs to be found.
 HOSTILE: list[tuple[str, str, Callable[[], bytes], str]] = [
     # The first of these was found by a fuzzer.
-    ("elf.so", "segments where no file ends", lambda: elf_with(32, 2**64 - 4096), "should lie at"),
+    (
+        "elf.so",
+        "segments where no file ends",
+        lambda: elf_with(32, 2**64 - 4096),
+        "but the file has",
+    ),
     ("elf.so", "sections where no file ends", lambda: elf_with(40, 2**64 - 4096), ""),
-    ("elf.so", "symbols where no file ends", lambda: elf().replace(*symbols_at(2**64 - 8)), "lie"),
-    ("macho.so", "a tree that is a ring", lambda: trie(b"\0\1a\0\0"), "no tree"),
-    ("macho.so", "branches that meet", lambda: trie(b"\0\2a\0\7b\0\7\1\0\0"), "no tree"),
+    (
+        "elf.so",
+        "symbols where no file ends",
+        lambda: elf().replace(*symbols_at(2**64 - 8)),
+        "is not in",
+    ),
+    ("macho.so", "a tree that is a ring", lambda: trie(b"\0\1a\0\0"), "not a tree"),
+    ("macho.so", "branches that meet", lambda: trie(b"\0\2a\0\7b\0\7\1\0\0"), "not a tree"),
     ("macho.so", "names that grow", growing_names, "more than 1000000 symbols"),
-    ("macho.so", "a number without an end", lambda: trie(b"\xff" * 2**22), "has no end"),
+    ("macho.so", "a number without an end", lambda: trie(b"\xff" * 2**22), "does not end"),
     ("macho.so", "names that share a megabyte", shared_names, "more than 1000000 symbols"),
-    ("macho.so", "imports without an end", endless_imports, "outside of the table"),
-    ("macho.so", "compressed imports", compressed_imports, "not known here"),
+    ("macho.so", "imports without an end", endless_imports, "outside the table"),
+    ("macho.so", "compressed imports", compressed_imports, "unknown format"),
     ("macho.so", "tables beyond the end", info_beyond_the_end, "beyond the end"),
     ("macho.so", "symbols beyond the end", symbols_beyond_the_end, "beyond the end"),
     ("macho.so", "an empty load command", lambda: program(empty_command()), "has 0 bytes"),
-    ("macho.so", "a name after its command", lambda: program(named_at(2**31)), "lies outside"),
-    ("macho.so", "a name before its command", lambda: program(named_at(4)), "lies outside"),
+    ("macho.so", "a name after its command", lambda: program(named_at(2**31)), "is outside"),
+    ("macho.so", "a name before its command", lambda: program(named_at(4)), "is outside"),
     (
         "macho.so",
         "endless commands",
         lambda: MACHO[:16] + b"\xff" * 4 + MACHO[20:],
-        "10000 are read",
+        "limit of 10000",
     ),
     (
         "macho.so",
         "many CPUs",
         lambda: files.universal(dict.fromkeys(range(17), b"")),
-        "16 are read",
+        "limit of 16",
     ),
     ("pe.pyd", "imports without an end", lambda: files.pe({"a.dll": [7] * 2**20}), "more than"),
-    ("pe.pyd", "a name without an end", lambda: files.pe({"a" * 20_000: ["f"]}), "has no end"),
+    ("pe.pyd", "a name without an end", lambda: files.pe({"a" * 20_000: ["f"]}), "does not end"),
     ("pe.pyd", "80 MB of names", lambda: files.pe({}, exports=["x" * 4000] * 20_000), "more than"),
-    ("pe.pyd", "exports without an end", endless_exports, "should lie at"),
+    ("pe.pyd", "exports without an end", endless_exports, "but the file has"),
     ("pe.pyd", "no sections", lambda: PE[:70] + b"\0\0" + PE[72:], "0 of 0 sections"),
     ("metadata.json", "lists in lists", lambda: b"[" * 100_000 + b"]" * 100_000, "nested"),
     ("metadata.json", "objects in objects", lambda: b'{"a":' * 100_000 + b"}" * 100_000, ""),

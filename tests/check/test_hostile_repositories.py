@@ -1,4 +1,4 @@
-"""Whatever lies in a repository, a check of it ends with a report that every format can show."""
+"""Whatever a repository contains, its check ends with a report that every format can show."""
 
 from __future__ import annotations
 

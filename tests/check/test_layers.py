@@ -1,4 +1,4 @@
-"""Rules about layers, by their source and by what loading them would say."""
+"""Rules about layers, compared with the validation of loaded ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules on what lies where: each with what keeps it and what breaks it."""
+"""Rules about files and directories: for each, what satisfies it and what breaks it."""
 
 from __future__ import annotations
 
@@ -355,5 +355,5 @@ def test_one_build_is_checked_by_its_path_and_by_patterns(make_build: Make, foun
     assert found(repository / "build" / "torch-cpu") == [("layout-package", "build/torch-cpu")]
     assert found(repository, variants=["*-cuda"]) == [("layout-package", "build/torch-cuda")]
     assert len(found(repository / "build")) == 2
-    with pytest.raises(CheckError, match=r"No variant of .* is named like nothing"):
+    with pytest.raises(CheckError, match=r"No variant in .* matches nothing; it has"):
         check(repository, variants=["nothing"])

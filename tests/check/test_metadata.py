@@ -1,4 +1,4 @@
-"""Rules on what builds say about themselves, and on the digest of their files."""
+"""Rules about the metadata of builds, and the digest of their files."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_builds_that_do_not_agree(make_build: Make) -> None:
         ("metadata-agreement", "build/torch-xpu/metadata.json", "version"),
     ]
     report = check(repository, select=["metadata-agreement"])
-    assert report.findings[1].problem.message == "the version is 2, in 4 of 5 builds 1"
+    assert report.findings[1].problem.message == "the version is 2, but 1 in 4 of 5 builds"
     assert report.findings[1].variant == "torch-xpu"
 
 

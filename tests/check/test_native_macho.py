@@ -1,4 +1,4 @@
-"""Libraries for macOS: what is read of them, and the rules that judge it."""
+"""Libraries for macOS: reading them, and the rules about them."""
 
 from __future__ import annotations
 
@@ -8,36 +8,20 @@ from typing import Any
 
 import pytest
 from check import native_files as files
-from check.native_files import MODULE, Zig, command, for_release, macho
+from check.native_files import MODULE, Zig, command, for_release, image_in, macho
 
 from kernels_core.check import check
 from kernels_core.check.facts.native import MachOImage
-from kernels_core.check.native.reading import read_native
 
 CPU = "torch213-cpu-aarch64-darwin"
+FILE = "activation.abi3.so"
 METAL = "torch213-metal-aarch64-darwin"
 
 Judge = Callable[..., list[tuple[str, str]]]
 
 
-@pytest.fixture
-def judge(judge_library: Judge) -> Judge:
-    """The rules that a library breaks, with the messages, in a build of a variant."""
-
-    def judge(
-        content: Path | bytes, variant: str = CPU, name: str = "activation.abi3.so"
-    ) -> list[tuple[str, str]]:
-        return judge_library(content, variant, name)
-
-    return judge
-
-
 def image(content: bytes, tmp_path: Path) -> MachOImage:
-    file = tmp_path / "activation.so"
-    file.write_bytes(content)
-    (module,) = read_native("activation.so", file, None)
-    assert isinstance(module.image, MachOImage), module.unreadable
-    return module.image
+    return image_in(content, tmp_path / FILE, MachOImage)
 
 
 def library(*commands: bytes, **options: Any) -> bytes:
@@ -161,7 +145,7 @@ def test_deployment_target_in_its_older_form(judge: Judge, release: int, broken:
     ("commands", "message"),
     [
         ([for_release(17, files.IOS)], "is for iOS; expected macOS with its oldest release"),
-        ([], "says no system; expected macOS with its oldest release"),
+        ([], "names no platform; expected macOS with its oldest release"),
     ],
 )
 def test_platform(judge: Judge, commands: list[bytes], message: str) -> None:
@@ -179,7 +163,7 @@ def test_run_paths(zig: Zig, judge: Judge, path: str) -> None:
         content = zig.macos(MODULE, f"-Wl,-rpath,{path}").read_bytes()
     ((rule, message),) = judge(content)
     assert rule == "macho-rpath"
-    assert message.startswith(f"looks for libraries in {path}")
+    assert message.startswith(f"searches for libraries in {path!r};")
 
 
 def test_signature(judge: Judge, zig: Zig) -> None:
@@ -194,7 +178,7 @@ def test_signature(judge: Judge, zig: Zig) -> None:
 
 def test_install_name(zig: Zig, judge: Judge) -> None:
     found = judge(zig.macos(MODULE, "-Wl,-install_name,/Users/me/build/x.so"))
-    message = "calls itself /Users/me/build/x.so; expected @rpath/... or no name"
+    message = "has the install name /Users/me/build/x.so; expected @rpath/... or none"
     assert found == [("macho-install-name", message)]
 
 
@@ -206,12 +190,12 @@ def test_install_names_of_no_machine(zig: Zig, judge: Judge, name: str) -> None:
 @pytest.mark.parametrize("wide", [False, True])
 def test_universal_files(zig: Zig, judge: Judge, wide: bool) -> None:
     arm = zig.macos().read_bytes()
-    # What is wrong with the part for other machines harms nobody.
+    # The part for other machines does not matter.
     intel = zig.macos(MODULE, "-Wl,-rpath,/opt/lib", cpu="x86_64").read_bytes()
     content = files.universal({files.X86_64: intel, files.ARM64: arm}, wide=wide)
     assert judge(content) == []
     assert judge(content, "torch213-cpu-x86_64-darwin") == [
-        ("macho-rpath", "looks for libraries in /opt/lib; expected @loader_path or nothing")
+        ("macho-rpath", "searches for libraries in '/opt/lib'; expected @loader_path or no rpath")
     ]
 
 
@@ -242,7 +226,7 @@ def test_parts_that_nobody_loads_are_passed_by(judge: Judge) -> None:
     assert judge(content) == []
     ((rule, message),) = judge(files.universal({files.I386: old}), METAL)
     assert rule == "native-readable"
-    assert message.endswith("it holds no code for 64-bit machines")
+    assert message.endswith("it has no code for 64-bit machines")
 
 
 def test_code_for_another_machine(zig: Zig, judge: Judge) -> None:
@@ -256,7 +240,7 @@ def test_programs_and_objects_are_no_libraries(judge: Judge, kind: int) -> None:
     assert judge(content, name="helper") == []
     ((rule, message),) = judge(content, METAL)
     assert rule == "native-readable"
-    assert "it is no dynamic library but a " in message
+    assert "it is not a dynamic library but a " in message
 
 
 def test_symbols_of_libraries_without_newer_tables(tmp_path: Path) -> None:

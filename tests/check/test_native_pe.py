@@ -1,4 +1,4 @@
-"""Libraries for Windows: what is read of them, and the rules that judge it."""
+"""Libraries for Windows: reading them, and the rules about them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from check.native_files import MODULE, Zig, pe
+from check.native_files import MODULE, Zig, image_in, pe
 
 from kernels_core.check.facts.native import PeImage
-from kernels_core.check.native.reading import read_native
 
 CPU = "torch213-cpu-x86_64-windows"
+FILE = "activation.pyd"
 
 # `f` takes the function `g` from elsewhere.
 TAKES_G = "extern int g(void); EXPORT int f(void) { return g(); }"
@@ -19,24 +19,8 @@ TAKES_G = "extern int g(void); EXPORT int f(void) { return g(); }"
 Judge = Callable[..., list[tuple[str, str]]]
 
 
-@pytest.fixture
-def judge(judge_library: Judge) -> Judge:
-    """The rules that a library breaks, with the messages, in a build of a variant."""
-
-    def judge(
-        content: Path | bytes, variant: str = CPU, name: str = "activation.pyd"
-    ) -> list[tuple[str, str]]:
-        return judge_library(content, variant, name)
-
-    return judge
-
-
 def image(content: bytes, tmp_path: Path) -> PeImage:
-    file = tmp_path / "activation.pyd"
-    file.write_bytes(content)
-    (module,) = read_native("activation.pyd", file, None)
-    assert isinstance(module.image, PeImage), module.unreadable
-    return module.image
+    return image_in(content, tmp_path / FILE, PeImage)
 
 
 @pytest.mark.parametrize("cpu", ["x86_64", "aarch64"])
@@ -105,7 +89,7 @@ def test_python_of_one_version_loaded_later(judge: Judge) -> None:
 
 def test_python_by_number(zig: Zig, judge: Judge) -> None:
     found = judge(zig.windows(libraries={"python3.dll": ["PyModule_Create2 @ 7 NONAME"]}))
-    assert found == [("pe-python-by-number", "takes functions of python3.dll by number")]
+    assert found == [("pe-python-by-number", "imports functions of python3.dll by ordinal")]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +111,7 @@ def test_python_by_number(zig: Zig, judge: Judge) -> None:
 def test_libraries(zig: Zig, judge: Judge, library: str, variant: str, broken: bool) -> None:
     found = judge(zig.windows(TAKES_G, {library: ["g"]}), variant)
     assert [rule for rule, _ in found] == (["native-libraries"] if broken else [])
-    assert all(f"needs {library}, which is no library" in message for _, message in found)
+    assert all(f"needs {library}, which is neither a library" in message for _, message in found)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +120,7 @@ def test_libraries(zig: Zig, judge: Judge, library: str, variant: str, broken: b
 )
 def test_runtimes_for_debugging(zig: Zig, judge: Judge, library: str) -> None:
     found = judge(zig.windows(TAKES_G, {library: ["g"]}))
-    assert found == [("pe-debug-runtime", f"needs {library}, a runtime for debugging")]
+    assert found == [("pe-debug-runtime", f"needs {library}, a debug runtime")]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +157,7 @@ def test_programs_are_no_libraries(judge: Judge) -> None:
     assert judge(content, name="helper.exe") == []
     ((rule, message),) = judge(content, "torch213-xpu20253-x86_64-windows")
     assert rule == "native-readable"
-    assert message.endswith("it is no dynamic library but a program")
+    assert message.endswith("it is not a dynamic library but a program")
 
 
 def test_a_name_without_an_end_is_a_finding(judge: Judge) -> None:

@@ -1,4 +1,4 @@
-"""What native code takes from Python."""
+"""What native code uses of Python."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def test_all_symbols_of_one_defect_are_in_one_finding(link: Link) -> None:
     library = link(source("Py_NewRef", "PyCell_New", "PyUnicode_New", "PyObject_CallNoArgs"))
     messages = [each.problem.message for each in check(library, select=["abi3"]).findings]
     assert messages == [
-        "uses PyCell_New, PyUnicode_New, outside of Python's stable ABI",
-        "uses PyObject_CallNoArgs (Python 3.10), Py_NewRef (Python 3.10); expected what "
-        "Python 3.9 has in its stable ABI",
+        "uses PyCell_New, PyUnicode_New, outside Python's stable ABI",
+        "uses PyObject_CallNoArgs (Python 3.10), Py_NewRef (Python 3.10); expected the "
+        "stable ABI of Python 3.9",
     ]
 
 

@@ -1,4 +1,4 @@
-"""What native code takes from torch, and the architectures that it has code for."""
+"""What native code uses of torch, and the architectures that it has code for."""
 
 from __future__ import annotations
 

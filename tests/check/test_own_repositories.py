@@ -1,4 +1,4 @@
-"""The kernel repositories of this project keep to the rules, and what they claim proves true."""
+"""This project's own kernel repositories follow the rules, and pass `--run`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules about the Python of kernels: what old Pythons run, and what is imported."""
+"""Rules about Python source: what old Pythons run, and what is imported."""
 
 from __future__ import annotations
 

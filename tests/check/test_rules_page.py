@@ -1,4 +1,4 @@
-"""The page of the documentation about the rules is that of the rules."""
+"""The page of the documentation about the rules is up to date."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def test_every_rule_has_a_section_that_its_link_leads_to() -> None:
 
 
 @pytest.mark.parametrize("rule", all_rules(), ids=lambda rule: rule.id)
-def test_a_rule_says_what_is_demanded_why_and_how_to_mend_it(rule: Rule) -> None:
-    for text in (rule.demand, rule.why, rule.mend):
+def test_a_rule_says_what_is_required_why_and_how_to_fix_it(rule: Rule) -> None:
+    for text in (rule.requirement, rule.why, rule.fix):
         assert len(text) > 15
         assert text.endswith(".")
-    assert not rule.demand[0].islower()
+    assert not rule.requirement[0].islower()
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", rule.id)

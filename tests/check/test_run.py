@@ -1,4 +1,4 @@
-"""What running a build shows: in processes of its own, whatever it does to them."""
+"""Running a build, in separate processes, whatever it does to them."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ FILES = {"__init__.py": INIT, "layers.py": LAYERS, "operator.py": OPERATOR}
 
 @pytest.fixture
 def run(make_build: MakeBuild) -> RunBuild:
-    """Run a build, that of a good kernel unless files of it are given; `beside` another, too."""
+    """Run a build of a good kernel, with some files replaced; `beside` another build, too."""
 
     def report(
         files: Mapping[str, str] = {},
@@ -106,7 +106,7 @@ def rules(report: Report) -> list[str]:
 
 
 def only(report: Report) -> tuple[str, str]:
-    """The rule and the message of the one finding."""
+    """The rule and the message of the only finding."""
     (finding,) = report.findings
     assert finding.variant == "torch-cpu"
     return finding.rule.id, finding.problem.message

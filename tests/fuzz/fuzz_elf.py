@@ -1,4 +1,4 @@
-"""Fuzz what reads libraries for Linux."""
+"""Fuzz the reader of libraries for Linux."""
 
 import subprocess
 import tempfile

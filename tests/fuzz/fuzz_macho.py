@@ -1,4 +1,4 @@
-"""Fuzz what reads libraries for macOS."""
+"""Fuzz the reader of libraries for macOS."""
 
 import sys
 import tempfile

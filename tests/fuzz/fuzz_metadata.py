@@ -1,4 +1,4 @@
-"""Fuzz what reads `metadata.json`."""
+"""Fuzz the reader of `metadata.json`."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Fuzz what reads libraries for Windows."""
+"""Fuzz the reader of libraries for Windows."""
 
 import sys
 import tempfile

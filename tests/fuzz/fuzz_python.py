@@ -1,4 +1,4 @@
-"""Fuzz what reads Python source."""
+"""Fuzz the reader of Python source."""
 
 from harness import fuzz
 

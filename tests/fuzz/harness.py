@@ -1,4 +1,4 @@
-"""What all fuzzers share: a repository whose one file is what the fuzzer makes up."""
+"""What all fuzzers share: a repository with one file that the fuzzer generates."""
 
 from __future__ import annotations
 
@@ -11,21 +11,16 @@ import atheris
 
 with atheris.instrument_imports(include=["kernels_core", "elftools", "macholib", "pefile"]):
     from kernels_core.check import check
-    from kernels_core.check.native import elf, macho, pe  # noqa: F401  so that they are followed
+    from kernels_core.check.native import elf, macho, pe  # noqa: F401  so that they are instrumented
 
-# What a user would take for a hang, and more memory than any check may use.
+# What a user would consider a hang, and more memory than any check may use.
 _LIMITS = ["-timeout=20", "-rss_limit_mb=700", "-max_len=65536"]
 
 
 def fuzz(variant: str, name: str, seeds: Iterable[bytes]) -> None:
-    """Check a repository again and again, with one file in it that the fuzzer makes up.
+    """Check a repository repeatedly, with one file that the fuzzer generates from `seeds`.
 
-    Whatever the file holds, `check` returns a report: an exception ends the fuzzer.
-
-    Args:
-        variant: the name of the only build.
-        name: the name of the file in it.
-        seeds: what to begin with.
+    Whatever the file contains, `check` returns a report: an exception ends the fuzzer.
     """
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)

@@ -4,10 +4,10 @@ Usage:
 
     python tests/native/build.py DIRECTORY [--kernel-version 1|2] [--device cpu|cuda]
 
-Needs torch, a C++ compiler (`CXX`, g++ otherwise) and, for CUDA, nvcc of the CUDA that torch was
-built with. Two builds come out, for the machine that this runs on: one for the torch that is
-installed, by torch's C++ interface, and one for torch 2.10 and all later ones, by its stable ABI.
-Both keep to Python's limited API, and to an old glibc as far as the compiler's own headers allow.
+Needs torch, a C++ compiler (`CXX`, otherwise g++) and, for CUDA, the nvcc of the CUDA version that
+torch was built with. Makes two builds for the current machine: one with torch's C++ API, for the
+installed torch, and one with its stable ABI, for torch 2.10 and later. Both use Python's limited
+API, and an old glibc as far as the compiler's own headers allow.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def variant_name(device: str, stable: bool) -> str:
 
 
 def namespace_of(version: int, variant: str) -> str:
-    """A namespace for the operators that no other build shares: by sources, version and variant."""
+    """A unique namespace for the operators, by sources, version and variant."""
     digest = hashlib.sha256(f"{version} {variant}".encode())
     for file in sorted([*SOURCES.iterdir(), *PACKAGE.glob("*.py")]):
         digest.update(file.read_bytes())
@@ -55,25 +55,14 @@ def namespace_of(version: int, variant: str) -> str:
 
 
 def run(command: Sequence[str]) -> None:
-    """Run a compiler.
-
-    Raises:
-        RuntimeError: it failed; with what it said.
-    """
+    """Run a compiler. Raises `RuntimeError` with its output if it fails."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\nfailed:\n{done.stdout}{done.stderr}")
 
 
 def compile_library(target: Path, namespace: str, device: str, stable: bool) -> None:
-    """Compile and link the extension module.
-
-    Args:
-        target: the file to make.
-        namespace: the namespace of the operators, and name of the module.
-        device: "cpu" or "cuda".
-        stable: whether to use torch's stable ABI only.
-    """
+    """Compile and link the extension module, which has the name of the namespace."""
     cuda = device == "cuda"
     compiler = os.environ.get("CXX", "g++")
     folders = [*cpp_extension.include_paths(device), sysconfig.get_path("include")]
@@ -108,20 +97,7 @@ def compile_library(target: Path, namespace: str, device: str, stable: bool) -> 
 
 
 def build(directory: Path, version: int = 1, device: str = "cpu", stable: bool = False) -> Path:
-    """Build one variant.
-
-    Args:
-        directory: the kernel repository to put it into.
-        version: of the kernel; 2 doubles what 1 computes.
-        device: "cpu" or "cuda".
-        stable: whether to use torch's stable ABI only.
-
-    Returns:
-        The directory of the variant.
-
-    Raises:
-        RuntimeError: a compiler failed; with what it said.
-    """
+    """Build one variant, and return its directory; version 2 doubles the results of version 1."""
     variant = variant_name(device, stable)
     namespace = namespace_of(version, variant)
     target = directory / "build" / variant

@@ -1,4 +1,4 @@
-"""Native builds, really compiled: resolved, loaded, kernelized, compared, and side by side."""
+"""Native builds, compiled for real: resolved, loaded, kernelized, compared, and side by side."""
 
 import importlib.util
 import shutil

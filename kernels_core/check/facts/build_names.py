@@ -1,6 +1,6 @@
 """What the names of builds say of backends, from a table, so that no plugin need be installed.
 
-Of backends that are not in the table nothing is known, and nothing is said against them.
+Of backends that are not in the table nothing is known, and no rule says anything against them.
 """
 
 from __future__ import annotations
@@ -19,54 +19,32 @@ SYSTEMS_WITH_CXX_TAG = ("linux",)
 
 
 def read_name(name: str) -> Variant:
-    """Parse the name of a build. Raises `VariantNameError` for what is no such name.
+    """Parse the name of a build. Raises `VariantNameError` for an invalid name.
 
-    What a repository is does not depend on which plugins the checking machine has, so tags of
-    backends stay text (`UnknownTag`).
+    The result does not depend on the plugins of this machine: backends' tags stay `UnknownTag`.
     """
     return parse(name, lambda tag: None)
 
 
 def is_selected(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a build is among those to look at: all of them where there are no patterns."""
+    """Whether a build matches one of the shell patterns, or there are none."""
     patterns = tuple(patterns)
     return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def backend_of(variant: Variant) -> str | None:
-    """The backend that a build is for; None when that is no particular one, or not known.
-
-    Example:
-        >>> from kernels_core.variants.names import parse
-        >>> backend_of(parse("torch213-cxx11-cpu-x86_64-linux", lambda tag: None))
-        'cpu'
-        >>> backend_of(parse("torch-universal", lambda tag: None)) is None
-        True
-    """
+    """The backend that a build is for; None where it is for no particular or an unknown one."""
     return next((str(known["name"]) for known in _known() if _is_of(variant, known)), None)
 
 
 def names_of(backend: str) -> tuple[str, ...]:
-    """What a backend may be called in metadata.
-
-    Example:
-        >>> names_of("cpu")
-        ('cpu',)
-    """
+    """The names that a backend may have in metadata."""
     known = next(each for each in _known() if each["name"] == backend)
     return tuple(known.get("types", [backend]))
 
 
 def misspelt(variant: Variant) -> str:
-    """How the backend in a name should be spelt; "" when it is right, or nobody's that is known.
-
-    Example:
-        >>> from kernels_core.variants.names import parse
-        >>> misspelt(parse("torch-cpu2", lambda tag: None))
-        "'cpu'"
-        >>> misspelt(parse("torch-acme", lambda tag: None))
-        ''
-    """
+    """How the backend in a name should be spelled; "" where it is right or unknown."""
     text = backend_text(variant)
     if text == UNIVERSAL or backend_of(variant):
         return ""
@@ -79,7 +57,7 @@ def misspelt(variant: Variant) -> str:
 
 
 def backend_text(variant: Variant) -> str:
-    """The part of a name that says for which backend a build is."""
+    """The part of a name that stands for the backend."""
     return str(variant.tag) if isinstance(variant, NativeVariant) else variant.backend
 
 

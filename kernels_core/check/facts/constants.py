@@ -1,4 +1,4 @@
-"""What strings in the code of a kernel are, as far as the code alone tells."""
+"""Strings in the code of a kernel, evaluated as far as possible without running it."""
 
 from __future__ import annotations
 
@@ -8,22 +8,20 @@ from collections.abc import Iterator, Mapping
 import attrs
 
 UNKNOWN = "*"
-"""Stands in a text for a part that only running the code would tell."""
+"""Replaces a part of a text that is only known when the code runs."""
 
 _MAX_DEPTH = 20
 
-# Names and calls can be nested so that following them would never end, or fill the memory.
+# Names and calls can be nested so that evaluating them would never end, or exhaust memory.
 _MAX_STEPS = 100_000
 _MAX_LENGTH = 500
 
 
 @attrs.frozen
 class Scope:
-    """Where an expression stands.
+    """Where an expression is: the module, and the texts of names of the functions around it.
 
-    Attributes:
-        module: the module, as a path without suffix in the build's directory.
-        names: what the names of the functions around it stand for; texts.
+    Modules are paths without suffix in the build's directory.
     """
 
     module: str
@@ -33,9 +31,7 @@ class Scope:
 class Constants:
     """The constants of the modules of a build.
 
-    Args:
-        trees: the modules, by their paths without suffix in the build's directory; that of a
-            package ends in "/__init__", or is "__init__".
+    Modules are paths without suffix in the build's directory; a package's ends in `__init__`.
     """
 
     def __init__(self, trees: Mapping[str, ast.Module]) -> None:
@@ -43,19 +39,7 @@ class Constants:
         self._steps = _MAX_STEPS
 
     def text(self, node: ast.expr, scope: Scope, depth: int = 0) -> str:
-        """What a string is, with `UNKNOWN` for each part that cannot be told.
-
-        Args:
-            node: the expression.
-            scope: where it stands.
-            depth: how many names and calls were followed on the way.
-
-        Example:
-            >>> tree = ast.parse("NAME = 'relu'")
-            >>> expression = ast.parse("f'_{NAME}_{commit()}::op'", mode="eval").body
-            >>> Constants({"_ops": tree}).text(expression, Scope("_ops"))
-            '_relu_*::op'
-        """
+        """The value of a string expression; `UNKNOWN` is each part that cannot be evaluated."""
         self._steps -= 1
         if depth > _MAX_DEPTH or self._steps < 0:
             return UNKNOWN
@@ -85,12 +69,7 @@ class Constants:
     def locals_of(
         self, function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, scope: Scope
     ) -> Scope:
-        """The scope within a function.
-
-        Args:
-            function: the function.
-            scope: where it is defined.
-        """
+        """The scope within a function."""
         names = dict(scope.names)
         arguments = function.args
         every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
@@ -115,7 +94,7 @@ class Constants:
         return UNKNOWN
 
     def _module(self, module: str, name: str) -> str | None:
-        """The module of the build that a name in another one stands for."""
+        """The module of the build that a name in another module refers to."""
         value = self._modules.get(module, {}).get(name)
         if not isinstance(value, ast.ImportFrom) or not value.level:
             return None
@@ -123,7 +102,7 @@ class Constants:
         return found if found in self._modules else None
 
     def _called(self, node: ast.Call, scope: Scope, depth: int) -> str:
-        """What a function of the build returns that does nothing but put a text together."""
+        """The result of a function of the build that only builds a text."""
         name = node.func.id if isinstance(node.func, ast.Name) else ""
         module, function = self._function(scope.module, name)
         returned = _only_result(function) if function else None
@@ -137,7 +116,7 @@ class Constants:
         return self.text(returned, Scope(module, {**inner.names, **given}), depth + 1)
 
     def _function(self, module: str, name: str) -> tuple[str, ast.FunctionDef | None]:
-        """The function of the build that a name stands for, and the module that defines it."""
+        """The function of the build that a name refers to, and the module that defines it."""
         value = self._modules.get(module, {}).get(name)
         if isinstance(value, ast.ImportFrom) and value.level:
             module = _source(module, value)
@@ -150,13 +129,13 @@ def _is_plain(node: ast.FormattedValue) -> bool:
 
 
 def _only_result(function: ast.FunctionDef) -> ast.expr | None:
-    """What a function returns that has one return statement, and no decorators."""
+    """What a function without decorators returns in its only return statement."""
     returned = [each for each in _own_nodes(function) if isinstance(each, ast.Return)]
     return returned[0].value if len(returned) == 1 and not function.decorator_list else None
 
 
 def _original(node: ast.ImportFrom, name: str) -> str:
-    """What a name is called in the module that it is imported from."""
+    """The name of an imported object in the module that it is imported from."""
     return next(a.name for a in node.names if (a.asname or a.name) == name)
 
 
@@ -172,7 +151,7 @@ _Definition = ast.expr | ast.ImportFrom | ast.FunctionDef | None
 
 
 def _definitions(body: list[ast.stmt]) -> dict[str, _Definition]:
-    """What the names of a block are defined as; None for what is defined more than once."""
+    """The definitions of the names in a block; None for those defined more than once."""
     found: dict[str, _Definition] = {}
     for name, value in _defined(body):
         found[name] = None if name in found else value
@@ -206,7 +185,7 @@ def _is_set(node: ast.Name) -> bool:
 
 
 def _own_nodes(root: ast.AST) -> Iterator[ast.AST]:
-    """The nodes below one, without those in functions and classes of their own."""
+    """The nodes below one, except those inside nested functions and classes."""
     waiting = list(ast.iter_child_nodes(root))
     while waiting:
         node = waiting.pop()

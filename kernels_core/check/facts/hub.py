@@ -1,7 +1,7 @@
-"""A repository on the Hub, downloaded to be looked at.
+"""A repository on the Hub, downloaded for as long as it is checked.
 
-Its files are written where nothing loads them from, and removed after the check. Nobody needs to
-vouch for the publisher: nothing of it is imported.
+Nothing loads the files from where they are written. The publisher need not be trusted: nothing is
+imported.
 """
 
 from __future__ import annotations
@@ -35,17 +35,9 @@ def fetched(
     variants: tuple[str, ...],
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Iterator[Repository]:
-    """Download the builds of a repository, for as long as the context lasts.
+    """Download the builds of a repository for as long as the context lasts.
 
-    Args:
-        repo_id: the repository, "org/name".
-        revision: a branch, tag or commit; by default the branch of the newest version, or "main".
-        variants: shell patterns of the builds to download; empty for all.
-        progress: told of each file when it is there, and how many of how many are.
-
-    Raises:
-        CheckError: the name is no repository's, the Hub cannot be asked or says no, there is no
-            such revision, what it sends is not what it lists, or the disk is full.
+    Raises `CheckError` for whatever goes wrong: an invalid name or revision, the Hub, the disk.
     """
     _check_name(repo_id)
     with contextlib.ExitStack() as stack:
@@ -56,7 +48,7 @@ def fetched(
             unwritable = _download(hub, repo_id, pinned.commit, folder, variants, progress)
             kind = hub.repository_type(repo_id) or "kernel"
         except (KernelsError, OSError) as error:
-            raise CheckError(f"{repo_id} cannot be checked. {error}", path=repo_id) from error
+            raise CheckError(f"{repo_id} could not be checked. {error}", path=repo_id) from error
         yield read_repository(
             folder,
             variants=variants,
@@ -71,8 +63,8 @@ def _check_name(repo_id: str) -> None:
         read_repo_id(repo_id, "")
     except InvalidError:
         raise CheckError(
-            f"There is no file or directory of this name, and a repository on the Hub is named "
-            f"like org/name, not {repo_id!r}.",
+            f"There is no file or directory {repo_id!r}, and it is not the name of a repository on "
+            f"the Hub, such as org/name.",
             path=repo_id,
         ) from None
 
@@ -93,7 +85,7 @@ def _download(
     variants: tuple[str, ...],
     progress: Callable[[str, int, int], None] | None,
 ) -> tuple[tuple[str, str], ...]:
-    """Write the files of a commit into a folder. Returns those that cannot be written, and why."""
+    """Download a commit. Returns the files that cannot be written here, each with the reason."""
     listing = hub.listing(repo_id, commit)
     unwritable = [(path, "the path is not safe to write") for path in listing.unsafe]
     (folder / "build").mkdir()
@@ -111,16 +103,16 @@ def _download(
 
 
 def _make_place(path: Path) -> str:
-    """Make an empty file. Returns why that cannot be, for a path that this system does not have."""
+    """Create an empty file. Returns why that fails, where this system has no such path."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("xb").close()
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        return f"another file is in its place: {error.strerror}"
+        return f"another file has the same path: {error.strerror}"
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) in _DISK_ERRORS:
             raise
-        return f"this system has no such path: {error}"
+        return f"the path is not valid on this system: {error}"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""What a module of a kernel imports, wherever in it."""
+"""The imports of a module of a kernel, anywhere in it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Import:
     """A module that is imported.
 
     Attributes:
-        module: its dotted name; for a relative import the part behind the dots.
+        module: its dotted name; of a relative import the part after the dots.
         level: the number of leading dots.
-        line: where it is imported.
+        line: the line of the import.
         names: what is imported from it; empty when it is imported itself.
-        place: where that stands.
+        place: the code around it.
     """
 
     module: str
@@ -35,7 +35,7 @@ class Import:
 
     @property
     def optional(self) -> bool:
-        """Whether the kernel does without it."""
+        """Whether the kernel works without it."""
         return self.place.expects("ImportError", "ModuleNotFoundError")
 
     def __str__(self) -> str:
@@ -44,16 +44,7 @@ class Import:
 
 @kept
 def imports_of(tree: ast.Module) -> tuple[Import, ...]:
-    r"""The imports of a module that are ever run, in order.
-
-    Args:
-        tree: the module.
-
-    Example:
-        >>> tree = ast.parse("import torch.nn\ndef f():\n    from . import _ops")
-        >>> [str(each) for each in imports_of(tree)]
-        ['torch.nn', '.']
-    """
+    """The imports of a module that may be executed, in order."""
     return tuple(each for node, place in visited(tree) for each in _of_node(node, place))
 
 
@@ -72,7 +63,7 @@ def _of_node(node: ast.AST, place: Place) -> Iterator[Import]:
 
 
 def _beginning(name: ast.expr) -> str:
-    """A name in the code, or the parts of it that are certain."""
+    """A module name in the code, or the certain beginning of it."""
     if isinstance(name, ast.Constant) and isinstance(name.value, str):
         return name.value
     if isinstance(name, ast.JoinedStr) and name.values:
@@ -84,15 +75,7 @@ def _beginning(name: ast.expr) -> str:
 
 @kept
 def bindings(tree: ast.Module) -> dict[str, str]:
-    r"""What the names that a module imports stand for, as dotted names; relative ones left out.
-
-    Args:
-        tree: the module.
-
-    Example:
-        >>> bindings(ast.parse("import torch.nn as nn\nfrom typing import Any as A"))
-        {'nn': 'torch.nn', 'A': 'typing.Any'}
-    """
+    """The dotted names that the names imported by a module refer to, except relative imports."""
     found = {}
     for node, _ in visited(tree):
         if isinstance(node, ast.Import):
@@ -109,16 +92,7 @@ def bindings(tree: ast.Module) -> dict[str, str]:
 
 
 def dotted(node: ast.AST, names: dict[str, str]) -> str:
-    """What a dotted name in the code stands for; "" for an expression that is none.
-
-    Args:
-        node: the expression.
-        names: what the module's names stand for, as of `bindings`.
-
-    Example:
-        >>> dotted(ast.parse("nn.Module", mode="eval").body, {"nn": "torch.nn"})
-        'torch.nn.Module'
-    """
+    """The dotted name that an expression refers to, given `bindings`; "" for other expressions."""
     parts = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)

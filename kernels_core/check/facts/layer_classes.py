@@ -1,4 +1,4 @@
-"""The layers of a build, as far as its source tells what they are."""
+"""The layers of a build, as far as its source shows."""
 
 from __future__ import annotations
 
@@ -21,12 +21,7 @@ _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 @attrs.frozen
 class Definition:
-    """A class in the source.
-
-    Attributes:
-        file: the file that it is in.
-        node: the class.
-    """
+    """A class in the source, and the file that it is in."""
 
     file: PythonFile = attrs.field(repr=False)
     node: ast.ClassDef = attrs.field(repr=False)
@@ -38,9 +33,9 @@ class LayerClass:
 
     Attributes:
         name: its name in the module of layers.
-        classes: the class and those that it inherits from before `torch.nn.Module`, as far as they
-            are in the build.
-        foreign: the other classes that it inherits from, with the class that names them.
+        classes: the class and its base classes before `torch.nn.Module`, as far as they are in the
+            build.
+        foreign: the other base classes, each with the class that names it.
     """
 
     name: str
@@ -53,7 +48,7 @@ class LayerClass:
         return self.classes[0]
 
     def forward(self) -> tuple[Definition, ast.stmt] | None:
-        """The `forward` that its instances have, and the class that it is in; None without one."""
+        """The `forward` that its instances have, and the class that defines it."""
         for each in self.classes:
             for name, node in members(each.node.body):
                 if name == "forward":
@@ -62,7 +57,7 @@ class LayerClass:
 
     @property
     def annotated(self) -> frozenset[str]:
-        """The names that its body, or that of a class that it inherits from, annotates."""
+        """The names that it or a base class annotates."""
         return frozenset(
             node.target.id
             for each in self.classes
@@ -72,11 +67,7 @@ class LayerClass:
 
 
 def layers_module(package: PythonPackage) -> PythonFile | None:
-    """The module `layers` of a build; None when it has none.
-
-    Args:
-        package: the Python of the build.
-    """
+    """The module `layers` of a build; None when it has none."""
     files = {file.inner: file for file in package.files}
     for root in roots(package):
         for name in ("layers.py", "layers/__init__.py"):
@@ -86,21 +77,13 @@ def layers_module(package: PythonPackage) -> PythonFile | None:
 
 
 def roots(package: PythonPackage) -> tuple[str, ...]:
-    """The directories of the packages that loaders import, with `/`; "" for the build's own.
-
-    Args:
-        package: the Python of the build.
-    """
+    """The directories of the packages that loaders import, with `/`; "" for the build's own."""
     packages = package.build.packages
     return ("",) if "" in packages else tuple(f"{name}/" for name in packages)
 
 
 def layers_of(package: PythonPackage) -> tuple[LayerClass, ...]:
-    """The public classes in the module of layers that derive from `torch.nn.Module`.
-
-    Args:
-        package: the Python of the build.
-    """
+    """The public classes in the module of layers that derive from `torch.nn.Module`."""
     module = layers_module(package)
     if module is None:
         return ()
@@ -118,15 +101,7 @@ def layers_of(package: PythonPackage) -> tuple[LayerClass, ...]:
 
 
 def exported(tree: ast.Module) -> frozenset[str] | None:
-    """What a module has in `__all__`; None when it has none, or what is in it cannot be told.
-
-    Args:
-        tree: the module.
-
-    Example:
-        >>> sorted(exported(ast.parse("__all__ = ['layers']; __all__ += ['relu']")))
-        ['layers', 'relu']
-    """
+    """The names in `__all__`; None where there is none, or it cannot be evaluated."""
     found: frozenset[str] | None = None
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
@@ -148,7 +123,7 @@ def _is_all(node: ast.expr | None) -> bool:
 
 
 def _strings(node: ast.expr | None) -> frozenset[str] | None:
-    """The strings in a list; None for what is no list of constants."""
+    """The strings in a list of constants; None for other expressions."""
     if not isinstance(node, (ast.List, ast.Tuple)):
         return None
     values = [each.value for each in node.elts if isinstance(each, ast.Constant)]
@@ -158,11 +133,7 @@ def _strings(node: ast.expr | None) -> frozenset[str] | None:
 
 
 def members(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
-    """The names that the body of a class gives a value, each with the statement that does it.
-
-    Args:
-        body: the statements.
-    """
+    """The names that the body of a class binds, each with the statement."""
     for node in body:
         yield from ((name, node) for name in _bound_by(node))
         if not isinstance(node, _DEFINITIONS):
@@ -199,7 +170,7 @@ class _Source:
         return tuple(dict.fromkeys(names))
 
     def find(self, file: PythonFile, name: str, depth: int = 0) -> Definition | None:
-        """The class that a name at the top of a module stands for, if the build defines it."""
+        """The class that a name at the top level of a module refers to, if the build defines it."""
         for node in file.tree.body:
             if isinstance(node, ast.ClassDef) and node.name == name:
                 return Definition(file, node)
@@ -219,7 +190,7 @@ class _Source:
         return None
 
     def layer(self, name: str, definition: Definition) -> LayerClass | None:
-        """What is known of a class; None when it does not derive from `torch.nn.Module`."""
+        """The layer that a class is; None when it does not derive from `torch.nn.Module`."""
         classes: list[Definition] = []
         foreign: list[tuple[str, Definition]] = []
         derives = self._collect(definition, classes, foreign)
@@ -231,7 +202,7 @@ class _Source:
         classes: list[Definition],
         foreign: list[tuple[str, Definition]],
     ) -> bool:
-        """Collect what a class inherits from before `torch.nn.Module`; whether it is there."""
+        """Collect the base classes before `torch.nn.Module`; returns whether it is one of them."""
         if definition in classes or len(classes) > _MOST_BASES:
             return False
         classes.append(definition)
@@ -244,7 +215,7 @@ class _Source:
                 continue
             known = dotted(base, names)
             if known in _MODULE_CLASSES:
-                return True  # what comes later is looked at after torch.nn.Module
+                return True  # later bases come after torch.nn.Module
             if known not in ("object", ""):
                 foreign.append((known, definition))
                 derives = derives or known.startswith("torch.nn.")

@@ -1,4 +1,4 @@
-"""What the rules are given of a file of native code, whichever format it has."""
+"""Native code as rules receive it, whatever format it has; the readers are in `native/`."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _LIBPYTHON = re.compile(
 
 @attrs.frozen(kw_only=True)
 class Image:
-    """What every format says of a library; what only one says stands in its subclass.
+    """What every format says of a library; subclasses have what only one format says.
 
     Attributes:
-        cpu: as variant names spell it, such as "x86_64" or "aarch64"; else the format's own word.
-        os: as variant names spell it: "linux", "darwin" or "windows".
-        libraries: the dynamic libraries that it needs, as it names them.
-        imported: the symbols that it takes from elsewhere, in C's spelling (without the underscore
-            that macOS puts before each).
-        optional: those of the imported that may be missing (weak ones).
-        exported: the symbols that it gives to others, in the same spelling.
-        device_code: the architectures of accelerators that it brings code for, in the spelling of
-            `backend.archs` in the metadata; empty where it brings none or they cannot be read.
+        cpu: as in variant names, such as "x86_64" or "aarch64"; otherwise the format's own name.
+        os: as in variant names: "linux", "darwin" or "windows".
+        libraries: the dynamic libraries that it needs, by the names that it uses.
+        imported: the symbols that it imports, in C's spelling (without the underscore that macOS
+            puts before each).
+        optional: the imported symbols that may be missing (weak ones).
+        exported: the symbols that it exports, in the same spelling.
+        device_code: the accelerator architectures that it has code for, spelled like
+            `backend.archs` in the metadata; empty where it has none or they cannot be read.
     """
 
     cpu: str
@@ -47,12 +47,12 @@ class Image:
 
 @attrs.frozen
 class VersionNeed:
-    """A version of a library that a library needs.
+    """A symbol version of another library that a library needs.
 
     Attributes:
-        library: the library, such as "libc.so.6".
+        library: the other library, such as "libc.so.6".
         version: the version, such as "GLIBC_2.28".
-        symbols: the imported symbols that need it; none when it stands for a feature of the loader.
+        symbols: the imported symbols with it; none where it stands for a feature of the loader.
     """
 
     library: str
@@ -62,14 +62,14 @@ class VersionNeed:
 
 @attrs.frozen(kw_only=True)
 class ElfImage(Image):
-    """What ELF says of a library beyond what every format says.
+    """What ELF says of a library.
 
     Attributes:
-        run_paths: where the loader is to look for the libraries: the parts of RPATH and RUNPATH.
-        version_needs: the versions of libraries that it needs.
-        unversioned: the imported symbols that need no version and may not be missing.
-        relative_relocations: whether it has relocations in the packed form (DT_RELR).
-        executable_stack: whether it wants a stack that code can be run on.
+        run_paths: where the loader searches for libraries: the parts of RPATH and RUNPATH.
+        version_needs: the versions of other libraries that it needs.
+        unversioned: the imported symbols that have no version and may not be missing.
+        relative_relocations: whether it has packed relative relocations (DT_RELR).
+        executable_stack: whether it requires an executable stack.
         text_relocations: whether the loader has to write into its code.
     """
 
@@ -83,13 +83,13 @@ class ElfImage(Image):
 
 @attrs.frozen(kw_only=True)
 class MachOImage(Image):
-    """What Mach-O says of a library beyond what every format says.
+    """What Mach-O says of a library.
 
     Attributes:
-        platforms: the oldest release that it is for, of each system: `{"macOS": (15, 0)}`.
-        run_paths: where the loader is to look for the libraries named `@rpath/...`.
-        install_name: what libraries that are linked against it note of it; "" when nothing.
-        signed: whether it has a code signature; what is in that is not looked at.
+        platforms: the oldest supported release of each system: `{"macOS": (15, 0)}`.
+        run_paths: where the loader searches for libraries named `@rpath/...`.
+        install_name: the name that libraries linked against it record; "" when it has none.
+        signed: whether it has a code signature, valid or not.
     """
 
     platforms: dict[str, tuple[int, int]]
@@ -100,10 +100,10 @@ class MachOImage(Image):
 
 @attrs.frozen(kw_only=True)
 class PeImage(Image):
-    """What PE says of a library beyond what every format says.
+    """What PE says of a library.
 
     Attributes:
-        by_number: the libraries of which it takes symbols by their numbers, which are no names.
+        by_number: the libraries from which it imports symbols by ordinal.
     """
 
     by_number: tuple[str, ...] = ()
@@ -111,11 +111,11 @@ class PeImage(Image):
 
 @attrs.frozen
 class NativeModule:
-    """A file of native code, or one architecture of a file that holds several.
+    """A file of native code, or one architecture of a file that has several.
 
     Attributes:
         path: relative to the repository.
-        file: where it lies.
+        file: its path on disk.
         build: the build that it is in; None for a file that is checked by itself.
         image: what was read of it; None when it could not be read.
         unreadable: why it could not be read; "" when it could.
@@ -131,7 +131,7 @@ class NativeModule:
 
     @property
     def variant(self) -> Variant | None:
-        """What the name of its build says; None for a file that is checked by itself."""
+        """The variant of its build; None for a file that is checked by itself."""
         return self.build.variant if self.build else None
 
     @property
@@ -141,17 +141,17 @@ class NativeModule:
 
     @property
     def is_first(self) -> bool:
-        """Whether it is the first of its file, to say once what concerns the whole file."""
+        """Whether it is the first of its file, to report once what concerns the whole file."""
         return self.image is None or not self.cpus or self.image.cpu == self.cpus[0]
 
 
 @attrs.frozen
 class NativeBuild:
-    """The native code of a build, all files together.
+    """All native code of a build.
 
     Attributes:
         build: the build.
-        device_code: the architectures of accelerators that its files bring code for.
+        device_code: the accelerator architectures that its files have code for.
     """
 
     build: Build
@@ -159,19 +159,11 @@ class NativeBuild:
 
     @property
     def claimed(self) -> tuple[str, ...]:
-        """The architectures that its metadata says it was compiled for."""
+        """The architectures that its metadata lists."""
         metadata = self.build.metadata
         return metadata.backend.archs if metadata and metadata.backend else ()
 
 
 def is_libpython(library: str) -> bool:
-    """Whether a dynamic library is Python itself, on Linux or macOS.
-
-    Args:
-        library: as a module needs it.
-
-    Example:
-        >>> is_libpython("libpython3.11.so.1.0"), is_libpython("libpythonic.so")
-        (True, False)
-    """
+    """Whether a dynamic library is Python itself, on Linux or macOS."""
     return _LIBPYTHON.fullmatch(library) is not None

@@ -1,4 +1,4 @@
-"""Names of the standard library that came after Python 3.9."""
+"""Names of the standard library that were added after Python 3.9."""
 
 from __future__ import annotations
 
@@ -14,13 +14,7 @@ from kernels_core.check.tables import table
 
 @attrs.frozen
 class NewName:
-    """A name that the oldest Python lacks.
-
-    Attributes:
-        line: where it is used.
-        name: what it is.
-        since: the version of Python that has it.
-    """
+    """A name that the oldest Python does not have, and the version that added it."""
 
     line: int
     name: str
@@ -29,16 +23,9 @@ class NewName:
 
 @kept
 def newer_names(tree: ast.Module) -> tuple[NewName, ...]:
-    r"""Find what a module uses of the standard library that Python 3.9 does not have.
+    """Find what a module uses of the standard library that Python 3.9 does not have.
 
     What the module is prepared to do without is left out.
-
-    Args:
-        tree: the module.
-
-    Example:
-        >>> newer_names(ast.parse("from itertools import pairwise\nzip(a, b, strict=True)"))
-        (NewName(line=1, name='itertools.pairwise', since='3.10'), NewName(...'3.10'))
     """
     found = [new for each in imports_of(tree) for new in _imported(each)]
     names = bindings(tree)
@@ -66,7 +53,7 @@ def _imported(each: Import) -> Iterator[NewName]:
 
 
 def _attribute(node: ast.Attribute, names: dict[str, str]) -> Iterator[NewName]:
-    # Of an imported module, or of a type: what other values are, nobody knows.
+    # Of an imported module, or of a type: the types of other values are unknown.
     root: ast.AST = node
     while isinstance(root, ast.Attribute):
         root = root.value
@@ -99,7 +86,7 @@ def _arguments(node: ast.Call, names: dict[str, str], bound: frozenset[str]) -> 
 
 
 def _bound(tree: ast.Module) -> frozenset[str]:
-    """The names that a module gives a meaning of its own, anywhere in it."""
+    """The names that a module binds itself, anywhere in it."""
     found = set(bindings(tree))
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):

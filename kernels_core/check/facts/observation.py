@@ -1,4 +1,4 @@
-"""What running the build that fits this machine shows; `run/` finds it out."""
+"""What running the build for this machine shows; `run/` finds it out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import attrs
 
 @attrs.frozen
 class Failure:
-    """Something that went wrong when the build was run.
+    """Something that failed when the build was run.
 
     Attributes:
         kind: what was tried: "import", "beside", "layer", "test", "opcheck", "compile", "gradient".
@@ -33,7 +33,7 @@ class Observation:
         path: its directory, relative to the repository.
         declared: the `id` in its metadata.
         dependencies: the Python packages that it declares.
-        namespaces: the namespaces of the operators that came with its import.
+        namespaces: the namespaces of the operators that importing it registered.
         failures: what went wrong.
         not_judged: what could not be tried, each with its reason.
     """

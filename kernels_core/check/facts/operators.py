@@ -1,4 +1,4 @@
-"""Which namespaces of `torch.ops` the Python of a build registers operators in, and uses."""
+"""The namespaces of `torch.ops` that the Python of a build registers operators in, or uses."""
 
 from __future__ import annotations
 
@@ -44,19 +44,14 @@ _NO_WORD = re.compile(r"(?=.{10})[a-z]*([bcdfghjklmnpqrstvwxz]{4}|q[^u]|[jvwxz]{
 
 @attrs.frozen(slots=False)
 class PythonPackage:
-    """All the Python of a build.
-
-    Attributes:
-        build: the build.
-        files: its files of Python source.
-    """
+    """All Python files of a build."""
 
     build: Build
     files: tuple[PythonFile, ...]
 
     @functools.cached_property
     def operators(self) -> Operators:
-        """The operators that the build has, as far as its Python tells."""
+        """The operators of the build, as far as its Python shows."""
         return _operators_of(self)
 
 
@@ -65,7 +60,7 @@ class NamespaceUse:
     """A place in the code that names a namespace of `torch.ops`.
 
     Attributes:
-        namespace: the namespace; `UNKNOWN` stands for each part that only running it would tell.
+        namespace: the namespace, with `UNKNOWN` for each part that cannot be evaluated.
         path: the file.
         line: the line.
         registers: whether operators are registered in it there.
@@ -82,7 +77,7 @@ class NamespaceUse:
         return self.namespace in table("torch")["namespaces"]
 
     def is_for(self, namespace: str) -> bool:
-        """Whether this may be a given namespace, as far as the code tells."""
+        """Whether this may be a given namespace, as far as the code shows."""
         return fnmatch.fnmatchcase(namespace, self.namespace.replace("[", "[[]"))
 
 
@@ -92,9 +87,9 @@ class Operators:
 
     Attributes:
         build: the build.
-        uses: the places in its Python that name a namespace; without torch's own, unless
-            operators are registered there.
-        native: whether it holds native code, which registers operators on its own.
+        uses: the places in its Python that name a namespace; torch's own only where operators are
+            registered there.
+        native: whether it has native code, which may register operators itself.
     """
 
     build: Build
@@ -103,10 +98,7 @@ class Operators:
 
     @property
     def namespaces(self) -> tuple[str, ...]:
-        """The namespaces that the build has operators of its own in.
-
-        That is its `id`, where it says one; otherwise those in its code.
-        """
+        """The namespaces of the build's own operators: its `id`, or else those in its code."""
         declared = self.build.metadata.id if self.build.metadata else None
         if declared is None:
             return tuple(dict.fromkeys(use.namespace for use in self.uses if not use.of_torch))
@@ -115,15 +107,7 @@ class Operators:
 
 
 def unique_part(namespace: str) -> str:
-    """The part of a namespace that tells builds apart; "" when there is none.
-
-    Args:
-        namespace: the namespace.
-
-    Example:
-        >>> unique_part("_activation_605f22e"), unique_part("_activation_v2")
-        ('605f22e', '')
-    """
+    """The part of a namespace that is unique to a build, such as a hash; "" when there is none."""
     last = re.split(r"[_*]", namespace.removesuffix("_dirty"))[-1]
     text = last.lower()
     if _HASH.fullmatch(text):

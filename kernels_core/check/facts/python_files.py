@@ -41,8 +41,8 @@ class PythonFile:
         text: the source; "" when it could not be read.
         tree: its syntax tree; empty when it could not be parsed.
         unparsable: why it could not be read or parsed; "" when it could.
-        unparsable_line: the line where that is, if it is in one.
-        newer: the syntax in it that the oldest Python does not know.
+        unparsable_line: the line of that error, if it has one.
+        newer: the syntax in it that the oldest Python does not support.
     """
 
     path: str
@@ -66,14 +66,7 @@ class _UnparsableError(Exception):
 
 
 def read_python_file(path: str, file: Path, build: Build, before: int = 0) -> PythonFile:
-    """Read and parse a file of Python source.
-
-    Args:
-        path: what to call it: its path relative to the repository.
-        file: where it lies.
-        build: the build that it is in.
-        before: how many bytes of source were read of this build already.
-    """
+    """Read and parse a file; `before` bytes of source were read of this build already."""
     nothing = ast.Module(body=[], type_ignores=[])
     if before > _MAX_BUILD_SIZE:
         return PythonFile(path, build, "", nothing)  # the file before was found to be too much
@@ -81,8 +74,8 @@ def read_python_file(path: str, file: Path, build: Build, before: int = 0) -> Py
         content = _content(file)
         if before + len(content) > _MAX_BUILD_SIZE:
             raise _UnparsableError(
-                f"lies, with all that follow, beyond the first {_MAX_BUILD_SIZE >> 20} MiB of "
-                f"Python in this build"
+                f"is, like all that follow, beyond the first {_MAX_BUILD_SIZE >> 20} MiB of "
+                f"Python in this build, and was not checked"
             )
         parse = _parse_cached if len(content) <= _MAX_CACHED_SIZE else _parse
         text, tree, newer = parse(content)
@@ -124,7 +117,7 @@ _parse_cached = functools.lru_cache(maxsize=_CACHED)(_parse)
 
 def _decode(content: bytes) -> str:
     if b"\0" in content:
-        raise _UnparsableError("holds a null byte")
+        raise _UnparsableError("contains a null byte")
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
         text = content.decode(encoding)
@@ -165,7 +158,7 @@ def _check_chains(text: str) -> None:
                 if length > _MAX_CHAIN:
                     raise _UnparsableError("is nested too deeply", token.start[0])
     except (tokenize.TokenError, SyntaxError) as error:
-        raise _UnparsableError(f"is no Python: {error}") from error
+        raise _UnparsableError(f"is not Python: {error}") from error
 
 
 def _told(error: SyntaxError) -> str:

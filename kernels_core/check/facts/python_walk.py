@@ -1,4 +1,4 @@
-"""Going through the syntax tree of a kernel, and leaving out what the oldest Python never runs."""
+"""Walking the syntax tree of a kernel, without what the oldest Python never runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OLDEST = (3, 9)
 
 
 class Inside(enum.Enum):
-    """What the code at some place belongs to."""
+    """The innermost kind of block that a node is in."""
 
     MODULE = "module"
     CLASS = "class"
@@ -24,13 +24,13 @@ class Inside(enum.Enum):
 
 @attrs.frozen
 class Place:
-    """Where in a module a node stands.
+    """Where in a module a node is.
 
     Attributes:
-        inside: what the nearest block belongs to.
-        caught: the exceptions that the code around it expects, by name; "*" for all.
-        annotation: whether it is an annotation, or in one. Only those that are evaluated when
-            the code runs are visited at all.
+        inside: the innermost block.
+        caught: the exceptions that the code around it catches, by name; "*" for all.
+        annotation: whether it is part of an annotation. Only annotations that are evaluated at run
+            time are visited at all.
     """
 
     inside: Inside = Inside.MODULE
@@ -38,7 +38,7 @@ class Place:
     annotation: bool = False
 
     def expects(self, *exceptions: str) -> bool:
-        """Whether one of these exceptions is expected here."""
+        """Whether one of these exceptions is caught here."""
         return not self.caught.isdisjoint({*exceptions, "*"})
 
 
@@ -53,12 +53,9 @@ _T = TypeVar("_T")
 
 
 def kept(function: Callable[[ast.Module], _T]) -> Callable[[ast.Module], _T]:
-    """Let a function find out once about each module what it finds out.
+    """Cache the result of a function about a module in the module's tree.
 
-    The result lives as long as the tree does. It must not refer to the module's own node.
-
-    Args:
-        function: takes a module.
+    The result lives as long as the tree does, so it must not refer to the tree's root.
     """
     name = f"{function.__module__}.{function.__qualname__}"
 
@@ -75,18 +72,10 @@ def kept(function: Callable[[ast.Module], _T]) -> Callable[[ast.Module], _T]:
 
 @kept
 def visited(tree: ast.Module) -> tuple[Node, ...]:
-    r"""The nodes of a module that Python 3.9 runs or evaluates, in their order, with their places.
+    """The nodes of a module that Python 3.9 runs or evaluates, in order, with their places.
 
-    Left out is what stands under `if TYPE_CHECKING:` and under conditions on `sys.version_info`
-    that are false there, and annotations that nothing evaluates.
-
-    Args:
-        tree: the module.
-
-    Example:
-        >>> tree = ast.parse("if TYPE_CHECKING:\n    import numpy\nelse:\n    import torch")
-        >>> [n.names[0].name for n, _ in visited(tree) if isinstance(n, ast.Import)]
-        ['torch']
+    Left out are code under `if TYPE_CHECKING:` and under conditions on `sys.version_info` that are
+    false there, and annotations that nothing evaluates.
     """
     return tuple(_visit(tree))
 
@@ -157,15 +146,15 @@ def _branches(node: ast.If | ast.IfExp, place: Place) -> Iterator[Node]:
         holds = None
     yield node.test, place
     if holds is not False:
-        asks = any(last_name(each) == "find_spec" for each in ast.walk(node.test))
-        caught = place.caught | {"ImportError"} if asks else place.caught
+        searches = any(last_name(each) == "find_spec" for each in ast.walk(node.test))
+        caught = place.caught | {"ImportError"} if searches else place.caught
         yield from _all(body, attrs.evolve(place, caught=caught))
     if holds is not True:
         yield from _all(orelse, place)
 
 
 def _holds(test: ast.expr) -> bool | None:
-    """Whether a condition holds when Python 3.9 runs the kernel; None for what cannot be told."""
+    """Whether a condition is true when Python 3.9 runs the kernel; None where that is unknown."""
     if last_name(test) == "TYPE_CHECKING":
         return False
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
@@ -245,7 +234,7 @@ def _function(
 
 
 def _read(annotation: ast.expr) -> ast.expr:
-    """What a string says that is an annotation."""
+    """The expression in a string annotation."""
     if not isinstance(annotation, ast.Constant) or not isinstance(annotation.value, str):
         return annotation
     try:
@@ -266,11 +255,7 @@ def _defaults(arguments: ast.arguments) -> list[ast.expr]:
 
 
 def last_name(node: ast.AST) -> str:
-    """The last part of a dotted name; "" for what is no name.
-
-    Args:
-        node: the expression.
-    """
+    """The last part of a dotted name; "" for other expressions."""
     if isinstance(node, ast.Attribute):
         return node.attr
     return node.id if isinstance(node, ast.Name) else ""

@@ -1,8 +1,8 @@
 """What is checked: the files and builds of a repository on disk.
 
-Everything here only looks: links are not followed, nothing is imported, and no file is read whole
-but `metadata.json`, which has a limit. Only the Hub client's cache is made of links: there, a link
-to the content that the cache holds for it is the file that it stands for.
+Links are not followed, nothing is imported, and only `metadata.json`, which has a size limit, is
+read whole. The exception is the Hub client's cache, which is made of links: there, a link to the
+content that the cache has for a file is treated as the file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MAX_ENTRIES = 200_000
 
 
 class Kind(enum.Enum):
-    """What stands at a path."""
+    """What a path is."""
 
     FILE = "file"
     DIRECTORY = "directory"
@@ -40,13 +40,13 @@ class Kind(enum.Enum):
 
 @attrs.frozen
 class Entry:
-    """One thing in a repository.
+    """A file or directory of a repository.
 
     Attributes:
         path: relative to the repository, with `/`.
-        kind: what it is; a link is a link, whatever it leads to.
+        kind: what it is; links are not followed.
         size: bytes of a file.
-        target: what a link says.
+        target: the target of a link.
     """
 
     path: str
@@ -66,8 +66,8 @@ class HubFacts:
 
     Attributes:
         repo_id: "org/name".
-        revision: the branch, tag or commit that was asked for.
-        commit: what it stands at.
+        revision: the branch, tag or commit that was requested.
+        commit: the commit that it refers to.
         repo_type: "kernel" or "model".
     """
 
@@ -84,12 +84,11 @@ class Build:
     Attributes:
         name: its name.
         path: relative to the repository, such as "build/torch-cpu".
-        directory: where it lies.
-        variant: what the name says; None when it is no variant name. Tags of backends stay text
-            (`UnknownTag`) unless a plugin for them is installed.
-        invalid_name: why the name is none.
-        entries: everything in it, in order of paths, which are relative to the repository.
-        metadata: what its `metadata.json` says; None when there is none, or a malformed one.
+        directory: its path on disk.
+        variant: the parsed name; None when it is not a variant name.
+        invalid_name: why it is not.
+        entries: everything in it, sorted by path; paths are relative to the repository.
+        metadata: its `metadata.json`; None when it is missing or malformed.
         invalid_metadata: why the `metadata.json` cannot be used.
         hub: where the repository comes from, if it comes from the Hub.
     """
@@ -114,7 +113,7 @@ class Build:
 
     @property
     def packages(self) -> tuple[str, ...]:
-        """The package directories, relative to the build's own: "" for that one itself."""
+        """The directories with an `__init__.py`, at most one level deep; "" is the build's own."""
         found = (self.inner(entry).rpartition("/") for entry in self.files())
         return tuple(top for top, _, name in found if name == "__init__.py" and "/" not in top)
 
@@ -124,7 +123,7 @@ class Build:
         return any(entry.name.endswith(NATIVE_SUFFIXES) for entry in self.files())
 
     def digest_problems(self) -> tuple[FileProblem, ...]:
-        """Files that are not as the digest in the metadata says. Reads and hashes every file."""
+        """Files that differ from the digest in the metadata. Reads and hashes every file."""
         if self.metadata is None or self.metadata.digest is None:
             return ()
         return file_problems(self.directory, None, self.metadata)
@@ -135,13 +134,13 @@ class Repository:
     """A kernel repository on disk.
 
     Attributes:
-        root: the directory that holds `build`.
+        root: the directory that contains `build`.
         subject: what to call it: the path that was given, or "org/name" at a commit.
         name: the name that old packages have, with `-`.
-        entries: everything outside of builds, `build` itself left out.
-        builds: the builds, in order of names.
-        all_variants: the names of all directories under `build/`, of builds that were not asked
-            for, too.
+        entries: everything outside builds, except `build` itself.
+        builds: the builds to check, sorted by name.
+        all_variants: the names of all directories under `build/`, also of builds that were not
+            requested.
         hub: where it comes from, if it comes from the Hub.
         unwritable: paths of files on the Hub that cannot be written here, each with the reason.
     """
@@ -164,18 +163,9 @@ def read_repository(
     hub: HubFacts | None = None,
     unwritable: tuple[tuple[str, str], ...] = (),
 ) -> Repository:
-    """Look at what a repository holds.
+    """Read what a repository at a path consists of; the path may be that of one of its builds.
 
-    Args:
-        path: the repository, its `build` directory, or the directory of one variant.
-        variants: shell patterns of the variants to look at; empty for all.
-        subject: what to call the repository; the path by default.
-        hub: where it comes from.
-        unwritable: files that it has there and not here, each with the reason.
-
-    Raises:
-        CheckError: there is no kernel repository at the path, no variant of these names in it, or
-            it cannot be read.
+    Raises `CheckError` where there is no repository or matching build, or it cannot be read.
     """
     root, only = _locate(Path(os.path.abspath(path)))
     hub = hub or _cached_from(root)
@@ -193,7 +183,7 @@ def read_repository(
 
 
 def _locate(path: Path) -> tuple[Path, str | None]:
-    """The directory that holds `build`, and the only variant to look at, if it is one."""
+    """The directory that contains `build`, and the only variant to check if the path names one."""
     if (path / "build").is_dir():
         return path, None
     if path.name == "build" and path.is_dir():
@@ -213,8 +203,8 @@ def _selected(
     selected = tuple(name for name in names if is_selected(name, variants))
     if variants and not selected:
         raise CheckError(
-            f"No variant of {path} is named like {' or '.join(variants)}; there are "
-            f"{', '.join(names) or 'none'}.",
+            f"No variant in {path} matches {' or '.join(variants)}; "
+            f"it has {', '.join(names) or 'none'}.",
             path=path,
         )
     return selected
@@ -225,12 +215,12 @@ def _not_directories(entries: Iterable[Entry]) -> Iterator[Entry]:
 
 
 def _beside_build(root: Path) -> Iterator[Entry]:
-    """Sources, tests and the like, which are no part of what is loaded."""
+    """Sources, tests and other files that are never loaded."""
     return (entry for entry in _scan(root, "", deep=False) if entry.path != "build")
 
 
 def _blobs(root: Path) -> Path | None:
-    """Where the Hub client's cache has the contents of files, if a repository lies in it."""
+    """The directory of file contents, if the repository is in the Hub client's cache."""
     blobs = root.parent.parent / "blobs"
     return blobs if root.parent.name == "snapshots" and blobs.is_dir() else None
 
@@ -275,7 +265,7 @@ def _scan(
             count += 1
             if count > _MAX_ENTRIES:
                 raise CheckError(
-                    f"{directory} holds more than {_MAX_ENTRIES} files.", path=directory
+                    f"{directory} contains more than {_MAX_ENTRIES} files.", path=directory
                 )
             path = f"{prefix}/{each.name}" if prefix else each.name
             entry = _entry(each, path, blobs)

@@ -1,7 +1,6 @@
-"""Syntax that the oldest Python does not know, found in the syntax tree.
+"""Syntax that the oldest Python does not support, found in the syntax tree.
 
-`ast.parse` can be told to refuse newer syntax, but it does not know all of it, and stops at the
-first.
+`ast.parse` can reject newer syntax, but does not know all of it, and stops at the first.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ import attrs
 
 @attrs.frozen
 class NewSyntax:
-    """Syntax that came after the oldest Python.
+    """Syntax that was added after the oldest Python.
 
     Attributes:
-        line: where it is.
+        line: its line.
         what: what it is.
         since: the version of Python that has it; "" when that is part of `what`.
     """
@@ -40,17 +39,7 @@ _NODES = {
 
 
 def newer_syntax(tree: ast.Module, text: str) -> tuple[NewSyntax, ...]:
-    """Find the syntax that Python 3.9 does not know.
-
-    Args:
-        tree: what was parsed.
-        text: what it was parsed from.
-
-    Example:
-        >>> text = "value = table[*index]"
-        >>> newer_syntax(ast.parse(text), text)
-        (NewSyntax(line=1, what='a star in an index', since='3.11'),)
-    """
+    """Find the syntax that Python 3.9 does not support in a tree and the text of it."""
     found = [new for node in ast.walk(tree) for new in _of_node(node)]
     found += _bare_walrus(tree, text)
     if sys.version_info >= (3, 12) and any(isinstance(n, ast.JoinedStr) for n in ast.walk(tree)):
@@ -117,7 +106,7 @@ def _tokens(text: str) -> Iterator[tokenize.TokenInfo]:
 
 @attrs.define
 class _String:
-    """An f-string that is being read: its quotes, and how deep in braces the reader is."""
+    """An f-string that is being read: its quotes, and the current depth of braces."""
 
     line: int
     quotes: str
@@ -125,7 +114,7 @@ class _String:
 
 
 def _new_strings(text: str) -> Iterator[NewSyntax]:
-    """F-strings that an old Python, which reads them as one string first, would end elsewhere."""
+    """F-strings that an older Python would end elsewhere, as it reads them as one string first."""
     start, middle, end = (
         getattr(tokenize, f"FSTRING_{part}", -1) for part in ("START", "MIDDLE", "END")
     )

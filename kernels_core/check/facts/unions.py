@@ -1,4 +1,4 @@
-"""Unions of types that are written with `|`, which Python 3.9 cannot evaluate."""
+"""Unions of types written with `|`, which Python 3.9 cannot evaluate."""
 
 from __future__ import annotations
 
@@ -36,13 +36,7 @@ _NOT_ONLY_TYPES = frozenset({"Literal", "Annotated"})
 
 @attrs.frozen
 class Union:
-    """A union with `|` that is evaluated.
-
-    Attributes:
-        line: where it is.
-        text: how it is written.
-        where: what it is used for.
-    """
+    """A union with `|` that is evaluated: its line, its source, and where it is used."""
 
     line: int
     text: str
@@ -53,15 +47,7 @@ class Union:
 def evaluated_unions(tree: ast.Module) -> tuple[Union, ...]:
     """Find the unions in a module that fail on Python 3.9 when they are evaluated.
 
-    In annotations every `|` is a union. Elsewhere it is one when a side is None or a well-known
-    type.
-
-    Args:
-        tree: the module.
-
-    Example:
-        >>> evaluated_unions(ast.parse("def f(x: int | None): return 1 | 2"))
-        (Union(line=1, text='int | None', where='an annotation'),)
+    In annotations every `|` is a union. Elsewhere it is one if a side is None or a well-known type.
     """
     return tuple(_evaluated(tree))
 

@@ -1,4 +1,4 @@
-"""Code for accelerators in libraries: which architectures it is for, by the headers before it."""
+"""Code for accelerators in libraries: its architectures, read from the headers before it."""
 
 from __future__ import annotations
 
@@ -28,22 +28,16 @@ _MAX_ID = 256
 
 
 class _UnknownCodeError(Exception):
-    """The code stands in a form that is not known here, so that nothing can be said of it."""
+    """The code has an unknown form, so that nothing can be said of it."""
 
 
 def read_device_code(
     source: Source, sections: Mapping[str, tuple[int, int]] | None
 ) -> tuple[str, ...]:
-    """The architectures of accelerators that a library has code for.
+    """The architectures that a library has code for, sorted, spelled like `backend.archs`.
 
-    Args:
-        source: the library.
-        sections: offset and size of its sections; None when it has no headers of sections, so
-            that the code is searched for.
-
-    Returns:
-        The architectures, as `backend.archs` in the metadata spells them, sorted; none when the
-        library has no such code, or code in a form that is not known here.
+    None where it has no such code, or code in an unknown form. Without `sections` (their offsets
+    and sizes) the whole file is searched for code.
     """
     found: set[str] = set()
     try:
@@ -64,7 +58,7 @@ def _fatbins(source: Source, start: int, end: int, container: Mapping[str, str])
     while (position := _find(source, magic, start, end)) is not None:
         _, version, header, size = _FATBIN.unpack(_head(source, position, _FATBIN))
         if (version, header) != (1, _FATBIN.size) or position % 8:
-            start = position + len(magic)  # What reads the code holds the number, too.
+            start = position + len(magic)  # Code that reads fatbins contains the number, too.
             continue
         start, stop = position + header, position + header + size
         if stop > end:
@@ -111,7 +105,7 @@ def _head(source: Source, position: int, layout: Struct) -> bytes:
 
 
 def _find(source: Source, magic: bytes, start: int, end: int) -> int | None:
-    """Where the bytes come next."""
+    """The next position of the bytes."""
     while start + len(magic) <= end:
         piece = source.read(start, min(_PIECE, end - start), "code")
         if (position := piece.find(magic)) >= 0:

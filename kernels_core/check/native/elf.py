@@ -1,7 +1,7 @@
 """Reading ELF, the format of Linux, as the loader does: by segments and the dynamic table.
 
-Section headers can be stripped off without any harm to the loader, so nothing that a rule judges
-rests on them, with one exception: code for accelerators, which is searched for where they lack.
+Section headers can be stripped without affecting the loader, so no rule depends on them, except
+those about code for accelerators, which is searched for where they are missing.
 """
 
 from __future__ import annotations
@@ -70,25 +70,18 @@ _EXECUTABLE = 0x1  # PF_X
 
 
 def read(file: Path) -> tuple[Image, ...]:
-    """Read a file in ELF.
-
-    Args:
-        file: where it lies.
-
-    Raises:
-        UnreadableError: it breaks the format, or is larger than what is looked at.
-    """
+    """Read a file. Raises `UnreadableError` where it is malformed or exceeds a limit."""
     with opened(file) as source:
         try:
             return (_read(source),)
         except ELFError as error:
-            raise UnreadableError(f"it is cut off or damaged: {error}") from error
+            raise UnreadableError(f"it is truncated or damaged: {error}") from error
 
 
 def _read(source: Source) -> ElfImage:
     elf = ELFFile(source.stream)
     if elf["e_type"] != _LIBRARY:
-        raise UnreadableError(f"it is no dynamic library but of type {elf['e_type']}")
+        raise UnreadableError(f"it is not a dynamic library but of type {elf['e_type']}")
     memory = _Memory(source, elf)
     tags = _dynamic_tags(memory)
     strings = _Strings(_table(memory, tags, "STRTAB", "STRSZ"))
@@ -114,7 +107,7 @@ def _read(source: Source) -> ElfImage:
 
 
 class _Memory:
-    """The file by the addresses that it is loaded to."""
+    """The file by the addresses at which it is loaded."""
 
     def __init__(self, source: Source, elf: Any) -> None:
         self.source = source
@@ -127,8 +120,8 @@ class _Memory:
         size, count = elf.structs.Elf_Phdr.sizeof(), elf["e_phnum"]
         if elf["e_phentsize"] != size or count > MAX_SEGMENTS:
             raise UnreadableError(
-                f"it says that it has {count} segments with {elf['e_phentsize']} bytes each to "
-                f"describe it; expected at most {MAX_SEGMENTS} with {size} bytes"
+                f"its header declares {count} segments of {elf['e_phentsize']} bytes each; "
+                f"expected at most {MAX_SEGMENTS} of {size} bytes"
             )
         for number in range(count):
             content = source.read(elf["e_phoff"] + number * size, size, "the table of segments")
@@ -136,7 +129,7 @@ class _Memory:
             if header["p_type"] == "PT_LOAD":
                 if header["p_offset"] + header["p_filesz"] > source.size:
                     raise UnreadableError(
-                        f"it is cut off: a segment ends at byte "
+                        f"it is truncated: a segment ends at byte "
                         f"{header['p_offset'] + header['p_filesz']}, and the file has {source.size}"
                     )
                 self.segments.append((header["p_vaddr"], header["p_filesz"], header["p_offset"]))
@@ -146,24 +139,24 @@ class _Memory:
                 self.stack_flags = header["p_flags"]
 
     def offset(self, address: int, size: int, what: str) -> int:
-        """Where in the file a part lies."""
+        """The offset of a part in the file."""
         for start, length, offset in self.segments:
             if start <= address and address + size <= start + length:
                 return offset + address - start
-        raise UnreadableError(f"{what} lies at no address that is loaded: {address:#x}, {size}")
+        raise UnreadableError(f"{what} is not in a loaded segment: {size} bytes at {address:#x}")
 
     def read(self, address: int, size: int, what: str) -> bytes:
         return self.source.read(self.offset(address, size, what), size, what)
 
     def read_up_to(self, address: int, size: int, what: str) -> bytes:
-        """Read a part, less of it where the loaded segment ends."""
+        """Read a part, or less of it where the loaded segment ends."""
         for start, length, _ in self.segments:
             if start <= address < start + length:
                 size = min(size, start + length - address)
         return self.read(address, size, what)
 
     def pieces(self, address: int, size: int, what: str) -> Iterator[bytes]:
-        """A long table, in parts that hold whole entries."""
+        """A long table, in parts that contain whole entries."""
         for start in range(0, size, _PIECE):
             yield self.read(address + start, min(_PIECE, size - start), what)
 
@@ -192,15 +185,15 @@ class _Strings:
     def at(self, offset: int) -> str:
         end = self._content.find(b"\0", offset)
         if offset >= len(self._content) or end < 0:
-            raise UnreadableError(f"a name lies outside of the table of names, at {offset}")
+            raise UnreadableError(f"a name is outside the table of names, at {offset}")
         self._budget.spend(end - offset)
         return decoded(self._content[offset:end])
 
 
 def _dynamic_tags(memory: _Memory) -> dict[str, list[int]]:
-    """The values of each tag, which goes by its name without DT_."""
+    """The values of each tag, by its name without DT_."""
     if memory.dynamic is None:
-        raise UnreadableError("it is no dynamic library: it has no dynamic segment")
+        raise UnreadableError("it is not a dynamic library: it has no dynamic segment")
     names = {number: name[3:] for name, number in ENUM_D_TAG.items() if isinstance(number, int)}
     entry = memory.struct("QQ" if memory.is_64_bit else "II")
     address, size = memory.dynamic
@@ -210,7 +203,7 @@ def _dynamic_tags(memory: _Memory) -> dict[str, list[int]]:
         if tag == 0:
             return tags
         if count > MAX_TAGS:
-            raise UnreadableError(f"it has more than {MAX_TAGS} dynamic tags, which is the limit")
+            raise UnreadableError(f"it has more than {MAX_TAGS} dynamic tags, the limit")
         tags.setdefault(names.get(tag, hex(tag)), []).append(value)
     return tags
 
@@ -219,11 +212,11 @@ def _table(memory: _Memory, tags: dict[str, list[int]], address: str, size: str)
     try:
         return memory.read(tags[address][0], tags[size][0], f"the table of DT_{address}")
     except KeyError as error:
-        raise UnreadableError(f"its dynamic segment lacks DT_{error.args[0]}") from None
+        raise UnreadableError(f"its dynamic segment has no DT_{error.args[0]}") from None
 
 
 class _Symbols:
-    """The dynamic symbols, which are never stripped, and the versions that they need."""
+    """The dynamic symbols, which are never stripped, and their versions."""
 
     def __init__(self, memory: _Memory, tags: dict[str, list[int]], strings: _Strings) -> None:
         self.imported: list[str] = []
@@ -233,10 +226,10 @@ class _Symbols:
         self._needs = dict(_version_needs(memory, tags, strings))
         self._users: dict[int, list[str]] = {index: [] for index in self._needs}
         if "SYMTAB" not in tags:
-            raise UnreadableError("its dynamic segment lacks DT_SYMTAB")
+            raise UnreadableError("its dynamic segment has no DT_SYMTAB")
         count = _count_of_symbols(memory, tags)
         if count > MAX_SYMBOLS:
-            raise UnreadableError(f"it has {count} symbols, and at most {MAX_SYMBOLS} are read")
+            raise UnreadableError(f"it has {count} symbols, more than the limit of {MAX_SYMBOLS}")
         indices = array("H", bytes(2 * count))
         if "VERSYM" in tags:
             table = memory.read(tags["VERSYM"][0], 2 * count, "the table of versions")
@@ -270,7 +263,7 @@ class _Symbols:
 
 
 def _count_of_symbols(memory: _Memory, tags: dict[str, list[int]]) -> int:
-    """How many symbols there are. No field says it: the hash tables and relocations show it."""
+    """The number of symbols. No field has it: it follows from hash tables and relocations."""
     counts = [0]
     if "HASH" in tags:
         counts.append(memory.number(tags["HASH"][0] + 4, "the hash table"))
@@ -323,7 +316,7 @@ def _count_in_relocations(memory: _Memory, address: int, size: int, entry: int) 
 def _version_needs(
     memory: _Memory, tags: dict[str, list[int]], strings: _Strings
 ) -> Iterator[tuple[int, tuple[str, str]]]:
-    """The index by which symbols refer to each version, and what it is: library and version."""
+    """Each needed version by the index that symbols refer to it by: library and version."""
     if "VERNEED" not in tags:
         return
     need, one = memory.struct("HHIII"), memory.struct("IHHII")

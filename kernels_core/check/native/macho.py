@@ -1,6 +1,6 @@
 """Reading Mach-O, the format of macOS, with the structures and constants of `macholib`.
 
-Only its structures are used: its own reader loads the content of all sections into memory.
+The reader of `macholib` is not used: it loads the content of all sections into memory.
 """
 
 from __future__ import annotations
@@ -42,14 +42,9 @@ _STATIC_ARCHIVE = b"!<arch>\n"
 
 
 def read(file: Path) -> tuple[Image, ...]:
-    """Read a file in Mach-O: an image for each 64-bit architecture in it.
+    """Read a file: an image for each 64-bit architecture in it.
 
-    Args:
-        file: where it lies.
-
-    Raises:
-        UnreadableError: it breaks the format, is larger than what is looked at, or is not for
-            64-bit machines.
+    Raises `UnreadableError` where it is malformed, exceeds a limit, or has no 64-bit code.
     """
     with opened(file) as source:
         if int.from_bytes(source.read(0, 4, "the magic number"), "big") in (
@@ -60,7 +55,7 @@ def read(file: Path) -> tuple[Image, ...]:
         else:
             images = (_read(_Part(source, 0, source.size)),)
     if not images:
-        raise UnreadableError("it holds no code for 64-bit machines")
+        raise UnreadableError("it has no code for 64-bit machines")
     return images
 
 
@@ -70,8 +65,8 @@ class _Part:
     def __init__(self, source: Source, start: int, size: int) -> None:
         if start + size > source.size:
             raise UnreadableError(
-                f"an architecture should lie at byte {start} and have {size} bytes, but the file "
-                f"has {source.size} bytes"
+                f"an architecture should be {size} bytes at byte {start}, but the file has "
+                f"{source.size} bytes"
             )
         self.source = source
         self.start = start
@@ -80,14 +75,16 @@ class _Part:
     def read(self, offset: int, size: int, what: str) -> bytes:
         """Read a piece; see `Source.read`."""
         if offset + size > self.size:
-            raise UnreadableError(f"{what} lies beyond the end of its architecture's part")
+            raise UnreadableError(f"{what} is beyond the end of its architecture's part")
         return self.source.read(self.start + offset, size, what)
 
 
 def _architectures(source: Source) -> Iterator[_Part]:
     magic, count = struct.unpack(">II", source.read(0, 8, "the list of architectures"))
     if count > MAX_ARCHITECTURES:
-        raise UnreadableError(f"it has {count} architectures; {MAX_ARCHITECTURES} are read")
+        raise UnreadableError(
+            f"it has {count} architectures, more than the limit of {MAX_ARCHITECTURES}"
+        )
     entry: Any = mach_o.fat_arch if magic == mach_o.FAT_MAGIC else mach_o.fat_arch64
     table = source.read(8, count * entry._size_, "the list of architectures")
     for at in range(0, len(table), entry._size_):
@@ -104,10 +101,10 @@ def _read(part: _Part) -> MachOImage:
         part.read(0, mach_o.mach_header_64._size_, "the header"), _endian_="<"
     )
     if header.magic != mach_o.MH_MAGIC_64:
-        raise UnreadableError("it is not for 64-bit machines with the low byte first")
+        raise UnreadableError("it is not for little-endian 64-bit machines")
     if header.filetype not in (mach_o.MH_DYLIB, mach_o.MH_BUNDLE):
         kind = mach_o.MH_FILETYPE_NAMES.get(header.filetype, f"type {int(header.filetype)}")
-        raise UnreadableError(f"it is no dynamic library but a {kind}")
+        raise UnreadableError(f"it is not a dynamic library but a {kind}")
     cpu = mach_o.CPU_TYPE_NAMES.get(header.cputype, str(int(header.cputype)))
     commands = _Commands()
     for number, content in _commands(part, header):
@@ -130,15 +127,17 @@ def _read(part: _Part) -> MachOImage:
 def _commands(part: _Part, header: Any) -> Iterator[tuple[int, bytes]]:
     """The number and the content of each load command, without its own header."""
     if header.ncmds > MAX_COMMANDS:
-        raise UnreadableError(f"it has {int(header.ncmds)} load commands; {MAX_COMMANDS} are read")
+        raise UnreadableError(
+            f"it has {int(header.ncmds)} load commands, over the limit of {MAX_COMMANDS}"
+        )
     table = part.read(mach_o.mach_header_64._size_, int(header.sizeofcmds), "the load commands")
     at = 0
     for _ in range(header.ncmds):
         if at + 8 > len(table):
-            raise UnreadableError("its load commands end early")
+            raise UnreadableError("its load commands are truncated")
         number, size = struct.unpack_from("<II", table, at)
         if size < 8 or at + size > len(table):
-            raise UnreadableError(f"a load command has {size} bytes, which do not fit")
+            raise UnreadableError(f"a load command has {size} bytes, which does not fit")
         yield number, table[at + 8 : at + size]
         at += size
 
@@ -189,5 +188,5 @@ def _structure(structure: Any, content: bytes) -> Any:
 def _string(content: bytes, offset: int) -> str:
     # The offset counts from the command's own header, which has 8 bytes.
     if not 8 <= offset < 8 + len(content):
-        raise UnreadableError("a name in the load commands lies outside of its command")
+        raise UnreadableError("a name in the load commands is outside its command")
     return decoded(content[offset - 8 :].split(b"\0", 1)[0])

@@ -1,8 +1,8 @@
-"""The symbols that a file in Mach-O takes and gives, from the tables that the loader goes by.
+"""The symbols that a Mach-O file imports and exports, from the tables that the loader uses.
 
-There were three generations of them: the table of symbols; the programs of `LC_DYLD_INFO`, whose
-steps bind symbols; and chained fixups with a list of imports. Newer files keep the table of symbols
-for debuggers only, and it may be stripped.
+There are three generations of these tables: the symbol table; the programs of `LC_DYLD_INFO`,
+whose steps bind symbols; and chained fixups with a list of imports. Newer files keep the symbol
+table for debuggers only, and it may be stripped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TABLES = (
     mach_o.LC_DYLD_CHAINED_FIXUPS,
     mach_o.LC_DYLD_EXPORTS_TRIE,
 )
-"""The load commands that say where the tables lie."""
+"""The load commands with the positions of the tables."""
 
 _SYMBOL = Struct("<IBBHQ")
 _WEAK_REFERENCE = 0x40  # N_WEAK_REF
@@ -48,26 +48,16 @@ _WEAK_IMPORT = 0x1  # BIND_SYMBOL_FLAGS_WEAK_IMPORT
 
 @attrs.define
 class Symbols:
-    """The symbols of a file, in C's spelling.
-
-    Attributes:
-        imported: those that it takes, and whether they may be missing.
-        exported: those that it gives.
-    """
+    """The imported symbols (and whether they may be missing) and the exported ones, as in C."""
 
     imported: dict[str, bool] = attrs.field(factory=dict)
     exported: list[str] = attrs.field(factory=list)
 
 
 def read_symbols(read: Read, tables: dict[int, Any]) -> Symbols:
-    """Read the symbols.
+    """Read the symbols, given `Source.read` and the load commands of `TABLES`.
 
-    Args:
-        read: reads a piece of the file; see `Source.read`.
-        tables: the load commands of `TABLES` that the file has.
-
-    Raises:
-        UnreadableError: a table is broken, or larger than what is looked at.
+    Raises `UnreadableError` where a table is malformed or exceeds a limit.
     """
     info = tables.get(mach_o.LC_DYLD_INFO_ONLY, tables.get(mach_o.LC_DYLD_INFO))
     fixups = tables.get(mach_o.LC_DYLD_CHAINED_FIXUPS)
@@ -91,8 +81,8 @@ def read_symbols(read: Read, tables: dict[int, Any]) -> Symbols:
         symbols.exported += _exports(content, budget)
     if not fixups and not info and mach_o.LC_SYMTAB in tables:
         _add_from_table(symbols, budget, read, tables[mach_o.LC_SYMTAB])
-    # What several libraries may define, such as inline functions of C++, is looked up in all of
-    # them; whoever defines it takes it from nobody.
+    # Symbols that several libraries may define, such as inline C++ functions, are listed as imports
+    # also where they are defined.
     for name in symbols.exported:
         symbols.imported.pop(name, None)
     return symbols
@@ -111,7 +101,7 @@ def _add_imports(symbols: Symbols, budget: Budget, imports: Iterator[tuple[bytes
 def _name_at(content: bytes, offset: int) -> bytes:
     end = content.find(b"\0", offset)
     if offset >= len(content) or end < 0:
-        raise UnreadableError("the name of a symbol lies outside of its table")
+        raise UnreadableError("the name of a symbol is outside its table")
     return content[offset:end]
 
 
@@ -134,14 +124,14 @@ def _add_from_table(symbols: Symbols, budget: Budget, read: Read, command: Any) 
 def _chained_imports(content: bytes) -> Iterator[tuple[bytes, bool]]:
     """The name of each import, and whether it may be missing."""
     if len(content) < _FIXUPS.size:
-        raise UnreadableError("the table of fixups ends early")
+        raise UnreadableError("the table of fixups is truncated")
     _, _, imports, names, count, kind, compression = _FIXUPS.unpack_from(content)
     if kind not in _IMPORTS or compression:
-        raise UnreadableError(f"its imports are in a form that is not known here ({kind})")
+        raise UnreadableError(f"its imports have an unknown format ({kind})")
     layout, shift, weak = _IMPORTS[kind]
     end = imports + count * layout.size
     if end > len(content):
-        raise UnreadableError("the list of imports lies outside of the table of fixups")
+        raise UnreadableError("the list of imports is outside the table of fixups")
     for (value,) in layout.iter_unpack(content[imports:end]):
         yield _name_at(content, names + (value >> shift)), bool(value & weak)
 
@@ -172,7 +162,7 @@ def _number(content: bytes, at: int) -> tuple[int, int]:
         at += 1
         if content[at - 1] < 0x80:
             return value, at
-    raise UnreadableError("a number in the tables of symbols has no end")
+    raise UnreadableError("a number in the symbol tables does not end")
 
 
 def _exports(trie: bytes, budget: Budget) -> Iterator[str]:
@@ -186,13 +176,13 @@ def _exports(trie: bytes, budget: Budget) -> Iterator[str]:
             yield _in_c(name)
         at += size
         if at >= len(trie):
-            raise UnreadableError("the table of exports ends early")
+            raise UnreadableError("the table of exports is truncated")
         children, at = trie[at], at + 1
         for _ in range(children):
             edge = _name_at(trie, at)
             target, at = _number(trie, at + len(edge) + 1)
             if target in seen:
-                raise UnreadableError("the table of exports is no tree")
+                raise UnreadableError("the table of exports is not a tree")
             seen.add(target)
             budget.spend(len(name) + len(edge))
             waiting.append((target, name + edge))

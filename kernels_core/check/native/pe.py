@@ -1,7 +1,7 @@
 """Reading PE, the format of Windows.
 
-Headers, sections and addresses are those of `pefile`. The tables of imports and exports are walked
-here: `pefile` leaves out what looks odd to it, reads at most 8,192 imports, and copies sections.
+Headers, sections and addresses are read by `pefile`. The import and export tables are read here:
+`pefile` skips entries that it considers odd, reads at most 8,192 imports, and copies sections.
 """
 
 from __future__ import annotations
@@ -41,27 +41,20 @@ _DELAYED_ENTRY = Struct("<II8xI12x")  # attributes, name of the library, table o
 
 
 def read(file: Path) -> tuple[Image, ...]:
-    """Read a file in PE.
-
-    Args:
-        file: where it lies.
-
-    Raises:
-        UnreadableError: it breaks the format, or is larger than what is looked at.
-    """
+    """Read a file. Raises `UnreadableError` where it is malformed or exceeds a limit."""
     with opened(file) as source:
         source.read(0, 64, "the header of DOS")
         with mmap.mmap(source.stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             try:
                 headers = pefile.PE(data=content, fast_load=True)
             except pefile.PEFormatError as error:
-                raise UnreadableError(f"it is cut off or damaged: {error.value}") from error
+                raise UnreadableError(f"it is truncated or damaged: {error.value}") from error
             return (_read(source, headers),)
 
 
 def _read(source: Source, headers: Any) -> PeImage:
     if not headers.FILE_HEADER.Characteristics & _IS_LIBRARY:
-        raise UnreadableError("it is no dynamic library but a program")
+        raise UnreadableError("it is not a dynamic library but a program")
     _expect_whole(source, headers)
     machine = headers.FILE_HEADER.Machine
     cpu = str(pefile.MACHINE_TYPE.get(machine, f"machine {machine:#x}"))
@@ -79,17 +72,17 @@ def _read(source: Source, headers: Any) -> PeImage:
 
 
 def _expect_whole(source: Source, headers: Any) -> None:
-    """Windows loads no library that ends early; `pefile` reads what is left of it."""
+    """Windows loads no truncated library; `pefile` reads what is left of it."""
     header, count = headers.FILE_HEADER, headers.FILE_HEADER.NumberOfSections
     table = headers.OPTIONAL_HEADER.get_file_offset() + header.SizeOfOptionalHeader
     source.read(table, _SIZE_OF_SECTION * count, "the table of sections")
     if not count or len(headers.sections) != count:
-        raise UnreadableError(f"it has {len(headers.sections)} of {count} sections")
+        raise UnreadableError(f"it has only {len(headers.sections)} of {count} sections")
     for section in headers.sections:
         end = section.PointerToRawData + section.SizeOfRawData
         if section.SizeOfRawData and end > source.size:
             name = decoded(section.Name.rstrip(b"\0"))
-            raise UnreadableError(f"its section {name} goes beyond the end of the file")
+            raise UnreadableError(f"its section {name} extends beyond the end of the file")
 
 
 def _distinct(names: Iterable[str]) -> tuple[str, ...]:
@@ -104,13 +97,7 @@ def _sections(headers: Any) -> Iterator[tuple[str, tuple[int, int]]]:
 
 @attrs.define
 class _Import:
-    """What is taken from one library.
-
-    Attributes:
-        library: its name.
-        names: the symbols that are taken by name.
-        by_number: whether others are taken by number.
-    """
+    """What is imported from one library, by name and by ordinal."""
 
     library: str
     names: list[str] = attrs.field(factory=list)
@@ -118,7 +105,7 @@ class _Import:
 
 
 class _Memory:
-    """The file by the addresses that it is loaded to, relative to where it is loaded."""
+    """The file by the addresses at which it is loaded, relative to its beginning."""
 
     def __init__(self, source: Source, headers: Any) -> None:
         self._source = source
@@ -137,7 +124,7 @@ class _Memory:
         try:
             return int(self._headers.get_offset_from_rva(address))
         except pefile.PEFormatError:
-            raise UnreadableError(f"{what} lies at {address:#x}, outside of the file") from None
+            raise UnreadableError(f"{what} is at {address:#x}, outside the file") from None
 
     def read(self, address: int, size: int, what: str) -> bytes:
         return self._source.read(self.offset(address, what), size, what)
@@ -153,10 +140,10 @@ class _Memory:
             if end >= 0:
                 self._budget.spend(end)
                 return decoded(content[:end])
-        raise UnreadableError(f"{what} has no end")
+        raise UnreadableError(f"{what} does not end")
 
     def imports(self, library: int, lookups: int) -> _Import:
-        """What is taken from a library; the arguments are addresses of its name and of a table."""
+        """The imports from a library; the arguments are addresses of its name and of a table."""
         imports = _Import(self.name(library, "the name of a library"))
         what = "a table of imported symbols"
         while (entry := self.unpack(self._lookup, lookups, what)[0]) != 0:
@@ -170,7 +157,7 @@ class _Memory:
 
 
 def _imports(memory: _Memory) -> Iterator[_Import]:
-    """What is taken from the libraries that are loaded together with this one."""
+    """Imports from libraries that are loaded together with this one."""
     for lookups, name, addresses in _descriptors(memory, _IMPORTS, _IMPORT_ENTRY, "an import"):
         if not name:
             return
@@ -178,18 +165,18 @@ def _imports(memory: _Memory) -> Iterator[_Import]:
 
 
 def _delayed_imports(memory: _Memory) -> Iterator[_Import]:
-    """What is taken from the libraries that are loaded when they are first used."""
+    """Imports from libraries that are loaded on first use."""
     what = "a delayed import"
     for attributes, name, lookups in _descriptors(memory, _DELAYED_IMPORTS, _DELAYED_ENTRY, what):
         if not name:
             return
         if not attributes & 1:
-            raise UnreadableError(f"{what} has addresses in the form of old 32-bit libraries")
+            raise UnreadableError(f"{what} has addresses in the format of old 32-bit libraries")
         yield memory.imports(name, lookups)
 
 
 def _descriptors(memory: _Memory, number: int, layout: Struct, what: str) -> Iterator[Any]:
-    """The entries of a directory; the caller knows the last one."""
+    """The entries of a directory; the caller knows which is the last."""
     address = memory.directory(number)
     if address:
         for count in range(MAX_LIBRARIES):

@@ -1,4 +1,4 @@
-"""Which files are native code, and what they say; each format has a module of its own."""
+"""Which files are native code, and reading them; each format has a module of its own."""
 
 from __future__ import annotations
 
@@ -38,35 +38,18 @@ _OLDEST_JAVA = 45
 
 
 def is_native(file: Path) -> bool:
-    """Whether a file is a library of native code, or is named like one.
-
-    Args:
-        file: a regular file.
-
-    Example:
-        >>> import tempfile
-        >>> note = Path(tempfile.mkdtemp(), "note.txt")
-        >>> _ = note.write_text("No library.")
-        >>> is_native(note), is_native(note.rename(note.with_suffix(".so")))
-        (False, True)
-    """
+    """Whether a regular file is a library of native code, or is named like one."""
     return _named_like_library(file) or _format(file) is not None
 
 
 def read_native(path: str, file: Path, build: Build | None) -> Iterator[NativeModule]:
     """Read a file of native code: one module for each architecture in it.
 
-    Args:
-        path: what to call it: its path relative to the repository.
-        file: where it lies.
-        build: the build that it is in; None for a file that is checked by itself.
-
-    Raises:
-        CheckError: what reads the format is not installed.
+    Raises `CheckError` where the reader of its format is not installed.
     """
     name = _format(file)
     if name is None:
-        reason = "it is named like a library, and holds none of Linux, macOS or Windows"
+        reason = "it is named like a library, but is not one for Linux, macOS or Windows"
         yield NativeModule(path, file, build, None, reason)
         return
     try:
@@ -82,7 +65,7 @@ def read_native(path: str, file: Path, build: Build | None) -> Iterator[NativeMo
 
 
 def _format(file: Path) -> str | None:
-    """The module that reads the file; None when it is no library, or cannot be read."""
+    """The module that reads the file; None when it is not a library, or cannot be read."""
     try:
         with file.open("rb") as stream:
             start = stream.read(64)
@@ -104,14 +87,14 @@ def _named_like_library(file: Path) -> bool:
 
 
 def _is_elf_library(start: bytes) -> bool:
-    """Whether it is no program, object file or code of an accelerator, which are data for us."""
+    """Whether it is not a program, an object file or code of an accelerator."""
     order: Literal["little", "big"] = "big" if start[5:6] == b"\2" else "little"
     kind, machine = int.from_bytes(start[16:18], order), int.from_bytes(start[18:20], order)
     return kind == _DYNAMIC and str(machine) not in table("device_code")["machines"]
 
 
 def _is_macho_library(start: bytes) -> bool:
-    """Likewise; what holds several architectures is one."""
+    """Whether it is a dynamic library, or has several architectures."""
     order: Literal["little", "big"] = "big" if start[:1] == b"\xfe" else "little"
     kind = int.from_bytes(start[12:16], order)
     return start[:3] == _SEVERAL_ARCHITECTURES or kind in (_DYLIB, _BUNDLE)
@@ -125,7 +108,7 @@ _IS_LIBRARY = {"elf": _is_elf_library, "macho": _is_macho_library, "pe": _is_pe_
 
 
 def _loaded(images: tuple[Image, ...], build: Build | None) -> tuple[Image, ...]:
-    """The images that machines load which the variant is for; all where it is for others."""
+    """The images for the CPU of the variant; all of them where none is for it."""
     variant = build.variant if build else None
     if isinstance(variant, NativeVariant):
         return tuple(each for each in images if each.cpu == variant.cpu) or images

@@ -1,4 +1,4 @@
-"""Reading untrusted files in pieces: never whole, never beyond the end, never too many names."""
+"""Reading untrusted files in pieces, with limits, and the names in them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,11 @@ MAX_NAMES = 64 * 2**20
 
 
 class UnreadableError(Exception):
-    """A file of native code breaks its format; the text says how."""
+    """A file of native code is malformed; the text says how."""
 
 
 class Source:
-    """A file of untrusted bytes.
-
-    Attributes:
-        stream: the open file, for parsers that take one.
-        size: its size in bytes.
-    """
+    """A file of untrusted bytes. Parsers that need a stream take `stream`."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream = stream
@@ -34,40 +29,27 @@ class Source:
         stream.seek(0)
 
     def read(self, offset: int, size: int, what: str) -> bytes:
-        """Read a part that the file says is there.
+        """Read a part, called `what` in errors.
 
-        Args:
-            offset: where it begins.
-            size: how many bytes it has.
-            what: what to call it in errors.
-
-        Raises:
-            UnreadableError: it does not lie within the file, or is larger than `MAX_PIECE`.
+        Raises `UnreadableError` where it is outside the file, or larger than `MAX_PIECE`.
         """
         if offset < 0 or size < 0 or offset + size > self.size:
             raise UnreadableError(
-                f"{what} should lie at byte {offset} and have {size} bytes, but the file has "
-                f"{self.size} bytes"
+                f"{what} should be {size} bytes at byte {offset}, but the file has {self.size} "
+                f"bytes"
             )
         if size > MAX_PIECE:
-            raise UnreadableError(f"{what} has {size} bytes, and at most {MAX_PIECE} are looked at")
+            raise UnreadableError(f"{what} has {size} bytes, more than the limit of {MAX_PIECE}")
         self.stream.seek(offset)
         content = self.stream.read(size)
         if len(content) != size:
-            raise UnreadableError(f"{what} ends early: the file changed while it was read")
+            raise UnreadableError(f"{what} is truncated: the file changed while it was read")
         return content
 
 
 @contextlib.contextmanager
 def opened(file: Path) -> Iterator[Source]:
-    """Open a file to read pieces of it.
-
-    Args:
-        file: where it lies.
-
-    Raises:
-        UnreadableError: it cannot be opened or read.
-    """
+    """Open a file to read pieces of it. Raises `UnreadableError` where that fails."""
     try:
         with file.open("rb") as stream:
             yield Source(stream)
@@ -76,34 +58,22 @@ def opened(file: Path) -> Iterator[Source]:
 
 
 class Budget:
-    """How many symbols, and how many bytes of names, may yet be read of a file."""
+    """How many symbols, and how many bytes of names, may still be read of a file."""
 
     def __init__(self) -> None:
         self._symbols = MAX_SYMBOLS
         self._names = MAX_NAMES
 
     def spend(self, size: int) -> None:
-        """Take one symbol off.
-
-        Args:
-            size: the bytes of its name.
-
-        Raises:
-            UnreadableError: there are too many of them.
-        """
+        """Count a symbol with a name of that many bytes. Raises `UnreadableError` at the limit."""
         self._symbols -= 1
         self._names -= size
         if self._symbols < 0 or self._names < 0:
             raise UnreadableError(
-                f"it has more than {MAX_SYMBOLS} symbols or {MAX_NAMES} bytes of their names"
+                f"it has more than {MAX_SYMBOLS} symbols or {MAX_NAMES} bytes of names"
             )
 
 
 def decoded(name: bytes) -> str:
-    r"""The text of a name; what is not UTF-8 in it is written as an escape.
-
-    Example:
-        >>> decoded("é".encode()), decoded("é".encode("latin-1"))
-        ('é', '\\xe9')
-    """
+    """The text of a name; bytes that are not UTF-8 are written as escapes."""
     return name.decode("utf-8", "backslashreplace")

@@ -10,7 +10,7 @@ subject (a new module is to be named in `_MODULES`), and into the documentation 
     native/         native code: a module for each system, for each ABI, and for all
     python          Python source: syntax, names of the standard library, imports
     namespace       namespaces of operators
-    layers          layers, as far as source tells
+    layers          layers, judged by their source
     run             what running a build shows
 """
 

@@ -1,7 +1,7 @@
-"""Rules: a repository has every build that its users need, of a list that moves with torch.
+"""Rules: a repository has every build that its users need, by a list that changes with torch.
 
-The list is `data/required_variants.json`. What a repository claims is told by the names of its
-builds: one native build for torch claims its backend, CPU and system, wherever torch runs there.
+The list is `data/required_variants.json`. The names of its builds say what a repository claims to
+support: one native build for torch claims its backend, CPU and system.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kernels_core.check.tables import table
 from kernels_core.errors import VariantNameError
 from kernels_core.variants.names import NativeVariant, Torch, TorchStableAbi, TvmFfi
 
-# torch has a release about every three months, so by then another list holds.
+# torch has a release about every three months, so by then the list has changed.
 _GOOD_FOR_MONTHS = 9
 
 _ABI_TAG = "-cxx11"
@@ -32,7 +32,7 @@ _ABI_TAG = "-cxx11"
 
 @attrs.frozen
 class _Platform:
-    """A backend on a CPU and a system, which a repository claims to work on or not."""
+    """A backend on a CPU and a system."""
 
     backend: str
     cpu: str
@@ -41,13 +41,13 @@ class _Platform:
 
 @rule(Scope.REPOSITORY, Severity.ERROR)
 def completeness_variants(repository: Repository) -> Iterator[Problem]:
-    """Where some native builds are for a backend, CPU and system, all that are required are there.
+    """For a backend, CPU and system, a repository has all required native builds, or none.
 
-    Why: a native build fits one release of torch and a range of its toolkit. With another one the
-    kernel does not load, though the repository has builds for just that device.
+    Why: a native build fits one release of torch and a range of toolkit versions. With any other,
+    the kernel does not load, although the repository has builds for the device.
 
-    Mend: build the missing variants, or builds for torch's stable ABI in place of those for single
-    releases. A kernel without native code needs none of them, but one or more such as
+    Fix: build the missing variants, or replace builds for single releases by builds for torch's
+    stable ABI. A kernel without native code needs none of them; it needs builds such as
     `torch-universal`.
     """
     there = list(_native(repository.all_variants))
@@ -69,20 +69,15 @@ def completeness_variants(repository: Repository) -> Iterator[Problem]:
 
 
 def outdated(repository: Repository, today: datetime.date) -> tuple[str, ...]:
-    """What cannot be told of a repository with native builds, once the list is too old.
-
-    Args:
-        repository: the repository.
-        today: the day of the check.
-    """
+    """What could not be judged of a repository with native builds, once the list is too old."""
     date = table("required_variants")["date"]
     year, month = map(int, date.split("-"))
     months = (today.year - year) * 12 + today.month - month
     if months <= _GOOD_FOR_MONTHS or not list(_native(repository.all_variants)):
         return ()
     return (
-        f"completeness: the list of required builds is of {date}, before releases of torch that "
-        f"are current now; a newer kernels-core has a newer one",
+        f"completeness: the list of required builds is from {date} and does not know the current "
+        f"releases of torch; upgrade kernels-core to get a newer list",
     )
 
 
@@ -104,7 +99,6 @@ def _platform(variant: NativeVariant) -> _Platform:
 def _required(
     platform: _Platform, there: list[NativeVariant]
 ) -> Iterator[tuple[str, NativeVariant]]:
-    """The required builds of a platform, by name."""
     content = table("required_variants")
     current = _current(content["torch"], there)
     for entry in content["builds"]:
@@ -119,10 +113,7 @@ def _required(
 
 
 def _current(listed: Iterable[str], there: list[NativeVariant]) -> set[tuple[int, int]]:
-    """The releases to demand builds for.
-
-    A repository that is ahead of the list has dropped as many old releases as it has newer ones.
-    """
+    """The releases to require builds for. A repository ahead of the list may drop old ones."""
     known = sorted(_releases(listed))
     newer = {
         variant.framework.release
@@ -138,7 +129,7 @@ def _releases(texts: Iterable[Any]) -> set[tuple[int, int]]:
 
 
 def _served(required: NativeVariant, there: list[NativeVariant]) -> bool:
-    """Whether some build fits wherever the required one would."""
+    """Whether an existing build fits wherever the required one would."""
     return any(
         backend_text(required) == backend_text(variant)
         and (required.cpu, required.os) == (variant.cpu, variant.os)

@@ -1,6 +1,6 @@
-"""Rules: layers, as far as their source tells what they are.
+"""Rules: layers, judged by their source.
 
-They demand what `kernels_core.layers.validation` demands of a class that has been loaded.
+The requirements are those of `kernels_core.layers.validation` for classes that have been loaded.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _NO_METHOD = frozenset({"classmethod", "property", "staticmethod", "cached_prope
 
 @rule(Scope.PACKAGE, Severity.ERROR)
 def layers_exported(package: PythonPackage) -> Iterator[Problem]:
-    """The package has its layers as `layers`.
+    """The package exports its module `layers`.
 
-    Why: that is where loaders look for them.
+    Why: that is where loaders look for layers.
 
-    Mend: write `from . import layers` into the package's `__init__.py`.
+    Fix: add `from . import layers` to the package's `__init__.py`.
     """
     module, init = layers_module(package), _init(package)
     if module is None or init is None:
@@ -60,11 +60,11 @@ def _is_layers(module: str) -> bool:
 
 @rule(Scope.PACKAGE, Severity.WARNING)
 def layers_in_all(package: PythonPackage) -> Iterator[Problem]:
-    """The package's `__all__` names `layers`.
+    """The package's `__all__` contains `layers`.
 
-    Why: it says what a kernel offers, to people and to tools.
+    Why: it tells people and tools what the kernel exports.
 
-    Mend: add "layers" to `__all__` in the package's `__init__.py`.
+    Fix: add "layers" to `__all__` in the package's `__init__.py`.
     """
     init = _init(package)
     if layers_module(package) is None or init is None:
@@ -72,19 +72,21 @@ def layers_in_all(package: PythonPackage) -> Iterator[Problem]:
     names = exported(init.tree)
     has_any = any(name == "__all__" for name, _ in members(init.tree.body))
     if names is not None and "layers" not in names:
-        yield Problem("__all__ does not name 'layers'", init.path, symbol="__all__")
+        yield Problem("__all__ does not contain 'layers'", init.path, symbol="__all__")
     elif not has_any and not init.unparsable:
-        yield Problem("there is no __all__, which names 'layers'", init.path, symbol="__all__")
+        yield Problem(
+            "has no __all__; expected one that contains 'layers'", init.path, symbol="__all__"
+        )
 
 
 @rule(Scope.PACKAGE, Severity.ERROR)
 def layers_base(package: PythonPackage) -> Iterator[Problem]:
-    """A layer derives from `torch.nn.Module` directly, or through classes of the kernel.
+    """A layer derives from `torch.nn.Module`, directly or through classes of the kernel.
 
-    Why: nothing but its `forward` reaches the layer that adopts it. What it inherits from other
-    classes is missing there, and loaders refuse it.
+    Why: only the `forward` of a layer is used, on instances of the class that it replaces. They do
+    not have what the layer inherits from other classes, and loaders reject it.
 
-    Mend: derive from `torch.nn.Module`, and call functions for what is shared.
+    Fix: derive from `torch.nn.Module`, and move shared code into functions.
     """
     seen = set()
     for layer in layers_of(package):
@@ -98,10 +100,10 @@ def layers_base(package: PythonPackage) -> Iterator[Problem]:
 def layers_constructor(package: PythonPackage) -> Iterator[Problem]:
     """A layer has no constructor.
 
-    Why: it would never run: the `forward` of a layer runs on instances of the layer that adopts it.
-    Loaders refuse such a layer.
+    Why: it would never run: the `forward` of a layer runs on instances of the class that it
+    replaces. Loaders reject such a layer.
 
-    Mend: remove it; name the members that `forward` expects by annotations, such as
+    Fix: remove it; declare the members that `forward` uses by annotations, such as
     `weight: torch.Tensor`.
     """
     for each, name, node in _members(package):
@@ -113,10 +115,10 @@ def layers_constructor(package: PythonPackage) -> Iterator[Problem]:
 def layers_members(package: PythonPackage) -> Iterator[Problem]:
     """A layer has no members but `forward`, `has_backward` and `can_torch_compile`.
 
-    Why: nothing else reaches the layer that adopts it. Loaders refuse such a layer. What only says
-    how a module is shown, such as `extra_repr`, does no harm.
+    Why: instances of the class that it replaces do not have them. Loaders reject such a layer.
+    Methods that only control how a module is shown, such as `extra_repr`, are allowed.
 
-    Mend: move functions and constants to the level of the module.
+    Fix: move functions and constants to the top level of the module.
     """
     for each, name, node in _members(package):
         if name not in _ALLOWED and name != "__init__":
@@ -125,12 +127,12 @@ def layers_members(package: PythonPackage) -> Iterator[Problem]:
 
 @rule(Scope.PACKAGE, Severity.ERROR)
 def layers_forward(package: PythonPackage) -> Iterator[Problem]:
-    """A layer defines a `forward`, as a method.
+    """A layer defines `forward` as an ordinary method.
 
-    Why: it is all that a layer is for. Its parameters are compared with those of the `forward` that
-    it replaces, whose first one is the module.
+    Why: a layer exists for its `forward`. Its parameters are compared with those of the `forward`
+    that it replaces, whose first parameter is the module.
 
-    Mend: define `def forward(self, ...)` in the class.
+    Fix: define `def forward(self, ...)` in the class.
     """
     layers = layers_of(package)
     bases = {each for layer in layers for each in layer.classes[1:]}
@@ -153,9 +155,9 @@ def layers_forward(package: PythonPackage) -> Iterator[Problem]:
 def layers_flags(package: PythonPackage) -> Iterator[Problem]:
     """`has_backward` and `can_torch_compile` of a layer are True or False.
 
-    Why: they decide in which modes a layer is used. Loaders refuse other values.
+    Why: they decide in which modes a layer is used. Loaders reject other values.
 
-    Mend: write `has_backward = True` or `has_backward = False`.
+    Fix: write `has_backward = True` or `has_backward = False`.
     """
     for each, name, node in _members(package):
         if name not in FLAGS:
@@ -170,12 +172,12 @@ def layers_flags(package: PythonPackage) -> Iterator[Problem]:
 
 @rule(Scope.PACKAGE, Severity.WARNING)
 def layers_signature(package: PythonPackage) -> Iterator[Problem]:
-    """The parameters of a layer's `forward` are written out.
+    """The parameters of a layer's `forward` are listed explicitly.
 
     Why: they are compared with those of the `forward` that it replaces, by count, kind, name and
-    default. `*args` and `**kwargs` agree with no others than themselves.
+    default. `*args` and `**kwargs` match only themselves.
 
-    Mend: name the parameters, with the defaults of the layer that the kernel is made for.
+    Fix: name the parameters, with the defaults of the layer that the kernel is made for.
     """
     for layer in layers_of(package):
         found = layer.forward()
@@ -183,17 +185,17 @@ def layers_signature(package: PythonPackage) -> Iterator[Problem]:
             arguments = found[1].args
             named = len(arguments.posonlyargs) + len(arguments.args) + len(arguments.kwonlyargs)
             if named <= 1 and (arguments.vararg or arguments.kwarg):
-                yield _at(*found, "has a forward without parameters of its own")
+                yield _at(*found, "has a forward without named parameters")
 
 
 @rule(Scope.PACKAGE, Severity.WARNING)
 def layers_annotated_members(package: PythonPackage) -> Iterator[Problem]:
-    """A layer names the members that its `forward` expects, by annotations.
+    """A layer declares the members that its `forward` uses, by annotations.
 
-    Why: then a module that lacks one is reported before its forward is replaced; else calling it
-    fails.
+    Why: then a module without one of them is reported before its forward is replaced; otherwise
+    the call fails.
 
-    Mend: write `weight: torch.Tensor` into the body of the class.
+    Fix: add annotations such as `weight: torch.Tensor` to the body of the class.
     """
     for layer in layers_of(package):
         found = layer.forward()
@@ -201,18 +203,17 @@ def layers_annotated_members(package: PythonPackage) -> Iterator[Problem]:
             missing = _members_used(found[1]) - layer.annotated - _known_members(layer)
             if missing:
                 names = ", ".join(sorted(missing))
-                yield _at(*found, f"uses members that no annotation names: {names}")
+                yield _at(*found, f"uses members without annotations: {names}")
 
 
 def _init(package: PythonPackage) -> PythonFile | None:
     """The `__init__.py` of the package that loaders import, if there is one such package."""
-    wanted = [f"{root}__init__.py" for root in roots(package)]
-    found = [file for file in package.files if file.inner in wanted]
+    expected = [f"{root}__init__.py" for root in roots(package)]
+    found = [file for file in package.files if file.inner in expected]
     return found[0] if len(found) == 1 else None
 
 
 def _members(package: PythonPackage) -> Iterator[tuple[Definition, str, ast.stmt]]:
-    """What the classes of all layers define, each class once."""
     classes = dict.fromkeys(each for layer in layers_of(package) for each in layer.classes)
     for each in classes:
         for name, node in members(each.node.body):
@@ -220,7 +221,7 @@ def _members(package: PythonPackage) -> Iterator[tuple[Definition, str, ast.stmt
 
 
 def _members_used(forward: Function) -> frozenset[str]:
-    """The members that a forward reads from its module, but those that it asks for first."""
+    """The members that a forward reads from its module, except those that it tests for."""
     positional = [*forward.args.posonlyargs, *forward.args.args]
     if not positional:
         return frozenset()
@@ -231,11 +232,11 @@ def _members_used(forward: Function) -> frozenset[str]:
         if isinstance(node, ast.Attribute) and _is_name(node.value, module):
             (read if isinstance(node.ctx, ast.Load) else other).add(node.attr)
         elif isinstance(node, ast.Call) and _is_name(next(iter(node.args), None), module):
-            other.update(_names_asked_for(node))
+            other.update(_names_tested(node))
     return frozenset(name for name in read - other if not name.startswith("__"))
 
 
-def _names_asked_for(call: ast.Call) -> Iterator[str]:
+def _names_tested(call: ast.Call) -> Iterator[str]:
     if last_name(call.func) in ("hasattr", "getattr"):
         names = (each for each in call.args[1:2] if isinstance(each, ast.Constant))
         yield from (str(each.value) for each in names)

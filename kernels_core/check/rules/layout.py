@@ -1,4 +1,4 @@
-"""Rules: what lies where in a repository, and what it is called."""
+"""Rules: the files and directories of a repository, and their names."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from kernels_core.variants.names import NativeVariant, NoarchVariant, Torch
 
 _BYTECODE_FOLDER = "__pycache__"
 
-# What a variant directory of the older layout has beside its package.
+# What a variant directory of the older layout has next to its package.
 _BESIDE_PACKAGE = frozenset({"metadata.json", "metadata.json.sigstore", _BYTECODE_FOLDER})
 
 _NEVER_RIGHT = (Kind.LINK, Kind.OTHER)
 
-# Windows keeps these names for devices, with any ending.
+# Windows reserves these names for devices, with any suffix.
 _WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 _WINDOWS_REFUSES = frozenset('<>:"|?*')
 _LONGEST_NAME = 255
@@ -30,25 +30,25 @@ _LONGEST_ON_WINDOWS = 120
 
 @rule(Scope.REPOSITORY, Severity.ERROR)
 def layout_builds(repository: Repository) -> Iterator[Problem]:
-    """There is at least one build.
+    """A repository has at least one build.
 
-    Why: without a directory for some variant below `build` there is nothing to load anywhere.
+    Why: without a directory for a variant in `build` there is nothing to load anywhere.
 
-    Mend: build the kernel into `build/<variant>/`, for example `build/torch-universal/` when it has
+    Fix: build the kernel into `build/<variant>/`, for example `build/torch-universal/` when it has
     no native code.
     """
     if not repository.all_variants:
-        yield Problem("'build' holds no directory of a variant", "build")
+        yield Problem("'build' has no directory for a variant", "build")
 
 
 @rule(Scope.BUILD, Severity.ERROR)
 def layout_variant_name(build: Build) -> Iterator[Problem]:
-    """The directory of a build is named by the grammar of variants.
+    """The name of a build's directory is a valid variant name.
 
-    Why: loaders choose a build by its name. A directory with another name is never chosen, and a
-    name that can be read in two ways is refused.
+    Why: loaders choose a build by its name. A directory with an invalid name is never chosen, and
+    an ambiguous name is rejected.
 
-    Mend: name it like `torch-universal`, `torch213-cxx11-cu130-x86_64-linux` or
+    Fix: use a name such as `torch-universal`, `torch213-cxx11-cu130-x86_64-linux` or
     `torch-stable-abi210-cpu-aarch64-darwin`, or remove it.
     """
     if build.variant is None and build.name != _BYTECODE_FOLDER:
@@ -57,27 +57,27 @@ def layout_variant_name(build: Build) -> Iterator[Problem]:
 
 @rule(Scope.BUILD, Severity.ERROR)
 def layout_backend(build: Build) -> Iterator[Problem]:
-    """The backend in a variant's name is spelt as loaders spell it.
+    """The backend in a variant's name is spelled as loaders spell it.
 
-    Why: the names of backends, and how their versions are written, belong to the backends. What is
-    spelt in another way is for no backend at all, and never loaded.
+    Why: each backend defines its name and how its versions are written. A name that is spelled
+    differently belongs to no backend, and the build is never loaded.
 
-    Mend: rename the directory.
+    Fix: rename the directory.
     """
     if build.variant is not None and (spelling := misspelt(build.variant)):
         text = backend_text(build.variant)
-        yield Problem(f"{text!r} is no backend, expected {spelling}", build.path)
+        yield Problem(f"{text!r} is not a backend; expected {spelling}", build.path)
 
 
 @rule(Scope.BUILD, Severity.WARNING)
 def layout_cxx_tag(build: Build) -> Iterator[Problem]:
-    """Builds for a release of torch say their C++ ABI on Linux, and on no other system.
+    """Builds for one release of torch name their C++ ABI on Linux, and on no other system.
 
-    Why: torch exists with two C++ ABIs on Linux. A build without the tag is taken to fit both, and
-    then fails to load with one of them; elsewhere there is only one, and older loaders do not know
-    the tag.
+    Why: torch exists with two C++ ABIs on Linux. A build without the tag is assumed to fit both,
+    and then fails to load with one of them. Other systems have only one, and older loaders do not
+    know the tag there.
 
-    Mend: put `cxx11` (or `cxx98`) behind the release, as in `torch213-cxx11-cpu-x86_64-linux`, or
+    Fix: add `cxx11` (or `cxx98`) after the release, as in `torch213-cxx11-cpu-x86_64-linux`, or
     remove it from the names of builds for other systems.
     """
     variant = build.variant
@@ -91,11 +91,11 @@ def layout_cxx_tag(build: Build) -> Iterator[Problem]:
 
 @rule(Scope.REPOSITORY, Severity.ERROR)
 def layout_variant_directory(repository: Repository) -> Iterator[Problem]:
-    """Every build is a directory of its own, not a link to one.
+    """Every build is a directory, not a symbolic link to one.
 
-    Why: the Hub has no links: what was one is a small file with a path in it, or a copy.
+    Why: the Hub does not store links: a link becomes a small file that contains a path, or a copy.
 
-    Mend: copy what the link leads to.
+    Fix: replace the link by a copy of its target.
     """
     for entry in _in_build(repository):
         if entry.kind is not Kind.FILE:
@@ -104,31 +104,31 @@ def layout_variant_directory(repository: Repository) -> Iterator[Problem]:
 
 @rule(Scope.REPOSITORY, Severity.WARNING)
 def layout_stray_file(repository: Repository) -> Iterator[Problem]:
-    """In `build` there are directories of variants and nothing else.
+    """`build` contains directories of variants and nothing else.
 
-    Why: nobody ever loads a file that lies there. It is downloaded all the same.
+    Why: a file directly in `build` is downloaded, but never loaded.
 
-    Mend: move it out of `build`, or remove it.
+    Fix: move it out of `build`, or remove it.
     """
     for entry in _in_build(repository):
         if entry.kind is Kind.FILE:
-            yield Problem("a file among the directories of variants", entry.path)
+            yield Problem("is not a directory of a variant", entry.path)
 
 
 @rule(Scope.BUILD, Severity.ERROR)
 def layout_package(build: Build) -> Iterator[Problem]:
-    """A build is a package, or holds exactly one.
+    """A build is a Python package, or contains exactly one.
 
-    Why: without an `__init__.py` there is nothing to import; of two packages, the one to import
-    cannot be told.
+    Why: without an `__init__.py` there is nothing to import; with two packages it is ambiguous
+    which one to import.
 
-    Mend: put the `__init__.py` into the variant's directory, and beside it what it imports.
+    Fix: put `__init__.py` and the modules that it imports directly into the variant's directory.
     """
     if "" in build.packages or build.name == _BYTECODE_FOLDER:
         return
     inits = ("__init__.py", *(f"{name}/__init__.py" for name in _directories(build)))
     if any(build.inner(entry) in inits for entry in build.entries if entry.kind is Kind.LINK):
-        return  # a link is wrong for a reason of its own
+        return  # layout-regular-files reports links
     if not build.packages:
         yield Problem("has no __init__.py, and no directory with one", build.path)
     elif len(build.packages) > 1:
@@ -138,56 +138,56 @@ def layout_package(build: Build) -> Iterator[Problem]:
 
 @rule(Scope.BUILD, Severity.ERROR)
 def layout_package_name(build: Build) -> Iterator[Problem]:
-    """A package inside the variant's directory is named like the repository, with `_` for `-`.
+    """A package inside a variant's directory has the repository's name, with `_` instead of `-`.
 
-    Why: loaders of the older layout look for the package by that name, and import it by it.
+    Why: loaders of the older layout find the package by that name.
 
-    Mend: rename the package, or put its `__init__.py` into the variant's directory.
+    Fix: rename the package, or put its `__init__.py` into the variant's directory.
     """
     if build.name == _BYTECODE_FOLDER:
         return
     for name in build.packages:
         path = f"{build.path}/{name}"
         if name and not name.isidentifier():
-            yield Problem(f"{name!r} is no name that Python can import", path)
+            yield Problem(f"{name!r} is not a name that Python can import", path)
     if len(build.packages) != 1 or not build.packages[0].isidentifier():
         return
     (package,) = build.packages
-    wanted = {name.replace("-", "_") for name in _names(build)}
-    if wanted and package not in wanted:
+    expected = {name.replace("-", "_") for name in _names(build)}
+    if expected and package not in expected:
         yield Problem(
-            f"the package is {package!r}, expected {' or '.join(map(repr, sorted(wanted)))}",
+            f"the package is {package!r}; expected {' or '.join(map(repr, sorted(expected)))}",
             f"{build.path}/{package}",
         )
 
 
 @rule(Scope.BUILD, Severity.WARNING)
 def layout_beside_package(build: Build) -> Iterator[Problem]:
-    """In the older layout, nothing but the metadata lies beside the package.
+    """In the older layout, a variant's directory contains only the package and its metadata.
 
-    Why: only the package is imported. What lies beside it is not found by relative imports, and
-    some loaders take another directory for a second package.
+    Why: only the package is imported. Relative imports do not find what is outside it, and some
+    loaders take another directory for a second package.
 
-    Mend: move it into the package, or remove it.
+    Fix: move it into the package, or remove it.
     """
     if "" in build.packages or len(build.packages) != 1:
         return
     for entry in build.entries:
         inner = build.inner(entry)
         if entry.kind in _NEVER_RIGHT or is_bytecode(inner):
-            continue  # wrong for a reason of its own
+            continue  # other rules report these
         if "/" not in inner and inner not in {*build.packages, *_BESIDE_PACKAGE}:
-            yield Problem(f"lies beside the package {build.packages[0]!r}", entry.path)
+            yield Problem(f"is outside the package {build.packages[0]!r}", entry.path)
 
 
 @rule(Scope.BUILD, Severity.ERROR)
 def layout_regular_files(build: Build) -> Iterator[Problem]:
-    """A build is made of directories and files, without links.
+    """A build contains only directories and regular files, no links.
 
-    Why: the Hub and Windows have no links, and a link can lead out of the build: what it leads to
-    is not what was published and checked.
+    Why: the Hub and Windows do not support links, and a link can point outside the build, to files
+    that were not published and checked.
 
-    Mend: copy what the link leads to, or remove it.
+    Fix: replace the link by a copy of its target, or remove it.
     """
     for entry in build.entries:
         if entry.kind in _NEVER_RIGHT:
@@ -196,59 +196,60 @@ def layout_regular_files(build: Build) -> Iterator[Problem]:
 
 @rule(Scope.BUILD, Severity.ERROR)
 def layout_bytecode(build: Build) -> Iterator[Problem]:
-    """There is no bytecode that Python would import instead of source.
+    """A build contains no bytecode that Python would import instead of source.
 
     Why: bytecode works with one version of Python only, cannot be reviewed, and no digest covers
     it.
 
-    Mend: remove it, and keep the source that it was made of.
+    Fix: remove it, and keep the source that it was compiled from.
     """
     for entry in build.files():
         if is_bytecode(entry.path) and entry.path.split("/")[-2] != _BYTECODE_FOLDER:
-            yield Problem("bytecode", entry.path)
+            yield Problem("is bytecode", entry.path)
 
 
 @rule(Scope.BUILD, Severity.WARNING)
 def layout_pycache(build: Build) -> Iterator[Problem]:
-    """There are no `__pycache__` directories.
+    """A repository contains no `__pycache__` directories.
 
-    Why: they are left by the Python that built or tried the kernel. No digest covers the bytecode
-    in them, and other loaders may run it in place of the source.
+    Why: they are left over from building or testing the kernel. No digest covers the bytecode in
+    them, and other loaders may run it instead of the source.
 
-    Mend: remove them, and set `PYTHONDONTWRITEBYTECODE=1` where the kernel is built.
+    Fix: remove them, and set `PYTHONDONTWRITEBYTECODE=1` where the kernel is built.
     """
     if build.name == _BYTECODE_FOLDER:
-        yield Problem("a directory for bytecode among those of variants", build.path)
+        yield Problem("is a directory of bytecode among the variants", build.path)
     for entry in build.entries:
         if entry.name == _BYTECODE_FOLDER and entry.kind is Kind.DIRECTORY:
-            yield Problem("a directory for bytecode", entry.path)
+            yield Problem("is a directory of bytecode", entry.path)
 
 
 @rule(Scope.REPOSITORY, Severity.ERROR)
 def layout_collisions(repository: Repository) -> Iterator[Problem]:
-    """No two paths differ only in upper and lower case, or in the form of Unicode characters.
+    """No two paths differ only in case or in Unicode normalization.
 
-    Why: on macOS and Windows they are one path. One of the two files overwrites the other, unseen.
+    Why: macOS and Windows treat them as the same path, so that one file silently overwrites the
+    other.
 
-    Mend: rename one of them.
+    Fix: rename one of them.
     """
     for one, other in collisions(repository.all_variants):
-        yield Problem(f"some systems take it for build/{one}", f"build/{other}")
+        yield Problem(f"is the same path as build/{one} on some systems", f"build/{other}")
     for build in repository.builds:
         paths = [e.path for e in build.entries if e.kind is not Kind.DIRECTORY and is_safe(e.path)]
         pairs = (_where_they_differ(one, other) for one, other in collisions(paths))
         for one, other in dict.fromkeys(pairs):
-            yield Problem(f"some systems take it for {one}", other)
+            yield Problem(f"is the same path as {one} on some systems", other)
 
 
 @rule(Scope.REPOSITORY, Severity.ERROR)
 def layout_safe_paths(repository: Repository) -> Iterator[Problem]:
-    r"""Paths can be written as they are, inside the repository, on every system.
+    r"""All paths are safe to write on every system.
 
-    Why: a path with `..`, a backslash, a colon or characters that cannot be printed may be taken
-    for one outside of the repository. Loaders refuse the whole repository.
+    Why: a path with `..`, a backslash, a colon or unprintable characters may refer to a place
+    outside the repository. Loaders reject the whole repository.
 
-    Mend: rename the file. Names are made of printable characters, without `\` and `:`.
+    Fix: rename the file. Names consist of printable characters other than `\` and `:`.
     """
     for path, reason in repository.unwritable:
         yield Problem(reason, path)
@@ -261,12 +262,12 @@ def layout_safe_paths(repository: Repository) -> Iterator[Problem]:
 
 @rule(Scope.REPOSITORY, Severity.ERROR)
 def layout_windows_names(repository: Repository) -> Iterator[Problem]:
-    """File names are ones that Windows has.
+    """File names are valid on Windows.
 
-    Why: Windows keeps names like `aux.py` and `con` for devices, refuses some characters, and drops
-    dots and spaces at the end. There the repository cannot be downloaded or checked out.
+    Why: Windows reserves names like `aux.py` and `con` for devices, forbids some characters, and
+    drops trailing dots and spaces. The repository cannot be downloaded or checked out there.
 
-    Mend: rename the file.
+    Fix: rename the file.
     """
     for build in repository.builds:
         for entry in build.entries:
@@ -277,12 +278,12 @@ def layout_windows_names(repository: Repository) -> Iterator[Problem]:
 
 @rule(Scope.BUILD, Severity.WARNING)
 def layout_path_length(build: Build) -> Iterator[Problem]:
-    """The paths of builds that Windows loads are short enough for it.
+    """The paths of builds that Windows loads are short enough for Windows.
 
-    Why: Windows takes paths of at most 259 characters unless it is set up otherwise, and more than
-    half of them are needed for where the Hub's files are kept.
+    Why: by default, Windows limits paths to 259 characters, and the Hub's cache directory takes up
+    more than half of them.
 
-    Mend: use shorter names or fewer directories.
+    Fix: use shorter names or fewer directories.
     """
     for entry in build.files() if _loads_on_windows(build) else ():
         if len(entry.path) > _LONGEST_ON_WINDOWS:
@@ -292,7 +293,7 @@ def layout_path_length(build: Build) -> Iterator[Problem]:
 
 
 def _in_build(repository: Repository) -> Iterator[Entry]:
-    """What lies in `build` and is no directory."""
+    """The entries directly in `build` that are not directories."""
     return (entry for entry in repository.entries if entry.path.startswith("build/"))
 
 
@@ -303,22 +304,21 @@ def _directories(build: Build) -> Iterator[str]:
 
 
 def _names(build: Build) -> Iterator[str]:
-    """What the repository of a build is called, as far as that can be told."""
     if build.metadata and build.metadata.name:
         yield build.metadata.name
     if build.hub:
         yield build.hub.repo_id.rpartition("/")[2]
-    # The name of a directory on disk says little: people clone into directories of any name.
+    # Not the name of a directory on disk: people clone into directories of any name.
 
 
 def _what_it_is(entry: Entry) -> str:
     if entry.kind is Kind.LINK:
-        return f"a link to {entry.target}"
-    return "neither a file nor a directory"
+        return f"is a link to {entry.target}"
+    return "is neither a file nor a directory"
 
 
 def _where_they_differ(one: str, other: str) -> tuple[str, str]:
-    """Of two paths that collide, the directories or files whose names do."""
+    """The directories or files in two colliding paths whose names collide."""
     ones, others = one.split("/"), other.split("/")
     for count, names in enumerate(zip(ones, others, strict=False), start=1):
         if names[0] != names[1]:
@@ -328,13 +328,13 @@ def _where_they_differ(one: str, other: str) -> tuple[str, str]:
 
 def _windows_refuses(name: str) -> str:
     if _WINDOWS_DEVICES.fullmatch(name):
-        return "keeps the name for a device"
+        return "reserves the name for a device"
     if found := sorted(_WINDOWS_REFUSES & set(name)):
-        return f"refuses {' '.join(found)} in names"
+        return f"does not allow {' '.join(found)} in names"
     if name != name.rstrip(". "):
-        return "drops the dot or space at the end of the name"
+        return "drops the trailing dot or space of the name"
     if len(name) > _LONGEST_NAME:
-        return f"takes no name of more than {_LONGEST_NAME} characters"
+        return f"allows at most {_LONGEST_NAME} characters in a name"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Rules: what a build says about itself, and the digest of its files."""
+"""Rules: the metadata of a build, and the digest of its files."""
 
 from __future__ import annotations
 
@@ -26,25 +26,24 @@ _MAJOR_OF_REF = re.compile(r"(?:refs/(?:heads|tags)/)?v([0-9]{1,9})(?:\.[0-9.]+)
 def metadata_file(build: Build) -> Iterator[Problem]:
     """A build has a `metadata.json`.
 
-    Why: without it nothing is known of the Python packages and kernels that the build needs, of the
-    devices that its code was compiled for, and of whether its files are complete. Only builds of
-    old tools lack it.
+    Why: it lists the Python packages and kernels that the build depends on and the devices that it
+    was compiled for, and allows to verify its files. Only builds of old tools lack it.
 
-    Mend: write one into the variant's directory, at least with `name`, `id` and `version`.
+    Fix: add one to the variant's directory, with at least `name`, `id` and `version`.
     """
     path = _path(build)
-    # What is no package is no build either; and a link is wrong for a reason of its own.
+    # Other rules report a directory that is not a package, and a link.
     if build.packages and not any(entry.path == path for entry in build.entries):
         yield Problem(f"has no {_FILE}", build.path)
 
 
 @rule(Scope.BUILD, Severity.ERROR)
 def metadata_schema(build: Build) -> Iterator[Problem]:
-    """The `metadata.json` is JSON, and its keys have the values that they may have.
+    """`metadata.json` is valid JSON, and its keys have valid values.
 
-    Why: loaders refuse a build whose metadata they cannot understand.
+    Why: loaders reject a build with invalid metadata.
 
-    Mend: correct the key. JSON is UTF-8 without a BOM, and has each key once.
+    Fix: correct the key. The file must be UTF-8 without a BOM, and each key may occur once.
     """
     error = build.invalid_metadata
     if error is not None:
@@ -54,13 +53,13 @@ def metadata_schema(build: Build) -> Iterator[Problem]:
 
 @rule(Scope.BUILD, Severity.WARNING)
 def metadata_keys(build: Build) -> Iterator[Problem]:
-    """The metadata says the kernel's name, its version, and the namespace of its operators.
+    """The metadata has the kernel's name, its version, and the namespace of its operators.
 
-    Why: reports, locks and messages name a kernel by them, and the namespace tells apart the
+    Why: reports, locks and messages identify a kernel by them, and the namespace separates the
     operators of two builds in one process.
 
-    Mend: add the key. `id` is a Python identifier that no other build has, such as the name with a
-    short hash of the source commit.
+    Fix: add the key. `id` is a Python identifier that is unique to the build, such as the name with
+    a short hash of the source commit.
     """
     for key in _KEYS if build.metadata else ():
         if getattr(build.metadata, key) is None:
@@ -69,19 +68,19 @@ def metadata_keys(build: Build) -> Iterator[Problem]:
 
 @rule(Scope.BUILD, Severity.WARNING)
 def metadata_name(build: Build) -> Iterator[Problem]:
-    """On the Hub, the kernel is named like its repository.
+    """On the Hub, the kernel has the name of its repository.
 
     Why: loaders of the older layout derive the name of the package from the repository, and people
-    look for the repository by the name that messages tell.
+    search for the repository by the name that they see in messages.
 
-    Mend: give the repository and the kernel one name.
+    Fix: give the repository and the kernel the same name.
     """
     if build.hub is None or build.metadata is None or build.metadata.name is None:
         return
     repository = build.hub.repo_id.rpartition("/")[2]
     if build.metadata.name != re.sub(r"[._]", "-", repository.lower()):
         yield Problem(
-            f"the name is {build.metadata.name!r}, in the repository {repository!r}",
+            f"the name is {build.metadata.name!r}, but the repository is {repository!r}",
             _path(build),
             symbol="name",
         )
@@ -89,18 +88,18 @@ def metadata_name(build: Build) -> Iterator[Problem]:
 
 @rule(Scope.BUILD, Severity.WARNING)
 def metadata_version(build: Build) -> Iterator[Problem]:
-    """On the Hub, the version is that of the branch or tag that the build is on.
+    """On the Hub, the version in the metadata is that of the branch or tag.
 
-    Why: programs ask for version 2 and get what is on the branch `v2`, whatever it says it is.
+    Why: programs that request version 2 get what is on the branch `v2`, whatever its metadata says.
 
-    Mend: build again with the right version, or move the build to the branch of its version.
+    Fix: build again with the right version, or move the build to the branch of its version.
     """
     if build.hub is None or build.metadata is None or build.metadata.version is None:
         return
     match = _MAJOR_OF_REF.fullmatch(build.hub.revision)
     if match and int(match[1]) != build.metadata.version:
         yield Problem(
-            f"the version is {build.metadata.version}, on {build.hub.revision!r}",
+            f"the version is {build.metadata.version}, but the revision is {build.hub.revision!r}",
             _path(build),
             symbol="version",
         )
@@ -108,12 +107,12 @@ def metadata_version(build: Build) -> Iterator[Problem]:
 
 @rule(Scope.REPOSITORY, Severity.ERROR)
 def metadata_agreement(repository: Repository) -> Iterator[Problem]:
-    """All builds of a repository have one name and one version.
+    """All builds of a repository have the same name and version.
 
-    Why: the machine decides which build is loaded. A program that asks for one kernel would get
-    another one on another machine, for example an old build that was left behind.
+    Why: the machine decides which build is loaded. The same program would get a different kernel on
+    another machine, for example an old build that was left behind.
 
-    Mend: build all variants from one commit, and remove those that are no longer built.
+    Fix: build all variants from one commit, and remove those that are no longer built.
     """
     described = [(build, build.metadata) for build in repository.builds if build.metadata]
     for key in ("name", "version"):
@@ -126,7 +125,7 @@ def metadata_agreement(repository: Repository) -> Iterator[Problem]:
             value = getattr(metadata, key)
             if value not in (None, usual):
                 yield Problem(
-                    f"the {key} is {value!r}, in {count} of {len(described)} builds {usual!r}",
+                    f"the {key} is {value!r}, but {usual!r} in {count} of {len(described)} builds",
                     _path(build),
                     symbol=key,
                 )
@@ -134,19 +133,19 @@ def metadata_agreement(repository: Repository) -> Iterator[Problem]:
 
 @rule(Scope.BUILD, Severity.ERROR)
 def metadata_backend(build: Build) -> Iterator[Problem]:
-    """The backend in the metadata is that of the variant's name.
+    """The backend in the metadata is the one in the variant's name.
 
-    Why: a build is chosen by its name, and its architectures are then taken for those of that
+    Why: a build is chosen by its name, and its architectures are then interpreted as those of that
     backend.
 
-    Mend: correct the metadata, or the name of the directory.
+    Fix: correct the metadata, or the name of the directory.
     """
     if build.variant is None or build.metadata is None or build.metadata.backend is None:
         return
     backend, said = backend_of(build.variant), build.metadata.backend.type
     if backend is not None and said not in names_of(backend):
         yield Problem(
-            f"the backend is {said!r}, in a build for {backend_text(build.variant)!r}",
+            f"the backend is {said!r}, but the build is for {backend_text(build.variant)!r}",
             _path(build),
             symbol="backend.type",
         )
@@ -154,21 +153,21 @@ def metadata_backend(build: Build) -> Iterator[Problem]:
 
 @rule(Scope.BUILD, Severity.ERROR)
 def metadata_dependencies(build: Build) -> Iterator[Problem]:
-    """A kernel names each package and kernel that it needs once, and not itself.
+    """The metadata lists each dependency once, and not the kernel itself.
 
-    Why: of two requirements for one thing, both would have to be met; and a kernel that needs
-    itself is never complete.
+    Why: of two requirements for one package, both would have to be met; and a kernel that depends
+    on itself can never be complete.
 
-    Mend: remove what is there twice, or the kernel itself.
+    Fix: remove the duplicate, or the kernel itself.
     """
     if build.metadata is None:
         return
     for key, name in _twice(build.metadata):
-        yield Problem(f"{name} is there more than once", _path(build), symbol=key)
+        yield Problem(f"{name} is listed more than once", _path(build), symbol=key)
     for dependency in build.metadata.kernel_depends:
         if build.hub and dependency.repo_id == build.hub.repo_id:
             yield Problem(
-                f"the kernel needs {dependency}, which is itself",
+                f"the kernel depends on itself: {dependency}",
                 _path(build),
                 symbol="kernel-depends",
             )
@@ -176,25 +175,24 @@ def metadata_dependencies(build: Build) -> Iterator[Problem]:
 
 @rule(Scope.BUILD, Severity.WARNING)
 def metadata_provenance(build: Build) -> Iterator[Problem]:
-    """A build is made from what is committed.
+    """A build is made from committed sources.
 
-    Why: the provenance names a commit, and the build holds changes that are in no commit. Nobody
-    can build it again, or review what it was made of.
+    Why: the provenance names a commit, but the build contains changes that are in no commit. Nobody
+    can reproduce it or review its sources.
 
-    Mend: commit the changes, and build again.
+    Fix: commit the changes, and build again.
     """
     for key in build.metadata.dirty if build.metadata else ():
-        yield Problem("sources had uncommitted changes", _path(build), symbol=key)
+        yield Problem("the sources had uncommitted changes", _path(build), symbol=key)
 
 
 @rule(Scope.BUILD, Severity.WARNING)
 def metadata_has_digest(build: Build) -> Iterator[Problem]:
     """On the Hub, the metadata has a digest of the build's files.
 
-    Why: with it, a build can be verified wherever it is copied to, without asking the Hub which
-    files it should have.
+    Why: with it, a copy of the build can be verified anywhere, without a request to the Hub.
 
-    Mend: build with a tool that writes the digest, or add it to the metadata: the hash of each
+    Fix: build with a tool that writes the digest, or add it to the metadata: the hash of each
     file, in base64.
     """
     if build.hub and build.metadata and build.metadata.digest is None:
@@ -203,18 +201,18 @@ def metadata_has_digest(build: Build) -> Iterator[Problem]:
 
 @rule(Scope.BUILD, Severity.ERROR)
 def metadata_digest(build: Build) -> Iterator[Problem]:
-    """The digest lists every file of the build, with its hash, and nothing else.
+    """The digest lists exactly the files of the build, with their hashes.
 
-    Why: loaders refuse a build with a file that is missing, changed or not listed: it may have been
-    damaged, or put there by somebody.
+    Why: loaders reject a build with a file that is missing, changed or not listed: it may be
+    damaged, or have been tampered with.
 
-    Mend: write the digest as the last step of the build, and change no file afterwards.
+    Fix: write the digest as the last step of the build, and change no file afterwards.
     """
     regular = {build.inner(entry) for entry in build.files()}
-    there = {build.inner(entry) for entry in build.entries}
+    existing = {build.inner(entry) for entry in build.entries}
     for problem in build.digest_problems():
-        # Bytecode, links and the like are wrong for reasons of their own.
-        if problem.path in there and (problem.path not in regular or is_bytecode(problem.path)):
+        # Other rules report bytecode, links and the like.
+        if problem.path in existing and (problem.path not in regular or is_bytecode(problem.path)):
             continue
         if problem.got.startswith("the same as"):
             continue  # a collision
@@ -225,11 +223,11 @@ def metadata_digest(build: Build) -> Iterator[Problem]:
 
 @rule(Scope.BUILD, Severity.WARNING)
 def metadata_digest_order(build: Build) -> Iterator[Problem]:
-    """The digest lists files in the byte order of their paths.
+    """The digest lists files sorted by the bytes of their paths.
 
-    Why: the same build is then described by the same text, byte for byte, whoever writes it.
+    Why: then every tool writes the same digest for the same build, byte for byte.
 
-    Mend: sort the paths by their UTF-8 bytes.
+    Fix: sort the paths by their UTF-8 bytes.
     """
     if build.metadata is None or build.metadata.digest is None:
         return

@@ -1,4 +1,4 @@
-"""Rules: the namespaces in `torch.ops`, of which there are no two alike in a process."""
+"""Rules: namespaces in `torch.ops`, which are unique in a process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kernels_core.variants.names import (
     TvmFfi,
 )
 
-# What a process may use beside any one other backend.
+# Backends that a process may use together with any other one.
 _BESIDE_OTHERS = ("cpu", UNIVERSAL)
 
 _VERSION = re.compile(r"v[0-9]+|[0-9]{1,3}")
@@ -31,12 +31,12 @@ _VERSION = re.compile(r"v[0-9]+|[0-9]{1,3}")
 def namespace_declared(package: PythonPackage) -> Iterator[Problem]:
     """Operators are registered and used in the namespace that `metadata.json` declares as `id`.
 
-    Why: loaders look at the `id` to tell whether a build's operators are registered already; torch
-    ends the process when native code registers one twice. Operators of others may be absent, and
-    registering in a namespace of torch changes it for everybody.
+    Why: loaders use the `id` to find out whether a build's operators are registered already; torch
+    aborts the process when native code registers one twice. Operators of other packages may be
+    missing, and registering in one of torch's namespaces changes it for everybody.
 
-    Mend: build the kernel again, so that the `id` and the code get the same name; do without the
-    operators of others.
+    Fix: rebuild the kernel, so that the `id` and the code agree; do not use operators of other
+    packages.
     """
     metadata = package.build.metadata
     if metadata is None or metadata.id is None:
@@ -48,37 +48,37 @@ def namespace_declared(package: PythonPackage) -> Iterator[Problem]:
         if use.is_for(metadata.id) or namespace in dependencies or namespace in seen:
             continue
         seen.add(namespace)
-        what = "operators are registered in" if use.registers else "uses"
+        what = "registers operators in" if use.registers else "uses"
         message = f"{what} torch.ops.{_shown(namespace)}, but 'id' is {metadata.id!r}"
         yield Problem(message, use.path, use.line, _shown(namespace))
 
 
 @rule(Scope.PACKAGE, Severity.ERROR)
 def namespace_unique(package: PythonPackage) -> Iterator[Problem]:
-    """The namespace of a build's operators has a part that no other build shares.
+    """The namespace of a build's operators has a part that is unique to the build.
 
-    Why: several versions of a kernel are loaded into one process. With the same namespace the
-    second fails, silently takes the operators of the first, or ends the process. A version or a tag
-    does not do: versions are not bumped with every commit, and tags can move.
+    Why: several versions of a kernel may be loaded into one process. With the same namespace the
+    second one fails, silently uses the operators of the first, or aborts the process. A version or
+    a tag is not enough: versions are not bumped with every commit, and tags can move.
 
-    Mend: append the short hash of the source commit or something random, such as
+    Fix: append the short hash of the source commit or something random, such as
     `_activation_605f22e`.
     """
     operators = package.operators
     for namespace in operators.namespaces:
         if not unique_part(namespace) and UNKNOWN not in namespace:
-            message = f"torch.ops.{namespace} has no hash or random part at its end"
+            message = f"torch.ops.{namespace} does not end with a hash or a random part"
             yield _at(operators, namespace, message)
 
 
 @rule(Scope.PACKAGE, Severity.WARNING)
 def namespace_version(package: PythonPackage) -> Iterator[Problem]:
-    """The namespace of a build's operators holds no version and no tag.
+    """The namespace of a build's operators contains no version or tag.
 
-    Why: versions are not bumped with every commit, and tags can move, so that the name would say
-    what is not true.
+    Why: versions are not bumped with every commit, and tags can move, so that the name would be
+    misleading.
 
-    Mend: leave it out; the hash of the commit tells builds apart.
+    Fix: leave it out; the hash of the commit identifies the build.
     """
     operators = package.operators
     metadata = package.build.metadata
@@ -89,29 +89,29 @@ def namespace_version(package: PythonPackage) -> Iterator[Problem]:
         for part in namespace.split("_") if unique else ():
             if _VERSION.fullmatch(part) and part != unique and part not in usual:
                 message = (
-                    f"torch.ops.{_shown(namespace)} holds {part!r}, which looks like a version"
+                    f"torch.ops.{_shown(namespace)} contains {part!r}, which looks like a version"
                 )
                 yield _at(operators, namespace, message)
 
 
 @rule(Scope.PACKAGES, Severity.WARNING)
 def namespace_shared(builds: tuple[Operators, ...]) -> Iterator[Problem]:
-    """Builds that one program may load together have different namespaces.
+    """Builds that one process may load together have different namespaces.
 
     Why: a model may be partly on the CPU and partly on another device. Then the builds for both
-    backends are loaded into one process, where each operator can be registered once.
+    backends are loaded into one process, where each operator can be registered only once.
 
-    Mend: put the backend's name into the namespace, such as `_activation_cpu_605f22e`.
+    Fix: include the backend's name in the namespace, such as `_activation_cpu_605f22e`.
     """
-    told: set[frozenset[str]] = set()
+    reported: set[frozenset[str]] = set()
     for one in builds:
         for other in builds if _backend(one.build) in _BESIDE_OTHERS else ():
             shared = set(one.namespaces) & set(other.namespaces)
             pair = frozenset({one.build.name, other.build.name})
-            if shared and pair not in told and _meet(one.build, other.build):
-                told.add(pair)
+            if shared and pair not in reported and _meet(one.build, other.build):
+                reported.add(pair)
                 namespace = min(shared)
-                message = f"torch.ops.{_shown(namespace)} is that of build {other.build.name}, too"
+                message = f"build {other.build.name} also uses torch.ops.{_shown(namespace)}"
                 yield _at(one, namespace, message)
                 break
 
@@ -140,7 +140,7 @@ def _backend(build: Build) -> str:
 
 
 def _meet(one: Build, other: Build) -> bool:
-    """Whether one machine may load two builds into one process, for one backend each."""
+    """Whether a process may load both builds, each for another backend."""
     if other.variant is None or _backend(one) == _backend(other):
         return False
     if not isinstance(one.variant, NativeVariant) or not isinstance(other.variant, NativeVariant):
@@ -151,7 +151,7 @@ def _meet(one: Build, other: Build) -> bool:
 
 
 def _share_torch(one: Framework, other: Framework) -> bool:
-    """Whether builds for one and for another framework may be loaded beside one torch."""
+    """Whether builds for both frameworks may be loaded with the same torch."""
     if isinstance(one, TvmFfi) or isinstance(other, TvmFfi):
         return type(one) is type(other)
     if isinstance(one, Torch) and isinstance(other, Torch):

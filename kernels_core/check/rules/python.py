@@ -1,4 +1,4 @@
-"""Rules: Python that runs on Python 3.9, and imports only what every kernel may."""
+"""Rules: Python source runs on Python 3.9, and imports only what is available to every kernel."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ _MODULE_SUFFIXES = (".py", ".so", ".pyd")
 
 @rule(Scope.PYTHON, Severity.ERROR)
 def python_syntax(file: PythonFile) -> Iterator[Problem]:
-    """Every file of Python is Python 3.9.
+    """Every Python file is valid in Python 3.9.
 
-    Why: kernels are loaded by programs on Python 3.9 and later. A file that one of them cannot
-    parse ends the import of the kernel there.
+    Why: kernels are loaded by programs on Python 3.9 and later. Where a file cannot be parsed, the
+    import of the kernel fails.
 
-    Mend: write it in the syntax of Python 3.9; for example `if` instead of `match`, and other
-    quotes inside the braces of an f-string than around it.
+    Fix: use the syntax of Python 3.9: for example `if` instead of `match`, and in the braces of an
+    f-string other quotes than around it.
     """
     if file.unparsable:
         yield Problem(file.unparsable, file.path, file.unparsable_line)
     for new in file.newer:
-        since = f", which came with Python {new.since}" if new.since else ""
+        since = f", which was added in Python {new.since}" if new.since else ""
         yield Problem(f"{new.what}{since}", file.path, new.line)
 
 
 @rule(Scope.PYTHON, Severity.ERROR)
 def python_evaluated_union(file: PythonFile) -> Iterator[Problem]:
-    """Nothing evaluates `X | Y` of types.
+    """No union of types is written as `X | Y` where it is evaluated.
 
     Why: before Python 3.10 it raises a TypeError. Annotations are evaluated when a function or
-    class is defined, so that the import of the kernel fails; the parser sees nothing wrong.
+    class is defined, so that the import of the kernel fails, although the syntax is valid.
 
-    Mend: begin the module with `from __future__ import annotations`, put the annotation in quotes,
-    or write `Optional[X]` and `Union[X, Y]`. torch evaluates the annotations of custom operators in
-    any case, so that only the last helps there.
+    Fix: begin the module with `from __future__ import annotations`, quote the annotation, or write
+    `Optional[X]` and `Union[X, Y]`. torch always evaluates the annotations of custom operators:
+    only the last works there.
     """
     for union in evaluated_unions(file.tree):
         yield Problem(f"'{union.text}' is evaluated in {union.where}", file.path, union.line)
@@ -55,15 +55,15 @@ def python_evaluated_union(file: PythonFile) -> Iterator[Problem]:
 
 @rule(Scope.PYTHON, Severity.ERROR)
 def python_too_new(file: PythonFile) -> Iterator[Problem]:
-    """Nothing of the standard library is used that came after Python 3.9.
+    """Nothing is used from the standard library that was added after Python 3.9.
 
     Why: on Python 3.9 it raises an ImportError, an AttributeError or a TypeError.
 
-    Mend: do without it; or use it under `if sys.version_info >= (3, 10):`, or in a `try` that
-    expects the error, with a replacement otherwise.
+    Fix: avoid it; or use it under `if sys.version_info >= (3, 10):`, or in a `try` that catches the
+    error, with a replacement otherwise.
     """
     for new in newer_names(file.tree):
-        message = f"{new.name} came with Python {new.since}"
+        message = f"{new.name} was added in Python {new.since}"
         yield Problem(message, file.path, new.line, new.name)
 
 
@@ -73,12 +73,12 @@ def python_removed_module(file: PythonFile) -> Iterator[Problem]:
 
     Why: on these versions the import fails, and with it the kernel.
 
-    Mend: use what took its place, or expect the ImportError.
+    Fix: use its replacement, or catch the ImportError.
     """
     removed = table("python")["removed_modules"]
     for each in imports_of(file.tree):
         if not each.level and each.top in removed and not each.optional:
-            message = f"{each.top} is not in Python {removed[each.top]} and later"
+            message = f"{each.top} was removed in Python {removed[each.top]}"
             yield Problem(message, file.path, each.line, each.top)
 
 
@@ -86,10 +86,10 @@ def python_removed_module(file: PythonFile) -> Iterator[Problem]:
 def python_absolute_self_import(file: PythonFile) -> Iterator[Problem]:
     """A kernel imports its own modules by relative imports only.
 
-    Why: each build is imported under a name of its own, so that several versions live in one
-    process. By another name its modules are not found, or those of another build are.
+    Why: each build is imported under a unique name, so that several versions can be loaded into one
+    process. Under any other name its modules are not found, or those of another build are.
 
-    Mend: write `from . import x` or `from .x import y`.
+    Fix: write `from . import x` or `from .x import y`.
     """
     known = _known(file.build)
     for each in imports_of(file.tree):
@@ -102,11 +102,11 @@ def python_absolute_self_import(file: PythonFile) -> Iterator[Problem]:
 def python_import_foreign(file: PythonFile) -> Iterator[Problem]:
     """Only the standard library, torch, Triton and declared dependencies are imported.
 
-    Why: whatever else a kernel needs may not be there where it is loaded, or in another version.
-    An import inside a function fails only when that is called.
+    Why: any other package may be missing where the kernel is loaded, or installed in another
+    version. An import inside a function fails only when the function is called.
 
-    Mend: do without it; or name the distribution in `python-depends` of `metadata.json`. What is
-    needed for type checking only belongs under `if TYPE_CHECKING:`.
+    Fix: avoid it; or list the distribution in `python-depends` of `metadata.json`. Imports that
+    only type checkers need belong under `if TYPE_CHECKING:`.
     """
     for each in _foreign(file):
         if not each.optional:
@@ -115,12 +115,12 @@ def python_import_foreign(file: PythonFile) -> Iterator[Problem]:
 
 @rule(Scope.PYTHON, Severity.WARNING)
 def python_import_optional(file: PythonFile) -> Iterator[Problem]:
-    """No undeclared package is imported, even if the kernel does without it when it is absent.
+    """No undeclared package is imported, even if the kernel works without it.
 
-    Why: the kernel computes by other code, depending on what happens to be installed, and in
-    whichever version; nobody has tested all of these.
+    Why: which code of the kernel runs depends on the packages that happen to be installed, and on
+    their versions; not all combinations are tested.
 
-    Mend: declare the distribution in `python-depends` of `metadata.json`, or do without it always.
+    Fix: list the distribution in `python-depends` of `metadata.json`, or do not use it at all.
     """
     for each in _foreign(file):
         if each.optional:
@@ -131,32 +131,32 @@ def python_import_optional(file: PythonFile) -> Iterator[Problem]:
 def python_import_above(file: PythonFile) -> Iterator[Problem]:
     """Relative imports stay inside the kernel's package.
 
-    Why: above it there is nothing: "attempted relative import beyond top-level package".
+    Why: outside it, Python raises "attempted relative import beyond top-level package".
 
-    Mend: use fewer dots, or move the module into the package.
+    Fix: use fewer dots, or move the module into the package.
     """
     depth = _depth(file)
     for each in imports_of(file.tree):
         if depth is not None and each.level > depth + 1:
-            message = f"'{each}' reaches above the package, which begins {_levels(depth)}"
+            message = f"'{each}' goes beyond the package, which begins {_levels(depth)}"
             yield Problem(message, file.path, each.line, str(each))
 
 
 @rule(Scope.PYTHON, Severity.ERROR)
 def python_import_missing(file: PythonFile) -> Iterator[Problem]:
-    """Modules that are imported from the kernel itself are there.
+    """Modules that are imported from the kernel itself exist.
 
-    Why: the import of the kernel fails.
+    Why: otherwise the import of the kernel fails.
 
-    Mend: add the file to the build, or mend the name.
+    Fix: add the file to the build, or correct the name.
     """
     depth, modules = _depth(file), _known(file.build).modules
     for each in imports_of(file.tree):
         if depth is None or not each.level or each.level > depth + 1 or each.optional:
             continue
         directory = file.inner.split("/")[: -each.level]
-        wanted = "/".join([*directory, *filter(None, each.module.split("."))])
-        if each.module and wanted not in modules:
+        expected = "/".join([*directory, *filter(None, each.module.split("."))])
+        if each.module and expected not in modules:
             yield Problem(f"there is no module '{each}'", file.path, each.line, str(each))
 
 
@@ -173,30 +173,23 @@ def _undeclared(each: Import, file: PythonFile) -> str:
     metadata = file.build.metadata
     declared = ", ".join(metadata.python_depends) if metadata else ""
     return (
-        f"imports '{each}', which is neither in the standard library nor of torch; "
+        f"imports '{each}', which belongs neither to the standard library nor to torch; "
         f"'python-depends' declares {declared or 'nothing'}"
     )
 
 
 @attrs.frozen
 class _Known:
-    """The modules that a build may import.
+    """The modules that a build may import."""
 
-    Attributes:
-        allowed: the first parts of the names of modules that come from elsewhere.
-        own: the names by which kernels import themselves when they do it wrongly.
-        modules: its own modules and packages, as paths without suffix in its directory.
-    """
-
-    allowed: frozenset[str]
-    own: frozenset[str]
-    modules: frozenset[str]
+    allowed: frozenset[str]  # top-level names of modules from elsewhere
+    own: frozenset[str]  # names that a kernel may import itself by, wrongly
+    modules: frozenset[str]  # paths without suffix in its directory
 
     def is_own(self, each: Import, file: PythonFile) -> bool:
-        """Whether an absolute import means the kernel itself."""
-        beside = file.inner.rpartition("/")[0]
-        sibling = f"{beside}/{each.top}" if beside else each.top
-        # A module that imports its own name means another's.
+        folder = file.inner.rpartition("/")[0]
+        sibling = f"{folder}/{each.top}" if folder else each.top
+        # A module that imports its own name means some other module.
         is_sibling = sibling in self.modules and f"{sibling}.py" != file.inner
         return each.top not in self.allowed and (each.top in self.own or is_sibling)
 
@@ -209,7 +202,7 @@ def _known(build: Build) -> _Known:
 
 def _allowed(build: Build) -> frozenset[str]:
     python, distributions = table("python"), table("distributions")
-    # What came later is for python-too-new to judge.
+    # python-too-new judges modules that were added later.
     found = {*python["standard_library"], *python["new_modules"], *distributions["with_torch"]}
     if isinstance(build.variant, NativeVariant) and isinstance(build.variant.framework, TvmFfi):
         found.update(distributions["modules"]["apache-tvm-ffi"])
@@ -236,7 +229,6 @@ def _own_names(build: Build) -> frozenset[str]:
 
 
 def _modules(build: Build) -> frozenset[str]:
-    """The modules and packages of a build, as paths without suffix in its directory."""
     found = {""}
     for entry in build.files():
         directory, _, name = build.inner(entry).rpartition("/")
@@ -248,7 +240,7 @@ def _modules(build: Build) -> frozenset[str]:
 
 
 def _depth(file: PythonFile) -> int | None:
-    """How many packages up the kernel's own is; None for a file that is in no package."""
+    """How many packages up the kernel's package is; None for a file outside a package."""
     parts = file.inner.split("/")[:-1]
     if "" in file.build.packages:
         return len(parts)

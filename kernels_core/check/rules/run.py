@@ -1,4 +1,4 @@
-"""Rules: what running the build that fits this machine shows."""
+"""Rules: what running the build for this machine shows."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from kernels_core.check.rule import Problem, Scope, Severity, rule
 
 @rule(Scope.RUN, Severity.ERROR)
 def run_import(observation: Observation) -> Iterator[Problem]:
-    """The build for this machine can be imported under a module name of its own.
+    """The build for this machine can be imported under a unique module name.
 
-    Why: otherwise it cannot be used here, although its variant says so.
+    Why: otherwise it cannot be used here, although its variant fits.
 
-    Mend: see what is raised, and where; a crash is one of native code.
+    Fix: see the exception and where it is raised; a crash comes from native code.
     """
     yield from _failures(observation, "import")
 
@@ -25,30 +25,29 @@ def run_import(observation: Observation) -> Iterator[Problem]:
 def run_beside(observation: Observation) -> Iterator[Problem]:
     """Two versions of the kernel can be imported into one process.
 
-    Why: models that are used together may ask for different versions. To try it, the build is
-    copied to another path, and its namespace of operators changed as that of another commit would
-    be.
+    Why: models that are used together may need different versions. To test it, the build is copied
+    to another path, with another namespace of operators, as a build of another commit would have.
 
-    Mend: register nothing under a fixed name: no modules in `sys.modules` or on `sys.path`, no
-    operators outside of the build's namespace.
+    Fix: register nothing under a fixed name: no modules in `sys.modules` or on `sys.path`, no
+    operators outside the build's namespace.
     """
     yield from _failures(observation, "beside")
 
 
 @rule(Scope.RUN, Severity.ERROR)
 def run_namespace(observation: Observation) -> Iterator[Problem]:
-    """Importing the build registers operators in no namespace but its own.
+    """Importing the build registers operators in its own namespace only.
 
-    Why: those of other namespaces clash with other kernels, and loaders cannot foresee it.
+    Why: operators in other namespaces clash with other kernels, and loaders cannot predict it.
 
-    Mend: register all operators in the namespace that `metadata.json` declares as `id`.
+    Fix: register all operators in the namespace that `metadata.json` declares as `id`.
     """
     known = {Requirement(each).name.replace("-", "_") for each in observation.dependencies}
     known.add(str(observation.declared))
     for namespace in observation.namespaces if observation.declared else ():
         if namespace not in known:
             message = (
-                f"the import registers operators in torch.ops.{namespace}, "
+                f"importing it registers operators in torch.ops.{namespace}, "
                 f"but 'id' is {observation.declared!r}"
             )
             yield Problem(message, observation.path, symbol=namespace)
@@ -56,11 +55,11 @@ def run_namespace(observation: Observation) -> Iterator[Problem]:
 
 @rule(Scope.RUN, Severity.ERROR)
 def run_layers(observation: Observation) -> Iterator[Problem]:
-    """The layers of the build pass the checks that loading them makes.
+    """The layers of the build pass the validation of loaders.
 
     Why: a layer that does not is never used.
 
-    Mend: derive it from `torch.nn.Module`, with nothing in it but `forward`, `has_backward`,
+    Fix: derive it from `torch.nn.Module`, with no members but `forward`, `has_backward`,
     `can_torch_compile` and annotations.
     """
     yield from _failures(observation, "layer")
@@ -68,12 +67,12 @@ def run_layers(observation: Observation) -> Iterator[Problem]:
 
 @rule(Scope.RUN, Severity.ERROR)
 def run_tests(observation: Observation) -> Iterator[Problem]:
-    """The tests that the repository brings pass on this machine.
+    """The repository's own tests pass on this machine.
 
-    Why: they say what the kernel computes; mostly by comparing it with a reference.
+    Why: they check what the kernel computes, usually by comparing it with a reference.
 
-    Mend: mend the kernel, or the test. Tests stand in `tests` beside `build`, are run by pytest,
-    and import the kernel by its name.
+    Fix: fix the kernel, or the test. Tests are in `tests`, next to `build`, are run by pytest, and
+    import the kernel by its name.
     """
     yield from _failures(observation, "test")
 
@@ -82,11 +81,11 @@ def run_tests(observation: Observation) -> Iterator[Problem]:
 def run_opcheck(observation: Observation) -> Iterator[Problem]:
     """The operators of the build pass `torch.library.opcheck`.
 
-    Why: an operator whose schema, fake implementation or gradient is not true to fact computes
-    wrongly under torch.compile and autograd. It is tried with what the repository's tests call it
-    with.
+    Why: an operator whose schema, fake implementation or gradient is wrong gives wrong results
+    under torch.compile and autograd. It is tested with the arguments of calls in the repository's
+    tests.
 
-    Mend: see the documentation of `torch.library`; often `register_fake` or `mutates_args` is
+    Fix: see the documentation of `torch.library`; often `register_fake` or `mutates_args` is
     missing.
     """
     yield from _failures(observation, "opcheck")
@@ -94,12 +93,12 @@ def run_opcheck(observation: Observation) -> Iterator[Problem]:
 
 @rule(Scope.RUN, Severity.ERROR)
 def run_compile(observation: Observation) -> Iterator[Problem]:
-    """A layer with `can_torch_compile` goes through `torch.compile(fullgraph=True)`.
+    """A layer with `can_torch_compile` works with `torch.compile(fullgraph=True)`.
 
-    Why: loaders use it in models that are compiled; a graph break raises there. It is tried with
-    what the repository's tests call it with.
+    Why: loaders use it in compiled models, where a graph break raises. It is tested with the
+    arguments of calls in the repository's tests.
 
-    Mend: register what cannot be traced as an operator with a fake implementation, or remove
+    Fix: register code that cannot be traced as an operator with a fake implementation, or remove
     `can_torch_compile`.
     """
     yield from _failures(observation, "compile")
@@ -107,13 +106,13 @@ def run_compile(observation: Observation) -> Iterator[Problem]:
 
 @rule(Scope.RUN, Severity.ERROR)
 def run_gradient(observation: Observation) -> Iterator[Problem]:
-    """A layer whose `has_backward` is not False has gradients, and they are right.
+    """A layer whose `has_backward` is not False has correct gradients.
 
     Why: loaders use it in training, where a missing gradient raises or silently trains nothing. A
-    layer that does not say `has_backward` claims to have one. It is tried with what the
-    repository's tests call it with.
+    layer without `has_backward` claims to have one. It is tested with the arguments of calls in
+    the repository's tests.
 
-    Mend: write `has_backward = False`, or implement the gradient with
+    Fix: set `has_backward = False`, or implement the gradient with
     `torch.library.register_autograd` or `torch.autograd.Function`.
     """
     yield from _failures(observation, "gradient")

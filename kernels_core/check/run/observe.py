@@ -1,4 +1,4 @@
-"""What running the build that fits this machine shows."""
+"""Running the build for this machine, in processes of its own, and collecting what they report."""
 
 from __future__ import annotations
 
@@ -26,17 +26,12 @@ _FIRST_DEVICE = 0
 # The rules about what the tests of a repository show.
 _BY_TESTS = ("run-tests", "run-opcheck", "run-compile", "run-gradient")
 
-# Triton counts as torch, but not every build of torch brings it.
+# Triton counts as part of torch, but not every build of torch installs it.
 _WITHOUT_TRITON = re.compile(r"ModuleNotFoundError: No module named 'triton[.']")
 
 
 def observe(repository: Repository, rules: Container[str]) -> Observation:
-    """Run the build of a repository that fits this machine, in processes of its own.
-
-    Args:
-        repository: the repository.
-        rules: the ids of the rules that will judge what is seen; the rest is not tried.
-    """
+    """Run the build that fits this machine, as far as the rules with the given ids need it."""
     try:
         build, backend = _fitting(repository)
     except KernelsError as error:
@@ -49,7 +44,7 @@ def observe(repository: Repository, rules: Container[str]) -> Observation:
         if any(rule in rules for rule in _BY_TESTS):
             run.test()
     else:
-        run.skip("all that comes after the import", "it failed")
+        run.skip("everything after the import", "it failed")
     metadata = build.metadata
     return Observation(
         build.name,
@@ -63,7 +58,7 @@ def observe(repository: Repository, rules: Container[str]) -> Observation:
 
 
 def _fitting(repository: Repository) -> tuple[Build, str]:
-    """The best of the builds that were asked for that fits this machine, and for which backend."""
+    """The best requested build for this machine, and its backend."""
     backend = registry().default_backend()
     decisions = LocalRepository(repository.root).decisions(backend, _FIRST_DEVICE)
     builds = {build.name: build for build in repository.builds}
@@ -113,7 +108,7 @@ class _Run:
         self.imported = not any(each.kind == "import" for each in self.failures)
         if any(_WITHOUT_TRITON.match(each["text"]) for each in worked.of("error")):
             self.failures = []
-            self.skip("the import", "it needs Triton, which torch here was installed without")
+            self.skip("the import", "it needs Triton, which is not installed")
 
     def beside(self) -> None:
         """Import it together with another version of it."""
@@ -124,7 +119,7 @@ class _Run:
             return
         bare = [name for name in self.namespaces if not unique_part(name)]
         if bare:
-            why = f"they would both be torch.ops.{bare[0]} (namespace-unique)"
+            why = f"both would use torch.ops.{bare[0]} (namespace-unique)"
             self.skip("two versions side by side", why)
             return
         with tempfile.TemporaryDirectory(prefix="kernels-check-") as folder:
@@ -138,11 +133,13 @@ class _Run:
             text = f"a second version gets modules of the first instead of its own: {files}"
             self._fail("beside", "importing two versions", text)
         if native and worked.of("refused"):
-            self.skip("two versions side by side", "one build cannot be made into two native ones")
+            self.skip(
+                "two versions side by side", "native code cannot be changed into another version"
+            )
         self._note(worked, "beside")
 
     def _rename(self, directory: Path) -> None:
-        """Make a copy into another version, whose operators have a namespace of their own."""
+        """Make a copy into another version, whose operators have another namespace."""
         for name in self.namespaces:
             part = unique_part(name)
             other = part[:-1] + ("1" if part.endswith("0") else "0")
@@ -153,10 +150,10 @@ class _Run:
                     file.write_bytes(content.replace(part.encode(), other.encode()))
 
     def test(self) -> None:
-        """Run the tests that the repository brings, and prove claims by what they call."""
+        """Run the repository's own tests, and prove claims with the calls that they make."""
         tests = "the forward of layers, operators, torch.compile and gradients"
         if not (self._repository.root / "tests").is_dir():
-            self.skip(tests, "the repository brings no tests (a directory 'tests' beside 'build')")
+            self.skip(tests, "the repository has no tests (no directory 'tests' next to 'build')")
             return
         if find_spec("pytest") is None:
             self.skip(tests, "pytest, which runs the repository's tests, is not installed")
@@ -171,8 +168,8 @@ class _Run:
             self._uncollected(event)
         for event in worked.of("tested"):
             if not event["passed"] and not event["failed"]:
-                why = f"{event['skipped']} were skipped, pytest ended with code {event['code']}"
-                self.skip(tests, f"none of the tests ran ({why})")
+                why = f"{event['skipped']} skipped; pytest exited with status {event['code']}"
+                self.skip(tests, f"no test ran ({why})")
         for event in worked.of("unproved"):
             self.skip(event["what"], event["why"])
         for kind in ("opcheck", "compile", "gradient"):
@@ -190,7 +187,7 @@ class _Run:
             self._fail("test", event["name"], text, event["name"], event["line"])
 
     def _note(self, worked: Worked, kind: str) -> None:
-        """Note what every step may tell."""
+        """Collect what every step may report."""
         for event in worked.of("error"):
             path = f"{self._build.path}/{event['file']}" if event["file"] else ""
             self._fail(kind, "the import", event["text"], path, event["line"])
@@ -200,11 +197,11 @@ class _Run:
         if worked.ended:
             doing: dict[str, Any] = worked.doing or {"kind": kind, "what": "the beginning"}
             last = worked.output.strip().splitlines()[-1:]
-            said = f", after saying {last[0][:200]!r}" if last else ""
+            said = f"; its last output was {last[0][:200]!r}" if last else ""
             text = f"the process ended ({worked.ended}){said}"
             self._fail(doing["kind"], doing["what"], text)
             if kind == "test":
-                self.skip(f"what comes after {doing['what']}", "the process ended there")
+                self.skip(f"everything after {doing['what']}", "the process ended")
 
     def _fail(
         self, kind: str, what: str, text: str, path: str = "", line: int | None = None
@@ -212,12 +209,7 @@ class _Run:
         self.failures.append(Failure(kind, what, text, path or self._build.path, line))
 
     def skip(self, what: str, why: str) -> None:
-        """Note what is not tried.
-
-        Args:
-            what: what it would be.
-            why: the reason.
-        """
+        """Record what was not tried, with the reason."""
         self.not_judged.append(f"run: {what}: {why}")
 
 
@@ -228,7 +220,7 @@ def _names(repository: Repository, build: Build) -> Iterator[str]:
 
 
 def _linked(source: str, target: str) -> None:
-    """Copy a file without copying what is in it, where that can be done."""
+    """Copy a file, as a hard link where possible."""
     try:
         os.link(source, target)
     except OSError:

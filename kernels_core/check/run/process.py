@@ -1,7 +1,7 @@
-"""Processes in which the code of a kernel runs, and what they tell of it.
+"""Processes in which the code of a kernel runs, and the events that they report.
 
-A worker writes what it sees into a file, line by line, so that what it saw before it crashed is
-known. What the kernel prints goes elsewhere.
+A worker writes events to a file, line by line, so that those before a crash are kept. The output
+of the kernel goes elsewhere.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,18 +24,21 @@ from kernels_core.errors import CheckError
 
 Event = dict[str, Any]
 
+ReportEvent = Callable[..., None]
+"""Called in the process of the kernel with the name of an event, and its details by keyword."""
+
 _KEPT_OUTPUT = 64 << 10
 _MAX_EVENTS = 16 << 20
 
 
 @attrs.frozen
 class Worked:
-    """What came of a process.
+    """How a process went.
 
     Attributes:
-        events: what it told.
+        events: the events that it reported.
         ended: how it ended before it was done, such as "SIGSEGV"; "" when it was done.
-        output: the last of what it printed.
+        output: the end of its output.
     """
 
     events: tuple[Event, ...]
@@ -48,27 +51,21 @@ class Worked:
 
     @property
     def doing(self) -> Event:
-        """What it had begun when it ended."""
+        """What it was doing when it ended."""
         begun = self.of("begin")
         return begun[-1] if begun else {}
 
 
 def work(step: str, request: Mapping[str, object], limit: float) -> Worked:
-    """Let a process of its own do a step of `run_worker`.
+    """Run a step in a process of its own, for at most `limit` seconds; `request` is sent as JSON.
 
-    Args:
-        step: the name of the step.
-        request: what the step is given; goes through JSON.
-        limit: seconds that it may take; after that it is ended, with what it has started.
-
-    Raises:
-        CheckError: the step itself failed, and not the kernel.
+    Raises `CheckError` where the step itself failed, and not the kernel.
     """
     with tempfile.TemporaryDirectory(prefix="kernels-check-") as folder:
-        asked, told = Path(folder, "request.json"), Path(folder, "events.jsonl")
-        asked.write_text(json.dumps(request), "utf-8")
-        told.touch()
-        command = [sys.executable, "-m", "kernels_core.check.run.worker", step, asked, told]
+        sent, reported = Path(folder, "request.json"), Path(folder, "events.jsonl")
+        sent.write_text(json.dumps(request), "utf-8")
+        reported.touch()
+        command = [sys.executable, "-m", "kernels_core.check.run.worker", step, sent, reported]
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONFAULTHANDLER": "1"}
         process = subprocess.Popen(
             [str(word) for word in command],
@@ -80,11 +77,11 @@ def work(step: str, request: Mapping[str, object], limit: float) -> Worked:
             start_new_session=True,
         )
         ended, output = _watch(process, limit)
-        events = _read(told)
+        events = _read(reported)
     for event in events:
         if event.get("event") == "broken":
             raise CheckError(
-                f"{request['build']} could not be tried:\n{event['text']}", path=request["build"]
+                f"{request['build']} could not be run:\n{event['text']}", path=request["build"]
             )
     done = any(event.get("event") == "done" for event in events)
     return Worked(events, "" if done else ended, output)
@@ -97,11 +94,11 @@ def _watch(process: subprocess.Popen[bytes], limit: float) -> tuple[str, str]:
     reader.start()
     try:
         code = process.wait(limit)
-        ended = _told(code)
+        ended = _described(code)
     except subprocess.TimeoutExpired:
-        ended = f"not done after {limit:.0f} seconds"
+        ended = f"timed out after {limit:.0f} seconds"
     finally:
-        # Also what it started and left behind.
+        # Also processes that it started and left behind.
         _kill(process)
         process.wait()
     reader.join(5)
@@ -123,7 +120,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         pass
 
 
-def _told(code: int) -> str:
+def _described(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
     try:
@@ -139,7 +136,7 @@ def _read(file: Path) -> tuple[Event, ...]:
             try:
                 event = json.loads(line)
             except ValueError:
-                continue  # the last line of a process that was ended while it wrote
+                continue  # the last line of a process that was killed while writing
             if isinstance(event, dict):
                 events.append(event)
     return tuple(events)

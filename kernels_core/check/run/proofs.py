@@ -12,64 +12,61 @@ import attrs
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
+from kernels_core.check.run.process import ReportEvent
 from kernels_core.check.run.samples import Call, Samples
 from kernels_core.environment import flag
-
-Tell = Callable[..., None]
 
 # How far arguments are moved to see how the result changes; in float32 half as far still shows.
 _STEPS = (2e-3, 5e-4, 1.25e-4)
 
 
 def prove(
-    samples: Samples, layers: Mapping[str, Any], operators: Iterable[str], tell: Tell
+    samples: Samples, layers: Mapping[str, Any], operators: Iterable[str], report: ReportEvent
 ) -> None:
-    """Try what operators and layers claim, with the calls that were seen.
+    """Test what operators and layers claim, with the recorded calls.
 
-    Args:
-        samples: the calls that were seen.
-        layers: the layers, by name.
-        operators: the names of the kernel's operators, "namespace::name".
-        tell: is told of `opcheck`, `compile` and `gradient` with what failed, and of
-            `unproved` with what there is no sample of.
+    Reports `opcheck`, `compile` and `gradient` events for failures, and `unproved` for what has no
+    recorded call.
     """
     for layer in layers.values():
         for call in samples.of(layer):
-            # Kernels may pass by the operators where nobody watches; gradients have their own.
+            # Kernels may not call operators outside the dispatcher; gradients have their own.
             with contextlib.suppress(Exception), samples.watching():
                 _run(call, grad=False)
                 _backward(call)
     traced = not _is_interpreted()
     if not traced:
         why = "Triton's interpreter, which TRITON_INTERPRET switches on, cannot be traced"
-        tell("unproved", what="opcheck and torch.compile", why=why)
+        report("unproved", what="opcheck and torch.compile", why=why)
     for name, layer in layers.items():
-        _prove_layer(samples, name, layer, traced, tell)
+        _prove_layer(samples, name, layer, traced, report)
     if traced:
-        _prove_operators(samples, operators, tell)
+        _prove_operators(samples, operators, report)
 
 
-def _prove_operators(samples: Samples, operators: Iterable[str], tell: Tell) -> None:
+def _prove_operators(samples: Samples, operators: Iterable[str], report: ReportEvent) -> None:
     tried = set()
     for operator in samples.overloads():
         tried.add(operator.name().partition(".")[0])
         for call in samples.of(operator):
-            tell("begin", kind="opcheck", what=operator.name())
+            report("begin", kind="opcheck", what=operator.name())
             problem = _opcheck(operator, call)
             if problem:
-                tell("opcheck", name=operator.name(), text=problem)
+                report("opcheck", name=operator.name(), text=problem)
                 break
     missing = sorted(set(operators) - tried)
     if missing:
-        tell("unproved", what=f"opcheck of {', '.join(missing)}", why="no test calls it")
+        report("unproved", what=f"opcheck of {', '.join(missing)}", why="no test calls it")
 
 
-def _prove_layer(samples: Samples, name: str, layer: Any, traced: bool, tell: Tell) -> None:
+def _prove_layer(
+    samples: Samples, name: str, layer: Any, traced: bool, report: ReportEvent
+) -> None:
     backward = getattr(layer, "has_backward", True)
     compiles = getattr(layer, "can_torch_compile", False) and traced
     calls = samples.of(layer)
     if not calls and (backward or compiles):
-        tell("unproved", what=f"layer {name}", why="no test calls it")
+        report("unproved", what=f"layer {name}", why="no test calls it")
     proofs: list[tuple[str, Callable[[Call], str]]] = []
     if compiles:
         proofs.append(("compile", functools.partial(_compile_problem, grad=backward)))
@@ -77,13 +74,13 @@ def _prove_layer(samples: Samples, name: str, layer: Any, traced: bool, tell: Te
         proofs.append(("gradient", _gradient_problem))
     for kind, proof in proofs:
         for call in calls:
-            tell("begin", kind=kind, what=name)
+            report("begin", kind=kind, what=name)
             try:
                 problem = proof(call)
             except Exception as error:
                 problem = _first_line(error)
             if problem:
-                tell(kind, name=name, text=problem)
+                report(kind, name=name, text=problem)
                 break
 
 
@@ -119,11 +116,11 @@ def _compile_problem(call: Call, *, grad: bool) -> str:
     try:
         torch.testing.assert_close(again, expected, equal_nan=True)
     except AssertionError:
-        return ""  # what is random cannot be compared
+        return ""  # random results cannot be compared
     try:
         torch.testing.assert_close(result, expected, equal_nan=True)
     except AssertionError as error:
-        return f"compiled, it computes something else: {_first_line(error)}"
+        return f"the compiled layer gives another result: {_first_line(error)}"
     return ""
 
 
@@ -134,7 +131,7 @@ def _gradient_problem(call: Call) -> str:
     if not done.gradients:
         return "the result has no gradient"
     if all(each is None for each in done.gradients):
-        return "no argument gets a gradient"
+        return "no argument has a gradient"
     return _wrong_gradient(done)
 
 
@@ -145,7 +142,7 @@ class _Backward:
     Attributes:
         call: the call.
         leaves: its arguments that may have gradients.
-        weights: what each element of the results was multiplied with, before all were added.
+        weights: the factor of each element of the results in the sum that is differentiated.
         gradients: of that sum, for each of the leaves, then for each parameter of the module;
             empty when it has none.
     """
@@ -157,7 +154,7 @@ class _Backward:
 
 
 def _backward(call: Call) -> _Backward | None:
-    """Call a layer and go backward; None when nothing could have a gradient."""
+    """Call a layer and compute gradients; None when nothing could have a gradient."""
     call = call.fresh()
     assert call.module is not None
     leaves = _floats((call.args, call.kwargs))
@@ -199,10 +196,10 @@ def _direction(tensor: Any, seed: int = 0) -> Any:
 
 
 def _wrong_gradient(done: _Backward) -> str:
-    """Compare with the difference of two results, where that is exact enough to tell."""
+    """Compare with a finite difference, where that is exact enough to tell."""
     if any(leaf.dtype not in (torch.float32, torch.float64) for leaf in done.leaves):
         return ""
-    told = sum(
+    slope = sum(
         (gradient.double() * _direction(leaf)).sum().item()
         for gradient, leaf in zip(done.gradients, done.leaves, strict=False)
         if gradient is not None
@@ -215,9 +212,9 @@ def _wrong_gradient(done: _Backward) -> str:
             break
     else:
         return ""
-    if abs(told - fine) <= 0.2 * scale:
+    if abs(slope - fine) <= 0.2 * scale:
         return ""
-    return f"the gradient is {told:.4g} in a direction in which the result changes by {fine:.4g}"
+    return f"the gradient in a direction is {slope:.4g}, but the result changes by {fine:.4g}"
 
 
 def _slope(done: _Backward, step: float) -> float:

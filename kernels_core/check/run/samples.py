@@ -1,6 +1,6 @@
 """Samples of calls, recorded while the tests of a repository run.
 
-Nobody has to write samples for a check: what the tests call operators and layers with will do.
+Nobody has to write samples for a check: the calls of operators and layers in the tests are used.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Call:
     """The arguments of a call, copied.
 
     Attributes:
-        args: by position; of a layer without the module.
-        kwargs: by keyword.
+        args: positional ones; of a layer without the module.
+        kwargs: keyword arguments.
         module: the layer that was called, copied.
-        elements: how many elements all tensors have.
+        elements: the number of elements of all tensors.
     """
 
     args: tuple[Any, ...]
@@ -44,17 +44,13 @@ class Call:
     elements: int
 
     def fresh(self) -> Call:
-        """The same once more, for a call that may change its arguments."""
+        """Another copy, for a call that may change its arguments."""
         args, kwargs = _copied((self.args, self.kwargs))
         return Call(args, kwargs, copy.deepcopy(self.module), self.elements)
 
 
 class Samples:
-    """The calls of operators and of layers that were seen.
-
-    Args:
-        namespaces: the namespaces of the kernel's operators.
-    """
+    """The recorded calls of layers, and of the operators in the kernel's namespaces."""
 
     def __init__(self, namespaces: set[str]) -> None:
         self._namespaces = namespaces
@@ -62,11 +58,7 @@ class Samples:
 
     @contextlib.contextmanager
     def recorded(self, layers: Mapping[str, Any]) -> Iterator[None]:
-        """Record calls within.
-
-        Args:
-            layers: the layers, by name.
-        """
+        """Record calls within the context."""
         with contextlib.ExitStack() as stack:
             for kind in (_Packet, _Overload):
                 stack.enter_context(_replaced(kind, "__call__", self._seen(kind.__call__)))
@@ -97,7 +89,7 @@ class Samples:
         return seen
 
     def watching(self) -> Any:
-        """A mode that records the operators that are called within, by whichever way."""
+        """A mode that records all operators that are called within it, in whichever way."""
 
         def dispatch(mode: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             own = self._own(func)
@@ -109,7 +101,7 @@ class Samples:
         return type("Watching", (_Mode,), {"__torch_dispatch__": dispatch})()
 
     def _own(self, operator: Any) -> Any:
-        """The overload that is called, if it is one of the kernel's; else None."""
+        """The overload that is called, if it is one of the kernel's; otherwise None."""
         if isinstance(operator, _Packet):
             if operator._qualified_op_name.partition("::")[0] not in self._namespaces:
                 return None
@@ -121,7 +113,7 @@ class Samples:
     def _seeing(
         self, what: Any, args: tuple[Any, ...], kwargs: dict[str, Any], module: Any
     ) -> Iterator[None]:
-        """Keep a call as it is now, if it succeeds: tests also try what must be refused."""
+        """Keep a copy of a call from before it, if it succeeds: tests also try invalid ones."""
         leaves = [*tree_leaves((args, kwargs)), *(module.parameters() if module else ())]
         key = tuple(_kind(leaf) for leaf in leaves)
         call = self._copied(what, key, leaves, (args, kwargs), module)
@@ -132,7 +124,7 @@ class Samples:
     def _copied(
         self, what: Any, key: Any, leaves: list[Any], arguments: Any, module: Any
     ) -> Call | None:
-        """A copy of a call; None where there are enough that are like it, or smaller."""
+        """A copy of a call; None where there are enough similar or smaller ones."""
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         elements = sum(tensor.numel() for tensor in tensors)
         if elements > _MOST_ELEMENTS or any(type(tensor) not in _PLAIN for tensor in tensors):
@@ -152,15 +144,11 @@ class Samples:
         return None
 
     def of(self, what: Any) -> list[Call]:
-        """The calls of a layer or an overload that were seen, those with least data first.
-
-        Args:
-            what: the layer or overload.
-        """
+        """The recorded calls of a layer or an overload, those with the least data first."""
         return sorted(self._calls.get(what, {}).values(), key=lambda call: call.elements)
 
     def overloads(self) -> list[Any]:
-        """The overloads of operators whose calls were seen."""
+        """The overloads of operators with recorded calls."""
         return [each for each in self._calls if isinstance(each, _Overload)]
 
 

@@ -1,4 +1,4 @@
-"""What the process of a kernel does: the steps of running a build, each reported by events."""
+"""The steps of running a build, in the process of the kernel; each reports events."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 from torch._library.custom_ops import OPDEFS
 
+from kernels_core.check.run.process import ReportEvent
 from kernels_core.check.run.proofs import prove
 from kernels_core.check.run.samples import Samples
 from kernels_core.check.run.tests import run_tests
@@ -26,66 +26,64 @@ from kernels_core.plugins import registry
 from kernels_core.repository.builds import Build
 from kernels_core.repository.importer import build_of
 
-Tell = Callable[..., None]
 
-
-def _import(request: dict[str, Any], tell: Tell) -> None:
-    """Import the build, and tell which operators and layers come of it."""
+def _import(request: dict[str, Any], report: ReportEvent) -> None:
+    """Import the build, and report its operators and layers."""
     before = _operators()
     build = _resolved(request["build"], request)
-    tell("begin", kind="import", what=f"importing {build.variant}")
-    module = _loaded(build, tell)
+    report("begin", kind="import", what=f"importing {build.variant}")
+    module = _loaded(build, report)
     if module is None:
         return
-    tell("operators", names=_of_kernel(_operators() - before))
+    report("operators", names=_of_kernel(_operators() - before))
     for name, layer in _layers(module).items():
-        tell("begin", kind="layer", what=name)
-        tell("layer", name=name, error=_invalid(layer, name, build))
+        report("begin", kind="layer", what=name)
+        report("layer", name=name, error=_invalid(layer, name, build))
 
 
-def _beside(request: dict[str, Any], tell: Tell) -> None:
-    """Import the build, then another version of it beside it."""
+def _beside(request: dict[str, Any], report: ReportEvent) -> None:
+    """Import the build, then another version of it."""
     _operators()
     first = _resolved(request["build"], request)
     second = _resolved(request["other"], request)
-    tell("begin", kind="beside", what="importing it alone")
-    one = _loaded(first, tell)
+    report("begin", kind="beside", what="importing it alone")
+    one = _loaded(first, report)
     if one is None:
         return
     files = _files_below(first.path)
     valid = {name for name, layer in _layers(one).items() if not _invalid(layer, name, first)}
-    tell("begin", kind="beside", what="importing another version beside it")
+    report("begin", kind="beside", what="importing another version beside it")
     try:
         other = load_build(second)
     except NamespaceTakenError:
-        tell("refused")
+        report("refused")
         return
     except Exception as error:
-        tell("error", **_failure(error, second.path))
+        report("error", **_failure(error, second.path))
         return
     missing = sorted(files - _files_below(second.path))
     if missing:
-        tell("mixed", files=missing)
+        report("mixed", files=missing)
     for name, layer in _layers(other).items():
         text = _invalid(layer, name, second)
         if text and name in valid:
-            tell("layer", name=name, error=text)
+            report("layer", name=name, error=text)
 
 
-def _tests(request: dict[str, Any], tell: Tell) -> None:
-    """Run the repository's own tests, and use what they call as samples."""
+def _tests(request: dict[str, Any], report: ReportEvent) -> None:
+    """Run the repository's own tests, and use their calls as samples."""
     before = _operators()
     build = _resolved(request["build"], request)
-    tell("begin", kind="import", what=f"importing {build.variant}")
-    module = _loaded(build, tell)
+    report("begin", kind="import", what=f"importing {build.variant}")
+    module = _loaded(build, report)
     if module is None:
         return
     operators = _of_kernel(_operators() - before)
     layers = _layers(module)
     samples = Samples({name.partition("::")[0] for name in operators})
     with samples.recorded(layers):
-        run_tests(Path(request["root"]), request["names"], module, tell)
-    prove(samples, layers, operators, tell)
+        run_tests(Path(request["root"]), request["names"], module, report)
+    prove(samples, layers, operators, report)
 
 
 STEPS = {
@@ -100,13 +98,13 @@ def _resolved(directory: str, request: dict[str, Any]) -> Build:
     return Resolver(backend, FIRST_DEVICE).resolve_local(directory, request["package"])
 
 
-def _loaded(build: Build, tell: Tell) -> ModuleType | None:
+def _loaded(build: Build, report: ReportEvent) -> ModuleType | None:
     try:
         module = load_build(build)
     except Exception as error:
-        tell("error", **_failure(error, build.path))
+        report("error", **_failure(error, build.path))
         return None
-    tell("imported", module=module.__name__)
+    report("imported", module=module.__name__)
     return module
 
 
@@ -116,7 +114,7 @@ def _operators() -> set[str]:
 
 
 def _of_kernel(names: set[str]) -> list[str]:
-    """Those of new operators that are not of a part of torch that the kernel imports."""
+    """New operators, except those of a part of torch that the kernel imports."""
     return sorted({name.partition(".")[0] for name in names if not _is_of_torch(name)})
 
 
@@ -168,7 +166,7 @@ def _invalid(layer: Any, name: str, build: Build) -> str:
 
 
 def _files_below(directory: Path) -> set[str]:
-    """The files of a build that are imported as modules, whatever the modules are called."""
+    """The files of a build that are imported as modules, under whichever names."""
     root = os.path.realpath(directory)
     files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
     paths = [os.path.realpath(file) for file in files if isinstance(file, str)]
@@ -176,7 +174,7 @@ def _files_below(directory: Path) -> set[str]:
 
 
 def _failure(error: BaseException, directory: Path) -> dict[str, object]:
-    """What an exception says, and the last line of the build that it passed."""
+    """An exception, and the last line of the build in its traceback."""
     root = os.path.realpath(directory)
     text = f"{type(error).__name__}: {error}"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):

@@ -6,26 +6,22 @@ import importlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from kernels_core.check.run.process import ReportEvent
+
 # The files in which a repository may configure pytest.
 _CONFIGURATIONS = ("pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini")
 
-Tell = Callable[..., None]
 
+def run_tests(root: Path, names: Sequence[str], module: ModuleType, report: ReportEvent) -> None:
+    """Run the tests in `tests`, where `names` import the kernel.
 
-def run_tests(root: Path, names: Sequence[str], module: ModuleType, tell: Tell) -> None:
-    """Run the tests in `tests`, and tell what came of each.
-
-    Args:
-        root: the repository.
-        names: the names under which the tests may import the kernel.
-        module: the kernel.
-        tell: is told of `test` and `uncollected`, and at the end of `tested`.
+    Reports `test` and `uncollected` events for failures, and one `tested` at the end.
     """
     import pytest  # optional: without it, everything else is tried
 
@@ -39,9 +35,9 @@ def run_tests(root: Path, names: Sequence[str], module: ModuleType, tell: Tell) 
             configuration.write_text("[pytest]\n", "utf-8")
         arguments = ["-q", "-p", "no:cacheprovider", "-c", str(configuration)]
         arguments += [f"--rootdir={root}", str(root / "tests")]
-        observer = _Observer(tell)
+        observer = _Observer(report)
         code = pytest.main(arguments, plugins=[observer])
-    tell("tested", code=int(code), **observer.counts)
+    report("tested", code=int(code), **observer.counts)
 
 
 def _configuration(root: Path) -> Path | None:
@@ -56,15 +52,15 @@ def _configuration(root: Path) -> Path | None:
 
 
 class _Observer:
-    """A plugin of pytest."""
+    """A plugin of pytest that reports failures."""
 
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
+    def __init__(self, report: ReportEvent) -> None:
+        self._report = report
         self.counts = {"passed": 0, "failed": 0, "skipped": 0}
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Called before each test."""
-        self._tell("begin", kind="test", what=nodeid)
+        self._report("begin", kind="test", what=nodeid)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Called after the set-up, the call and the tear-down of each test."""
@@ -73,16 +69,16 @@ class _Observer:
         elif report.when == "call":
             self.counts["passed"] += 1
         if report.failed:
-            self._tell("test", name=report.nodeid, **_told(report))
+            self._report("test", name=report.nodeid, **_failure(report))
 
     def pytest_collectreport(self, report: Any) -> None:
         """Called for each file whose tests were collected."""
         if report.failed:
-            self._tell("uncollected", name=report.nodeid, **_told(report))
+            self._report("uncollected", name=report.nodeid, **_failure(report))
 
 
-def _told(report: Any) -> dict[str, object]:
-    """Where a test failed, and the first line of what it raised."""
+def _failure(report: Any) -> dict[str, object]:
+    """Where a test failed, and the first line of its error."""
     crash = getattr(report.longrepr, "reprcrash", None)
     text = crash.message if crash else str(report.longrepr)
     line = crash.lineno if crash else None
@@ -92,7 +88,7 @@ def _told(report: Any) -> dict[str, object]:
 
 
 class _Alias:
-    """Finds the modules of a kernel under the names that its tests import it by."""
+    """Finds the modules of a kernel under the names by which its tests import it."""
 
     def __init__(self, names: Sequence[str], module: ModuleType) -> None:
         self._names = frozenset(names)
@@ -111,7 +107,7 @@ class _Alias:
 
 
 class _AliasLoader:
-    """Puts a module that has its own name in the place of one with another."""
+    """Replaces a module by the one with its own name."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -120,5 +116,5 @@ class _AliasLoader:
         """Leave it to the import system to make a module, which is then replaced."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Called by the import system, which takes what stands in `sys.modules` after this."""
+        """Called by the import system, which uses the entry in `sys.modules` after this."""
         sys.modules[module.__name__] = importlib.import_module(self._name)

@@ -1,6 +1,6 @@
 """The process in which the code of a kernel runs: `python -m kernels_core.check.run.worker`.
 
-Each step tells by events what it sees, and before each thing that may crash that it begins with it.
+Each step reports what it sees as events, and announces each thing that may crash.
 """
 
 from __future__ import annotations
@@ -12,36 +12,29 @@ import traceback
 from pathlib import Path
 
 
-def main(step: str, asked: str, told: str) -> None:
-    """Do a step.
-
-    Args:
-        step: its name.
-        asked: a file of JSON with what it needs.
-        told: the file to write events to.
-    """
+def main(step: str, request_file: str, events_file: str) -> None:
+    """Run a step: read its request from one file of JSON, and write events to another file."""
     folder = os.getcwd()
     sys.path[:] = [each for each in sys.path if each not in ("", folder)]
     _no_core_files()
-    request = json.loads(Path(asked).read_text("utf-8"))
-    with open(told, "a", encoding="utf-8") as stream:
+    request = json.loads(Path(request_file).read_text("utf-8"))
+    with open(events_file, "a", encoding="utf-8") as stream:
 
-        def tell(event: str, **details: object) -> None:
+        def report(event: str, **details: object) -> None:
             stream.write(json.dumps({"event": event, **details}) + "\n")
             stream.flush()
 
         try:
-            # Torch and plugins are imported here, so that a failure is reported, and not taken for
-            # one of the kernel.
+            # Imports torch and plugins; a failure is reported, and not blamed on the kernel.
             from kernels_core.check.run.steps import STEPS
 
-            STEPS[step](request, tell)
-        except Exception:  # what the kernel raises was told of before
-            tell("broken", text=traceback.format_exc())
-        tell("done")
+            STEPS[step](request, report)
+        except Exception:  # exceptions of the kernel were reported before
+            report("broken", text=traceback.format_exc())
+        report("done")
     sys.stdout.flush()
     sys.stderr.flush()
-    # Threads of the kernel may still run, and must not keep the process.
+    # Threads of the kernel may still run, and must not keep the process alive.
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""The operator, and what torch.compile has to know of it."""
+"""The operator, and its fake implementation."""
 
 import importlib
 
@@ -17,11 +17,6 @@ def _fake(x: torch.Tensor, scale: float) -> torch.Tensor:
 
 
 def scaled_silu(x: torch.Tensor, scale: float) -> torch.Tensor:
-    """The SiLU of `x`, times `scale`; version 2 of this kernel doubles it.
-
-    Args:
-        x: a tensor in float32.
-        scale: the factor.
-    """
+    """The SiLU of `x`, times `scale`; version 2 of this kernel doubles it."""
     result: torch.Tensor = _OPERATOR(x, FACTOR * scale)
     return result

@@ -1,4 +1,4 @@
-"""Rules for Linux: a library loads wherever manylinux_2_28 promises, and as other systems allow."""
+"""Rules for Linux: a library loads on every distribution that manylinux_2_28 covers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from kernels_core.check.facts.native import ElfImage, NativeModule, VersionNeed
 from kernels_core.check.rule import Problem, Scope, Severity, rule, some
 from kernels_core.check.tables import table
 
-# What the linker notes beside packed relocations, so that an old loader refuses them.
+# The version that the linker adds with packed relocations, so that old loaders reject them.
 _PACKED = "GLIBC_ABI_DT_RELR"
 
 _ORIGINS = ("$ORIGIN", "${ORIGIN}", "$ORIGIN/", "${ORIGIN}/")
@@ -16,12 +16,12 @@ _ORIGINS = ("$ORIGIN", "${ORIGIN}", "$ORIGIN/", "${ORIGIN}/")
 
 @rule(Scope.NATIVE, Severity.ERROR)
 def elf_manylinux(module: NativeModule) -> Iterator[Problem]:
-    """On Linux, native code needs no versions of the runtime beyond those of manylinux_2_28.
+    """On Linux, native code needs no newer symbol versions than those of manylinux_2_28.
 
-    Why: these are GLIBC 2.28, GLIBCXX 3.4.24, CXXABI 1.3.11 and GCC 7.0.0. On a distribution that
-    lacks the version that is needed, loading fails. Torch itself runs on all since manylinux_2_28.
+    Why: these are GLIBC 2.28, GLIBCXX 3.4.24, CXXABI 1.3.11 and GCC 7.0.0. On a distribution
+    without the required version, loading fails. Torch itself supports manylinux_2_28 and later.
 
-    Mend: build in an image of manylinux_2_28, whose compilers link newer parts of the C++ library
+    Fix: build in a manylinux_2_28 image, whose compilers link newer parts of the C++ library
     statically.
     """
     image, policy = _image(module), table("manylinux")
@@ -39,7 +39,8 @@ def elf_manylinux(module: NativeModule) -> Iterator[Problem]:
     for (library, namespace), needs in missing.items():
         what = [f"{need.version} ({some(need.symbols, 3)})" for need in needs]
         yield Problem(
-            f"needs {some(what)} of {library}, which {policy['policy']} lacks; its newest is "
+            f"needs {some(what)} of {library}, but the newest of "
+            f"{policy['policy']} is "
             f"{_newest(namespace, policy['versions'][image.cpu])}",
             module.path,
             symbol=next(iter(needs[0].symbols), needs[0].version),
@@ -48,19 +49,19 @@ def elf_manylinux(module: NativeModule) -> Iterator[Problem]:
 
 @rule(Scope.NATIVE, Severity.ERROR)
 def elf_new_symbols(module: NativeModule) -> Iterator[Problem]:
-    """On Linux, native code uses no functions of the C library that manylinux_2_28 lacks.
+    """On Linux, native code uses no C library functions that are newer than manylinux_2_28.
 
-    Why: linked without the C library, a module notes no versions, and loading still fails where
-    the function is missing.
+    Why: a module that is linked without the C library has no symbol versions, but loading still
+    fails where the function is missing.
 
-    Mend: build in an image of manylinux_2_28, and link with the C library.
+    Fix: build in a manylinux_2_28 image, and link with the C library.
     """
     image, new = _image(module), table("manylinux")["new_symbols"]
     found = [name for name in image.unversioned if name in new] if image else []
     if found:
         names = [f"{name} (glibc {new[name]})" for name in found]
         yield Problem(
-            f"uses {some(names)}; expected what glibc 2.28 has", module.path, symbol=found[0]
+            f"uses {some(names)}; expected functions of glibc 2.28", module.path, symbol=found[0]
         )
 
 
@@ -68,10 +69,10 @@ def elf_new_symbols(module: NativeModule) -> Iterator[Problem]:
 def elf_packed_relocations(module: NativeModule) -> Iterator[Problem]:
     """On Linux, native code has no packed relative relocations.
 
-    Why: loaders before glibc 2.36 do not know them; they refuse the library, or leave its pointers
+    Why: glibc before 2.36 does not support them: it rejects the library, or leaves its pointers
     wrong.
 
-    Mend: link without `-z pack-relative-relocs` (`--pack-dyn-relocs=relr` of lld).
+    Fix: link without `-z pack-relative-relocs` (`--pack-dyn-relocs=relr` of lld).
     """
     image = _image(module)
     if image and (
@@ -82,46 +83,49 @@ def elf_packed_relocations(module: NativeModule) -> Iterator[Problem]:
 
 @rule(Scope.NATIVE, Severity.ERROR)
 def elf_rpath(module: NativeModule) -> Iterator[Problem]:
-    """On Linux, native code looks for libraries nowhere but in its own directory.
+    """On Linux, native code searches for libraries only in its own directory.
 
-    Why: a path of the machine that built it does not exist elsewhere, or holds what anybody put
-    there; what lies beside the module is all that a kernel brings.
+    Why: a path of the machine that built it does not exist elsewhere, or contains files that
+    anybody may have put there; a kernel can only rely on the files next to the module.
 
-    Mend: link without `-Wl,-rpath`, or with `-Wl,-rpath,'$ORIGIN'`; `patchelf --remove-rpath`
+    Fix: link without `-Wl,-rpath`, or with `-Wl,-rpath,'$ORIGIN'`; `patchelf --remove-rpath`
     removes it from a file.
     """
     image = _image(module)
     for path in dict.fromkeys(image.run_paths if image else ()):
         if path not in _ORIGINS:
-            where = f"in {path}" if path else "in the current directory"
-            yield Problem(f"looks for libraries {where}; expected $ORIGIN or nothing", module.path)
+            where = path or "the current directory"
+            yield Problem(
+                f"searches for libraries in {where}; expected $ORIGIN or no RPATH", module.path
+            )
 
 
 @rule(Scope.NATIVE, Severity.ERROR)
 def elf_executable_stack(module: NativeModule) -> Iterator[Problem]:
-    """On Linux, native code does not want to run code on the stack.
+    """On Linux, native code does not require an executable stack.
 
-    Why: since glibc 2.41 the loader refuses such a library, and systems with SELinux did before.
+    Why: glibc 2.41 and later do not load such a library, nor do systems with SELinux.
 
-    Mend: mostly it comes from assembly without a section `.note.GNU-stack`: add that, or link with
+    Fix: usually an assembly file lacks a section `.note.GNU-stack`: add it, or link with
     `-z noexecstack`.
     """
     image = _image(module)
     if image and image.executable_stack:
-        yield Problem("wants an executable stack (PT_GNU_STACK)", module.path)
+        yield Problem("requires an executable stack (PT_GNU_STACK)", module.path)
 
 
 @rule(Scope.NATIVE, Severity.WARNING)
 def elf_text_relocations(module: NativeModule) -> Iterator[Problem]:
-    """On Linux, the loader does not have to write into the code.
+    """On Linux, native code has no text relocations.
 
-    Why: systems with SELinux may forbid it, and no two processes share the code.
+    Why: the loader has to write into the code. Systems with SELinux may forbid it, and processes
+    cannot share the code.
 
-    Mend: compile all sources with `-fPIC`, and link with `-z text` to see what does not.
+    Fix: compile all sources with `-fPIC`, and link with `-z text` to find those that are not.
     """
     image = _image(module)
     if image and image.text_relocations:
-        yield Problem("has relocations in its code (DT_TEXTREL)", module.path)
+        yield Problem("has text relocations (DT_TEXTREL)", module.path)
 
 
 def _image(module: NativeModule) -> ElfImage | None:

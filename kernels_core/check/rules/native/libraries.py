@@ -1,4 +1,4 @@
-"""Rule: the dynamic libraries that native code needs are those that every user has."""
+"""Rule: native code needs only dynamic libraries that every user has."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from kernels_core.check.rule import Problem, Scope, Severity, rule
 from kernels_core.check.tables import table
 from kernels_core.variants.names import NativeVariant, TvmFfi, Variant
 
-# Which of Python's libraries a module may need is a matter of the rules for Python's ABI.
+# The rules about Python's ABI judge which of Python's libraries a module may need.
 _PYTHON_DLL = re.compile(r"python[0-9]*t?(_d)?\.dll")
 
 
 @rule(Scope.NATIVE, Severity.ERROR)
 def native_libraries(module: NativeModule) -> Iterator[Problem]:
-    """Native code needs no libraries but torch's own, those that torch needs, and C's and C++'s.
+    """Native code needs only torch's libraries, those that torch needs, and the C and C++ runtimes.
 
-    Why: torch has loaded these by the time that a kernel is. Any other library is missing on some
-    machine, or there in another version.
+    Why: torch has loaded these before it loads a kernel. Any other library is missing on some
+    machines, or installed in another version.
 
-    Mend: link the library statically, or do without it. `readelf -d`, `otool -L` and
-    `dumpbin /dependents` show what is needed.
+    Fix: link the library statically, or avoid it. `readelf -d`, `otool -L` and
+    `dumpbin /dependents` list the libraries that a file needs.
     """
     image = module.image
     if image is None or image.os not in table("libraries"):
@@ -37,13 +37,13 @@ def native_libraries(module: NativeModule) -> Iterator[Problem]:
         if is_libpython(name) or _PYTHON_DLL.fullmatch(name) or _matches(name, allowed):
             continue
         if _matches(name, section.get("debug", ())):
-            continue  # A rule of its own says how to do without it.
+            continue  # pe-debug-runtime reports these
         if known or _matches(name, section["foreign"]):
             yield Problem(f"needs {library}, {_expected(module)}", module.path)
 
 
 def _allowed(image: Image, variant: Variant | None) -> tuple[list[str], bool]:
-    """Patterns of what may be needed, and whether those are all, since the backend is known."""
+    """Patterns of allowed libraries, and whether they are complete, since the backend is known."""
     section: dict[str, Any] = table("libraries")[image.os]
     backends, frameworks = section["backends"], list(section["frameworks"].values())
     if isinstance(variant, NativeVariant):
@@ -62,4 +62,4 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 def _expected(module: NativeModule) -> str:
     variant = module.variant
     what = f"of {variant.tag} " if isinstance(variant, NativeVariant) else ""
-    return f"which is no library {what}that comes with torch, nor the runtime of C or C++"
+    return f"which is neither a library {what}that comes with torch, nor the runtime of C or C++"

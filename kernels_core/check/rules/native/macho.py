@@ -1,4 +1,4 @@
-"""Rules for macOS: a library loads on the releases of macOS that kernels are for."""
+"""Rules for macOS: a library loads on the releases of macOS that kernels support."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from kernels_core.variants.names import NativeVariant
 _MACOS = "macOS"
 _OWN_DIRECTORY = ("@loader_path", "@loader_path/", "@loader_path/.")
 
-# Where macOS itself keeps libraries; whoever names one of these names no other machine's path.
+# Where macOS itself keeps libraries: the same on every machine.
 _OF_THE_SYSTEM = ("/usr/lib/", "/System/Library/")
 
 
 @rule(Scope.NATIVE, Severity.ERROR)
 def macho_platform(module: NativeModule) -> Iterator[Problem]:
-    """On macOS, native code says that it is for macOS, and since which release.
+    """On macOS, native code names macOS as its platform, and the oldest release that it supports.
 
-    Why: the loader refuses what is made for iPhones, and what says nothing it takes for very old
-    code, with rules of its own.
+    Why: the loader rejects code for other platforms, such as iOS, and treats code without a
+    platform as very old code, by other rules.
 
-    Mend: compile and link with `-target arm64-apple-macos15.0`, or set `MACOSX_DEPLOYMENT_TARGET`
+    Fix: compile and link with `-target arm64-apple-macos15.0`, or set `MACOSX_DEPLOYMENT_TARGET`
     to `15.0`; `vtool -show-build` prints what a file says.
     """
     image = _image(module)
     if image and _MACOS not in image.platforms:
-        found = f"is for {' and '.join(image.platforms)}" if image.platforms else "says no system"
+        found = (
+            f"is for {' and '.join(image.platforms)}" if image.platforms else "names no platform"
+        )
         yield Problem(f"{found}; expected macOS with its oldest release", module.path)
 
 
@@ -38,11 +40,11 @@ def macho_deployment_target(module: NativeModule) -> Iterator[Problem]:
     """On macOS, native code loads on macOS 15.0; builds for Metal may need up to macOS 26.0.
 
     Why: on an older release than its deployment target, a library may fail to load, or crash when
-    it first calls what that release lacks. Of builds for Metal, which newer repositories make on
-    macOS 26, the metadata can say the release, so that the loader passes them by on an older one;
-    for any other build nothing does.
+    it first calls a function that the release does not have. The metadata of builds for Metal,
+    which newer repositories build on macOS 26, can name the release, so that the loader skips them
+    on an older one; other builds cannot.
 
-    Mend: set `MACOSX_DEPLOYMENT_TARGET` to `15.0` for all compilers and the linker.
+    Fix: set `MACOSX_DEPLOYMENT_TARGET` to `15.0` for all compilers and the linker.
     """
     image = _image(module)
     target = image.platforms.get(_MACOS) if image else None
@@ -54,31 +56,33 @@ def macho_deployment_target(module: NativeModule) -> Iterator[Problem]:
 
 @rule(Scope.NATIVE, Severity.ERROR)
 def macho_rpath(module: NativeModule) -> Iterator[Problem]:
-    """On macOS, native code looks for libraries nowhere but in its own directory.
+    """On macOS, native code searches for libraries only in its own directory.
 
-    Why: a path of the machine that built it does not exist elsewhere, or holds what anybody put
-    there; torch's libraries are found without one, since torch has loaded them before.
+    Why: a path of the machine that built it does not exist elsewhere, or contains files that
+    anybody may have put there; torch's libraries are found without one, since torch has loaded
+    them before.
 
-    Mend: link without `-Wl,-rpath`, or with `-Wl,-rpath,@loader_path`; `install_name_tool
-    -delete_rpath` removes it from a file, which is to be signed again then.
+    Fix: link without `-Wl,-rpath`, or with `-Wl,-rpath,@loader_path`; `install_name_tool
+    -delete_rpath` removes it from a file, which must then be signed again.
     """
     image = _image(module)
     for path in dict.fromkeys(image.run_paths if image else ()):
         if path not in _OWN_DIRECTORY:
             yield Problem(
-                f"looks for libraries in {path}; expected @loader_path or nothing", module.path
+                f"searches for libraries in {path!r}; expected @loader_path or no rpath",
+                module.path,
             )
 
 
 @rule(Scope.NATIVE, Severity.ERROR)
 def macho_signature(module: NativeModule) -> Iterator[Problem]:
-    """On macOS, native code for Apple's own processors is signed.
+    """On macOS, native code for Apple silicon is signed.
 
-    Why: there the system runs no unsigned code. A signature without an identity, which linkers make
-    by themselves, is enough.
+    Why: macOS runs no unsigned code there. An ad-hoc signature, which linkers add by default, is
+    enough.
 
-    Mend: `codesign --force --sign - FILE`, after the last change: `strip` and `install_name_tool`
-    of other systems remove the signature, or leave one that no longer fits.
+    Fix: run `codesign --force --sign - FILE` after the last change: on other systems, `strip` and
+    `install_name_tool` remove the signature, or leave one that is no longer valid.
     """
     image = _image(module)
     if image and image.cpu == "aarch64" and not image.signed:
@@ -87,18 +91,18 @@ def macho_signature(module: NativeModule) -> Iterator[Problem]:
 
 @rule(Scope.NATIVE, Severity.WARNING)
 def macho_install_name(module: NativeModule) -> Iterator[Problem]:
-    """On macOS, a library's own name is no path of the machine that built it.
+    """On macOS, the install name of a library is not a path of the machine that built it.
 
-    Why: whatever is linked against it looks for it under that path; for the rest, it tells
-    strangers how somebody's machine is set up.
+    Why: libraries that are linked against it search for it at that path; it also discloses how the
+    machine is set up.
 
-    Mend: link with `-install_name @rpath/NAME`, or with `-bundle`, since what Python loads needs
-    no such name.
+    Fix: link with `-install_name @rpath/NAME`, or with `-bundle`: modules that Python loads need no
+    install name.
     """
     image = _image(module)
     name = image.install_name if image else ""
     if name.startswith("/") and not name.startswith(_OF_THE_SYSTEM):
-        yield Problem(f"calls itself {name}; expected @rpath/... or no name", module.path)
+        yield Problem(f"has the install name {name}; expected @rpath/... or none", module.path)
 
 
 def _image(module: NativeModule) -> MachOImage | None:
@@ -110,7 +114,7 @@ def _newest(module: NativeModule) -> str:
     policy = table("macos")
     variant = module.variant
     for backend in policy["backends"]:
-        # Of a file by itself nobody knows which backend it is for.
+        # A file that is checked by itself may be for any backend.
         if variant is None or (
             isinstance(variant, NativeVariant) and re.fullmatch(backend["tag"], str(variant.tag))
         ):

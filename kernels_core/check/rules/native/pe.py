@@ -1,4 +1,4 @@
-"""Rules for Windows: a library loads into every Python, with what its users have."""
+"""Rules for Windows: a library loads into every Python, with the libraries that users have."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _PYTHON = re.compile(r"python[0-9]+t?(?:_d)?\.dll")
 
 @rule(Scope.NATIVE, Severity.ERROR)
 def pe_python(module: NativeModule) -> Iterator[Problem]:
-    """On Windows, native code takes Python's functions from `python3.dll`.
+    """On Windows, native code imports Python's functions from `python3.dll`.
 
-    Why: that library is there in every Python. `python311.dll` is there in Python 3.11 only, and
-    those that end in `_d` where Python itself was built for debugging.
+    Why: every Python has that library. `python311.dll` exists in Python 3.11 only, and libraries
+    that end in `_d` only in debug builds of Python.
 
-    Mend: define `Py_LIMITED_API` as `0x03090000` for all sources, which makes the headers ask for
-    `python3.lib`, and leave other libraries of Python out of the linker's command line. This holds
-    for delayed loading, too.
+    Fix: define `Py_LIMITED_API` as `0x03090000` for all sources, so that the headers request
+    `python3.lib`, and remove other Python libraries from the linker's command line. This includes
+    delay-loaded libraries.
     """
     image = _image(module)
     for library in image.libraries if image else ():
@@ -33,50 +33,50 @@ def pe_python(module: NativeModule) -> Iterator[Problem]:
 
 @rule(Scope.NATIVE, Severity.ERROR)
 def pe_python_by_number(module: NativeModule) -> Iterator[Problem]:
-    """On Windows, native code takes Python's functions by their names.
+    """On Windows, native code imports Python's functions by name, not by ordinal.
 
-    Why: their numbers in `python3.dll` differ from one Python to the next, so that another function
-    is called.
+    Why: the ordinals in `python3.dll` change from one Python to the next, so that the wrong
+    function is called.
 
-    Mend: link with the `python3.lib` that comes with Python.
+    Fix: link with the `python3.lib` that comes with Python.
     """
     image = _image(module)
     for library in image.by_number if image else ():
         if _PYTHON.fullmatch(library.lower()):
-            yield Problem(f"takes functions of {library} by number", module.path)
+            yield Problem(f"imports functions of {library} by ordinal", module.path)
 
 
 @rule(Scope.NATIVE, Severity.ERROR)
 def pe_debug_runtime(module: NativeModule) -> Iterator[Problem]:
-    """On Windows, native code uses the runtime of C and C++ as it is for users.
+    """On Windows, native code uses the release version of the C and C++ runtimes.
 
-    Why: the one for debugging comes with Visual Studio only, may not be passed on, and its data do
-    not fit those of torch's.
+    Why: the debug version comes with Visual Studio only, must not be redistributed, and its data
+    structures differ from those of the version that torch uses.
 
-    Mend: compile with `/MD`, not `/MDd`; with CMake, `--config Release`.
+    Fix: compile with `/MD`, not `/MDd`; with CMake, `--config Release`.
     """
     image = _image(module)
     debug = table("libraries")["windows"]["debug"]
     for library in image.libraries if image else ():
         if any(fnmatchcase(library.lower(), pattern) for pattern in debug):
-            yield Problem(f"needs {library}, a runtime for debugging", module.path)
+            yield Problem(f"needs {library}, a debug runtime", module.path)
 
 
 @rule(Scope.NATIVE, Severity.ERROR)
 def pe_name(module: NativeModule) -> Iterator[Problem]:
-    """On Windows, a Python module of native code is named `NAME.pyd`.
+    """On Windows, an extension module is named `NAME.pyd`.
 
-    Why: Python looks for no other name there: not for `NAME.so`, nor, unlike elsewhere, for
+    Why: Python finds no other name there: neither `NAME.so` nor, unlike on other systems,
     `NAME.abi3.pyd`.
 
-    Mend: rename the file; what is built as `NAME.dll` may be renamed, too.
+    Fix: rename the file; a file built as `NAME.dll` can be renamed, too.
     """
     image = _image(module)
     name = module.path.rpartition("/")[2]
     initial = [each for each in image.exported if each.startswith("PyInit_")] if image else []
     if initial and (not name.endswith(".pyd") or name.endswith(".abi3.pyd")):
         expected = f"{initial[0].removeprefix('PyInit_')}.pyd"
-        yield Problem(f"is not found by Python under its name; expected {expected}", module.path)
+        yield Problem(f"has a name that Python does not find; expected {expected}", module.path)
 
 
 def _image(module: NativeModule) -> PeImage | None:

@@ -1,4 +1,4 @@
-"""Rules: a file of native code can be read, and is for the machines that the variant names."""
+"""Rules: native code is readable, and is for the machines that the variant names."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from kernels_core.variants.names import NativeVariant, NoarchVariant
 
 @rule(Scope.NATIVE, Severity.ERROR)
 def native_readable(module: NativeModule) -> Iterator[Problem]:
-    """Native code is a whole library in the format of Linux, macOS or Windows.
+    """A file of native code is a complete library for Linux, macOS or Windows.
 
-    Why: no loader takes a file that is cut off or damaged, and nothing else can be said of it.
+    Why: a truncated or damaged file cannot be loaded, nor checked any further.
 
-    Mend: build or upload the file again. A pointer of Git LFS in its place means that the file
-    itself was never fetched.
+    Fix: build or upload the file again. A Git LFS pointer in its place means that the file itself
+    was never downloaded.
     """
     if module.unreadable:
         yield Problem(f"cannot be read as native code: {module.unreadable}", module.path)
@@ -24,25 +24,25 @@ def native_readable(module: NativeModule) -> Iterator[Problem]:
 
 @rule(Scope.NATIVE, Severity.ERROR)
 def native_noarch(module: NativeModule) -> Iterator[Problem]:
-    """A build whose name says no CPU and no system holds no native code.
+    """A build whose name has no CPU and no system contains no native code.
 
-    Why: such a build is loaded on every machine, and native code runs on one kind of them.
+    Why: such a build is loaded on every machine, but native code runs on one kind of machine only.
 
-    Mend: put the build into variants that name CPU and system, such as
-    `torch213-cxx11-cpu-x86_64-linux`, or leave the native code out.
+    Fix: put the build into variants that name the CPU and the system, such as
+    `torch213-cxx11-cpu-x86_64-linux`, or remove the native code.
     """
     if module.build and isinstance(module.build.variant, NoarchVariant) and module.is_first:
         what = f"native code for {_platform(module)}" if module.image else "native code"
-        yield Problem(f"is {what}, and {module.build.name} is loaded on all machines", module.path)
+        yield Problem(f"is {what}, but {module.build.name} is loaded on all machines", module.path)
 
 
 @rule(Scope.NATIVE, Severity.ERROR)
 def native_platform(module: NativeModule) -> Iterator[Problem]:
-    """Native code is for the CPU and the system that the variant's name says.
+    """Native code is for the CPU and the system in the variant's name.
 
-    Why: the loader of any other machine refuses it, and users of that machine are offered it.
+    Why: the build is chosen on machines of that kind, which cannot load code for any other.
 
-    Mend: build for the right target, or move the build to the variant that is named for it.
+    Fix: build for the right target, or move the build to the variant with the right name.
     """
     variant = module.variant
     if not isinstance(variant, NativeVariant) or module.image is None or not module.is_first:

@@ -1,4 +1,4 @@
-"""Rules: what native code takes from torch is there in the torch that the variant names."""
+"""Rules: native code uses only what the torch that the variant names has."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ _LENGTH = re.compile(r"[0-9]{1,5}")
 
 @rule(Scope.NATIVE, Severity.ERROR)
 def torch_stable_abi(module: NativeModule) -> Iterator[Problem]:
-    """In a `torch-stable-abi` variant, native code uses nothing of torch but its stable ABI.
+    """In a `torch-stable-abi` variant, native code uses only the stable ABI of torch.
 
     Why: torch's C++ classes and functions change with every release, and such a variant is loaded
-    by all later ones: the symbols are missing there, or mean something else.
+    by all later ones, where the symbols may be missing or mean something else.
 
-    Mend: include nothing but `torch/csrc/stable/` and `torch/headeronly/`, with `TORCH_STABLE_ONLY`
+    Fix: include only `torch/csrc/stable/` and `torch/headeronly/`, with `TORCH_STABLE_ONLY`
     defined; or name the variant for one release, such as `torch213-cxx11-...`.
     """
     if isinstance(_framework(module), TorchStableAbi):
         found = [name for name in module.required if _is_unstable(name)]
         if found:
             yield Problem(
-                f"uses {some(found)} of torch's C++ interface; expected its stable ABI only",
+                f"uses {some(found)} of torch's C++ API; expected its stable ABI only",
                 module.path,
                 symbol=found[0],
             )
@@ -53,10 +53,10 @@ def torch_stable_abi(module: NativeModule) -> Iterator[Problem]:
 def torch_stable_release(module: NativeModule) -> Iterator[Problem]:
     """In a `torch-stable-abi` variant, native code uses no function newer than the named release.
 
-    Why: the variant is offered to that release of torch, where loading it fails.
+    Why: the variant is chosen with that release of torch, where loading it fails.
 
-    Mend: define `TORCH_TARGET_VERSION` as that release for all sources, or name the variant for the
-    release that has all the functions.
+    Fix: define `TORCH_TARGET_VERSION` as that release for all sources, or name the variant after
+    the release that has all the functions.
     """
     framework = _framework(module)
     if not isinstance(framework, TorchStableAbi):
@@ -66,8 +66,8 @@ def torch_stable_release(module: NativeModule) -> Iterator[Problem]:
         found = [name for name in functions if name in required]
         if found and _numbers(release) > framework.release:
             yield Problem(
-                f"uses {some(found)}, which torch has since {release}; expected what torch "
-                f"{'.'.join(map(str, framework.release))} has",
+                f"uses {some(found)}, added in torch {release}; expected functions of torch "
+                f"{'.'.join(map(str, framework.release))}",
                 module.path,
                 symbol=found[0],
             )
@@ -75,12 +75,12 @@ def torch_stable_release(module: NativeModule) -> Iterator[Problem]:
 
 @rule(Scope.NATIVE, Severity.ERROR)
 def torch_cxx_abi(module: NativeModule) -> Iterator[Problem]:
-    """Native code uses the C++ ABI that the variant's name says, `cxx11` or `cxx98`.
+    """Native code uses the C++ ABI in the variant's name, `cxx11` or `cxx98`.
 
-    Why: a torch with the other one has none of the functions that take a `std::string`.
+    Why: torch with the other ABI lacks all functions that take a `std::string`.
 
-    Mend: compile with `-D_GLIBCXX_USE_CXX11_ABI=1` for `cxx11`, and `=0` for `cxx98`, as
-    `torch.compiled_with_cxx11_abi()` says of the torch in use.
+    Fix: compile with `-D_GLIBCXX_USE_CXX11_ABI=1` for `cxx11` and `=0` for `cxx98`;
+    `torch.compiled_with_cxx11_abi()` returns which one torch uses.
     """
     framework = _framework(module)
     if not isinstance(framework, Torch) or framework.cxx11_abi is None:
@@ -90,7 +90,7 @@ def torch_cxx_abi(module: NativeModule) -> Iterator[Problem]:
     if found:
         other, expected = ("cxx98", "cxx11") if framework.cxx11_abi else ("cxx11", "cxx98")
         yield Problem(
-            f"uses {some(found)} in the ABI {other}; expected {expected}",
+            f"uses {some(found)} with the {other} ABI; expected {expected}",
             module.path,
             symbol=found[0],
         )
@@ -102,14 +102,7 @@ def _framework(module: NativeModule) -> Framework | None:
 
 
 def _is_unstable(name: str) -> bool:
-    """Whether a symbol is of torch's C++ interface.
-
-    Example:
-        >>> _is_unstable("_ZN5torch7LibraryC1Ev"), _is_unstable("??0Library@torch@@QEAA@XZ")
-        (True, True)
-        >>> _is_unstable("torch_call_dispatcher"), _is_unstable("_ZN8my_torch3runEv")
-        (False, False)
-    """
+    """Whether a symbol belongs to torch's C++ API."""
     if name.startswith("?"):  # as Microsoft's compiler writes it: the outermost namespace is last
         return name.partition("@@")[0].rpartition("@")[2] in _NAMESPACES
     return bool(_ITANIUM.match(name) or _OBJECTS.fullmatch(name))
@@ -120,12 +113,7 @@ def _takes_new_string(name: str) -> bool:
 
 
 def _takes_old_string(name: str) -> bool:
-    """Whether the older std::string is among the types in a mangled name.
-
-    Example:
-        >>> _takes_old_string("_ZN3c105ErrorC1ESs"), _takes_old_string("_ZN3c107ClassSsC1Ev")
-        (True, False)
-    """
+    """Whether the older std::string is among the types in a mangled name."""
     position = 0
     while position < len(name):
         if name.startswith(_OLD_STRING, position):
