@@ -29,13 +29,11 @@ from kernels_core.repository.importer import build_of
 
 def _import(request: dict[str, Any], report: ReportEvent) -> None:
     """Import the build, and report its operators and layers."""
-    before = _operators()
     build = _resolved(request["build"], request)
-    report("begin", kind="import", what=f"importing {build.variant}")
-    module = _loaded(build, report)
+    module, operators = _imported(build, report)
     if module is None:
         return
-    report("operators", names=_of_kernel(_operators() - before))
+    report("operators", names=operators)
     for name, layer in _layers(module).items():
         report("begin", kind="layer", what=name)
         report("layer", name=name, error=_invalid(layer, name, build))
@@ -43,7 +41,6 @@ def _import(request: dict[str, Any], report: ReportEvent) -> None:
 
 def _beside(request: dict[str, Any], report: ReportEvent) -> None:
     """Import the build, then another version of it."""
-    _operators()
     first = _resolved(request["build"], request)
     second = _resolved(request["other"], request)
     report("begin", kind="beside", what="importing it alone")
@@ -52,7 +49,7 @@ def _beside(request: dict[str, Any], report: ReportEvent) -> None:
         return
     files = _files_below(first.path)
     valid = {name for name, layer in _layers(one).items() if not _invalid(layer, name, first)}
-    report("begin", kind="beside", what="importing another version beside it")
+    report("begin", kind="beside", what="importing another version as well")
     try:
         other = load_build(second)
     except NamespaceTakenError:
@@ -72,13 +69,9 @@ def _beside(request: dict[str, Any], report: ReportEvent) -> None:
 
 def _tests(request: dict[str, Any], report: ReportEvent) -> None:
     """Run the repository's own tests, and use their calls as samples."""
-    before = _operators()
-    build = _resolved(request["build"], request)
-    report("begin", kind="import", what=f"importing {build.variant}")
-    module = _loaded(build, report)
+    module, operators = _imported(_resolved(request["build"], request), report)
     if module is None:
         return
-    operators = _of_kernel(_operators() - before)
     layers = _layers(module)
     samples = Samples({name.partition("::")[0] for name in operators})
     with samples.recorded(layers):
@@ -96,6 +89,14 @@ STEPS = {
 def _resolved(directory: str, request: dict[str, Any]) -> Build:
     backend = registry().backend_or_default(request["backend"])
     return Resolver(backend, FIRST_DEVICE).resolve_local(directory, request["package"])
+
+
+def _imported(build: Build, report: ReportEvent) -> tuple[ModuleType | None, list[str]]:
+    """The build, and the operators that importing it registers."""
+    before = _operators()
+    report("begin", kind="import", what=f"importing {build.variant}")
+    module = _loaded(build, report)
+    return module, _of_kernel(_operators() - before) if module else []
 
 
 def _loaded(build: Build, report: ReportEvent) -> ModuleType | None:
