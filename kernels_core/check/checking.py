@@ -10,7 +10,6 @@ from pathlib import Path
 
 import attrs
 
-from kernels_core.check.facts.hub import fetched
 from kernels_core.check.facts.native import NativeBuild
 from kernels_core.check.facts.operators import Operators, PythonPackage
 from kernels_core.check.facts.python_files import PythonFile, read_python_file
@@ -20,7 +19,6 @@ from kernels_core.check.report import Finding, Report
 from kernels_core.check.rule import Problem, Rule, Scope, judged
 from kernels_core.check.rules import selected_rules
 from kernels_core.check.rules.completeness import outdated
-from kernels_core.check.run.observe import observe
 from kernels_core.errors import CheckError
 
 Progress = Callable[[str, int, int], None]
@@ -84,6 +82,9 @@ def check(
         return attrs.evolve(report, root=str(repository.root))
     if path.exists():
         return _check_file(path, rules)
+    # Imported on use, as is `observe`: together they take a fifth of the time of a small check.
+    from kernels_core.check.facts.hub import fetched
+
     with fetched(str(subject), revision, patterns, progress) as repository:
         return _check_repository(repository, rules, run=run, progress=progress)
 
@@ -103,6 +104,8 @@ def _check_repository(
     checked.judge_whole(Scope.PACKAGES, tuple(checked.operators), repository)
     not_judged = _not_judged(repository, rules)
     if run and checked.judges(Scope.RUN):
+        from kernels_core.check.run.observe import observe
+
         observation = observe(repository, {rule.id for rule in rules if rule.scope is Scope.RUN})
         checked.judge(Scope.RUN, observation, observation.variant)
         not_judged += observation.not_judged
