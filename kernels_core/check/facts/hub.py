@@ -24,7 +24,7 @@ from kernels_core.repository.metadata import read_repo_id
 from kernels_core.repository.schema import InvalidError
 
 _SHOWN_COMMIT = 12
-# Not the path's fault.
+# Errors that are not caused by the path.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EMFILE, errno.EIO)
 
 

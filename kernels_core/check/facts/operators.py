@@ -16,7 +16,7 @@ from kernels_core.check.facts.python_files import PythonFile
 from kernels_core.check.facts.repository import Build
 from kernels_core.check.tables import table
 
-# In torch.library; those whose first argument is the name of an operator, "namespace::name".
+# The functions of torch.library whose first argument is the name of an operator, "namespace::name".
 _REGISTER = frozenset(
     {
         "custom_op",
@@ -38,7 +38,7 @@ _HASH = re.compile(r"[0-9a-f]{6,64}")
 _WITH_DIGITS = re.compile(r"(?=.*[a-z])(?=.*[0-9])[a-z0-9]{6,64}")
 # Such as float16, torch213, sm90a, v20250101.
 _WORD_WITH_NUMBER = re.compile(r"[a-z]{1,9}[0-9]{1,4}[a-z]?|v[0-9]+|[0-9]+[a-z]{1,4}")
-# No letters but those of random texts follow each other so.
+# Sequences of letters that occur only in random texts.
 _NO_WORD = re.compile(r"(?=.{10})[a-z]*([bcdfghjklmnpqrstvwxz]{4}|q[^u]|[jvwxz]{2})[a-z]*")
 
 

@@ -18,16 +18,16 @@ from kernels_core.check.facts.syntax import NewSyntax, newer_syntax
 
 _MAX_SIZE = 4 << 20
 
-# Trees take up to a hundred times the memory of the source, and those of a build are kept while it
-# is judged.
+# Trees take up to a hundred times the memory of the source, and those of a build are kept until it
+# has been judged.
 _MAX_BUILD_SIZE = 8 << 20
 
 # Builds of one repository share most of their Python.
 _CACHED = 128
 _MAX_CACHED_SIZE = 32 << 10
 
-# How many operators may follow each other in one expression. Python 3.10 turns each into a level of
-# its own stack and ends the process when that is full; later versions count, and raise.
+# How many operators may follow each other in one expression. Python 3.10 uses a stack frame for
+# each, and crashes when the stack overflows; later versions raise.
 _MAX_CHAIN = 20_000
 
 
@@ -69,7 +69,7 @@ def read_python_file(path: str, file: Path, build: Build, before: int = 0) -> Py
     """Read and parse a file; `before` bytes of source were read of this build already."""
     nothing = ast.Module(body=[], type_ignores=[])
     if before > _MAX_BUILD_SIZE:
-        return PythonFile(path, build, "", nothing)  # the file before was found to be too much
+        return PythonFile(path, build, "", nothing)  # an earlier file exceeded the limit
     try:
         content = _content(file)
         if before + len(content) > _MAX_BUILD_SIZE:
@@ -135,7 +135,7 @@ def _decode(content: bytes) -> str:
 def _tree(text: str, version: tuple[int, int] | None) -> ast.Module:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # such as of invalid escapes: those of the file
+            warnings.simplefilter("ignore")  # of the file, such as about invalid escapes
             return ast.parse(text, feature_version=version)
     except (RecursionError, MemoryError) as error:
         raise _UnparsableError("is nested too deeply") from error

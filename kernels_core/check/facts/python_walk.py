@@ -44,7 +44,7 @@ class Place:
 
 _EVERYTHING = frozenset({"Exception", "BaseException"})
 
-# These read annotations to find the schema of an operator, strings and all.
+# These evaluate annotations, also quoted ones, to infer the schema of an operator.
 _READ_ANNOTATIONS = frozenset({"custom_op", "triton_op"})
 
 Node = tuple[ast.AST, Place]

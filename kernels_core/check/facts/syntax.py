@@ -29,7 +29,7 @@ class NewSyntax:
     since: str
 
 
-# By the name of the node, since not every Python has all of them.
+# By the names of the node types, since not every Python has all of them.
 _NODES = {
     "Match": ("a match statement", "3.10"),
     "TryStar": ("except*", "3.11"),

@@ -30,7 +30,7 @@ _BUILTIN_TYPES = frozenset(
 
 _TYPES = frozenset({"torch.Tensor", "torch.device", "torch.dtype", "torch.Size", "torch.Generator"})
 
-# What these have in brackets is no type, or not only.
+# The arguments of these are not types, or not only.
 _NOT_ONLY_TYPES = frozenset({"Literal", "Annotated"})
 
 

@@ -33,7 +33,7 @@ MAX_SEGMENTS = 1_000
 MAX_TAGS = 10_000
 MAX_VERSIONS = 10_000
 
-# What is read at once of a table that may be long; a multiple of the size of every kind of entry.
+# How much of a long table is read at once; a multiple of the size of every kind of entry.
 _PIECE = 24 * 2**16
 
 # (machine, bits, byte order) as variant names spell the CPU.
@@ -64,7 +64,7 @@ _WITHOUT_CONTENT = (0, 8)  # SHT_NULL, SHT_NOBITS
 _UNDEFINED = 0
 _LOCAL, _WEAK = 0, 2
 _HIDDEN = (1, 2)  # internal, hidden
-_WEAK_VERSION = 0x2  # VER_FLG_WEAK: the loader takes a library without it, too
+_WEAK_VERSION = 0x2  # VER_FLG_WEAK: the loader accepts a library without it, too
 _TEXT_RELOCATIONS = 0x4  # DF_TEXTREL
 _EXECUTABLE = 0x1  # PF_X
 
@@ -116,7 +116,7 @@ class _Memory:
         self.is_64_bit = elf.elfclass == 64
         self.segments: list[tuple[int, int, int]] = []  # address, size, offset in the file
         self.dynamic: tuple[int, int] | None = None
-        self.stack_flags = _EXECUTABLE  # what the loader takes when nothing is said
+        self.stack_flags = _EXECUTABLE  # the default of the loader
         size, count = elf.structs.Elf_Phdr.sizeof(), elf["e_phnum"]
         if elf["e_phentsize"] != size or count > MAX_SEGMENTS:
             raise UnreadableError(
@@ -179,7 +179,7 @@ class _Strings:
 
     def __init__(self, content: bytes) -> None:
         self._content = content
-        # Names may overlap in the table, so that a small one could say a lot.
+        # Names may overlap, so that a small table could have very many.
         self._budget = Budget()
 
     def at(self, offset: int) -> str:

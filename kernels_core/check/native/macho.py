@@ -29,7 +29,7 @@ _LIBRARIES = {
     mach_o.LC_LAZY_LOAD_DYLIB,
     mach_o.LC_LOAD_UPWARD_DYLIB,
 }
-# The older way to say for which system a library is: one command for each.
+# The older load commands for the platform of a library: one for each system.
 _OLDER_PLATFORMS = {
     mach_o.LC_VERSION_MIN_MACOSX: mach_o.PLATFORM_MACOS,
     mach_o.LC_VERSION_MIN_IPHONEOS: mach_o.PLATFORM_IOS,

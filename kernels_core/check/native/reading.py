@@ -26,13 +26,13 @@ _MAGIC = {
     b"PE\0\0": "pe",  # where the header of DOS points to
 }
 
-# What says that a file is a library: ET_DYN of ELF, MH_DYLIB and MH_BUNDLE of Mach-O, a bit of PE.
+# What marks a file as a library: ET_DYN of ELF, MH_DYLIB and MH_BUNDLE of Mach-O, a bit of PE.
 _DYNAMIC = 3
 _DYLIB, _BUNDLE = 6, 8
 _DLL = 0x2000
 _SEVERAL_ARCHITECTURES = b"\xca\xfe\xba"
 
-# Classes of Java begin like Mach-O, with their version where Mach-O counts its architectures.
+# Java classes begin like Mach-O, with their version where Mach-O has the number of architectures.
 _MAGIC_OF_JAVA = b"\xca\xfe\xba\xbe"
 _OLDEST_JAVA = 45
 

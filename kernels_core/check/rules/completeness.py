@@ -50,15 +50,15 @@ def completeness_variants(repository: Repository) -> Iterator[Problem]:
     stable ABI. A kernel without native code needs none of them; it needs builds such as
     `torch-universal`.
     """
-    there = list(_native(repository.all_variants))
+    existing = list(_native(repository.all_variants))
     claimed = {
         _platform(variant)
         for variant in _native(build.name for build in repository.builds)
         if backend_of(variant) is not None
     }
     for platform in sorted(claimed, key=attrs.astuple):
-        required = list(_required(platform, there))
-        missing = [name for name, variant in required if not _served(variant, there)]
+        required = list(_required(platform, existing))
+        missing = [name for name, variant in required if not _served(variant, existing)]
         if missing:
             yield Problem(
                 f"lacks {len(missing)} of the {len(required)} builds required for "
@@ -97,10 +97,10 @@ def _platform(variant: NativeVariant) -> _Platform:
 
 
 def _required(
-    platform: _Platform, there: list[NativeVariant]
+    platform: _Platform, existing: list[NativeVariant]
 ) -> Iterator[tuple[str, NativeVariant]]:
     content = table("required_variants")
-    current = _current(content["torch"], there)
+    current = _current(content["torch"], existing)
     for entry in content["builds"]:
         if f"{platform.cpu}-{platform.os}" not in entry["platforms"]:
             continue
@@ -112,12 +112,12 @@ def _required(
                 yield name, variant
 
 
-def _current(listed: Iterable[str], there: list[NativeVariant]) -> set[tuple[int, int]]:
+def _current(listed: Iterable[str], existing: list[NativeVariant]) -> set[tuple[int, int]]:
     """The releases to require builds for. A repository ahead of the list may drop old ones."""
     known = sorted(_releases(listed))
     newer = {
         variant.framework.release
-        for variant in there
+        for variant in existing
         if isinstance(variant.framework, Torch) and variant.framework.release > known[-1]
     }
     return set(known[len(newer) :])
@@ -128,13 +128,13 @@ def _releases(texts: Iterable[Any]) -> set[tuple[int, int]]:
     return {(int(major), int(minor)) for major, minor in split}
 
 
-def _served(required: NativeVariant, there: list[NativeVariant]) -> bool:
+def _served(required: NativeVariant, existing: list[NativeVariant]) -> bool:
     """Whether an existing build fits wherever the required one would."""
     return any(
         backend_text(required) == backend_text(variant)
         and (required.cpu, required.os) == (variant.cpu, variant.os)
         and _fits_release(variant, required)
-        for variant in there
+        for variant in existing
     )
 
 

@@ -43,7 +43,7 @@ def layers_exported(package: PythonPackage) -> Iterator[Problem]:
     module, init = layers_module(package), _init(package)
     if module is None or init is None:
         return
-    # Importing from a submodule binds its name, too, whichever module does it.
+    # An import from a submodule, in any module, binds its name in the package, too.
     anywhere = any(
         _is_layers(each.module) if each.module else "layers" in each.names
         for file in package.files

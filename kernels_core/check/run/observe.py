@@ -23,7 +23,7 @@ _LOADING_LIMIT = 300
 _TESTS_LIMIT = 1800
 _FIRST_DEVICE = 0
 
-# The rules about what the tests of a repository show.
+# The rules that need the tests of the repository.
 _BY_TESTS = ("run-tests", "run-opcheck", "run-compile", "run-gradient")
 
 # Triton counts as part of torch, but not every build of torch installs it.
@@ -65,7 +65,7 @@ def _fitting(repository: Repository) -> tuple[Build, str]:
     for decision in decisions:
         if decision.accepted and decision.name in builds:
             build = builds[decision.name]
-            # Whether all is there that it needs.
+            # Raises if a dependency is missing.
             LocalRepository(build.directory, _package(repository, build)).best_build(
                 backend, _FIRST_DEVICE
             )

@@ -16,7 +16,7 @@ from kernels_core.check.run.process import ReportEvent
 from kernels_core.check.run.samples import Call, Samples
 from kernels_core.environment import flag
 
-# How far arguments are moved to see how the result changes; in float32 half as far still shows.
+# By how much arguments are changed for finite differences; half of it still works in float32.
 _STEPS = (2e-3, 5e-4, 1.25e-4)
 
 
@@ -30,7 +30,8 @@ def prove(
     """
     for layer in layers.values():
         for call in samples.of(layer):
-            # Kernels may not call operators outside the dispatcher; gradients have their own.
+            # Without an active dispatch mode, kernels may bypass their operators, and the backward
+            # pass has operators of its own.
             with contextlib.suppress(Exception), samples.watching():
                 _run(call, grad=False)
                 _backward(call)
@@ -108,8 +109,8 @@ def _compile_problem(call: Call, *, grad: bool) -> str:
     expected, again = _run(call, grad=grad), _run(call, grad=grad)
     torch._dynamo.reset()
     fresh = call.fresh()
-    # Inductor would need a compiler on this machine; whether its input can be traced, and keeps
-    # its meaning, shows without.
+    # Inductor would need a C++ compiler on this machine. This backend shows whether its input can
+    # be traced, and gives the same results.
     compiled = torch.compile(fresh.module, fullgraph=True, backend="aot_eager")
     with torch.set_grad_enabled(grad):
         result = compiled(*fresh.args, **fresh.kwargs)
@@ -162,7 +163,7 @@ def _backward(call: Call) -> _Backward | None:
     for leaf in (*leaves, *parameters):
         leaf.requires_grad_(True)
     with torch.enable_grad():
-        # Not the leaves themselves: some kernels write into what they are given.
+        # Not the leaves themselves: some kernels write into their arguments.
         args, kwargs = tree_map(
             lambda value: value.clone() if isinstance(value, torch.Tensor) else value,
             (call.args, call.kwargs),
@@ -170,8 +171,8 @@ def _backward(call: Call) -> _Backward | None:
         results = _floats(call.module(*args, **kwargs))
         if not results or not (leaves or parameters):
             return None
-        # Of another seed than the direction that the arguments move in: where both are the same,
-        # a gradient by the transposed of the right matrix looks right.
+        # With another seed than the direction that the arguments move in: if both were the same,
+        # a gradient with the transpose of the right matrix would look right.
         weights = [_direction(each, seed=1) for each in results]
         gradients: tuple[Any, ...] = ()
         if any(each.requires_grad for each in results):
@@ -204,7 +205,7 @@ def _wrong_gradient(done: _Backward) -> str:
         for gradient, leaf in zip(done.gradients, done.leaves, strict=False)
         if gradient is not None
     )
-    # Where a step leads over a kink, such as that of ReLU, shorter ones may not.
+    # Where a step crosses a kink, such as that of ReLU, shorter ones may not.
     for step in _STEPS:
         coarse, fine = _slope(done, step), _slope(done, step / 2)
         scale = max(abs(coarse), abs(fine), 1e-3)

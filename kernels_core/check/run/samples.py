@@ -21,7 +21,7 @@ _MOST_ELEMENTS = 1 << 24
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
-# Much of this is without types in torch.
+# Much of this has no types in torch.
 _Packet: Any = torch._ops.OpOverloadPacket
 _Overload: Any = torch._ops.OpOverload
 _Mode: Any = TorchDispatchMode
@@ -137,7 +137,7 @@ class Samples:
             if calls[largest].elements <= elements:
                 return None
             del calls[largest]
-        with contextlib.suppress(Exception):  # a module that cannot be copied is no sample
+        with contextlib.suppress(Exception):  # a module that cannot be copied cannot be a sample
             kept = copy.deepcopy(module) if module is not None else None
             args, kwargs = _copied(arguments)
             return Call(args, kwargs, kept, elements)

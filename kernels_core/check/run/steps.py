@@ -119,7 +119,7 @@ def _of_kernel(names: set[str]) -> list[str]:
     return sorted({name.partition(".")[0] for name in names if not _is_of_torch(name)})
 
 
-# Through these the operators of others are registered, too.
+# Operators of other packages are registered through these, too.
 _REGISTRARS = ("torch/library.py", "torch/_library/custom_ops.py")
 
 
@@ -143,7 +143,7 @@ def _layers(module: ModuleType) -> dict[str, Any]:
         for name, value in _public_members(getattr(module, "layers", None)).items()
         if isinstance(value, type) and issubclass(value, nn.Module) and build_of(value.__module__)
     }
-    # Those that others derive from, and that have no forward of their own, are no layers.
+    # Base classes without a forward of their own are not layers.
     bases = {base for layer in layers.values() for base in layer.__mro__[1:]}
     return {
         name: layer

@@ -18,7 +18,7 @@ _ITANIUM = re.compile(
     r"_Z(?:T[A-Z]|G[A-Z])?N[rVK]*[RO]?"
     rf"(?:{'|'.join(f'{len(name)}{name}' for name in _NAMESPACES)})"
 )
-# The classes and functions by which torch's Python objects are reached.
+# The C++ classes and functions of torch's Python objects.
 _OBJECTS = re.compile(r"(?:_Z[0-9]+)?THP[A-Z]\w*")
 
 # std::string of the newer and of the older ABI of GCC's C++ library.
