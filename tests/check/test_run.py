@@ -122,7 +122,7 @@ def test_without_tests_what_they_would_show_is_not_judged(run: RunBuild) -> None
     report = run()
     assert not report.findings
     (reason,) = report.not_judged
-    assert "brings no tests" in reason
+    assert "the repository has no tests" in reason
 
 
 @pytest.mark.parametrize(
@@ -141,16 +141,14 @@ def test_an_import_that_fails_is_a_finding(run: RunBuild, code: str, said: str) 
     rule, message = only(report)
     assert rule == "run-import"
     assert said in message
-    assert report.not_judged == ("run: all that comes after the import: it failed",)
+    assert report.not_judged == ("run: everything after the import: it failed",)
 
 
 def test_a_torch_without_triton_is_no_fault_of_the_kernel(run: RunBuild) -> None:
     # As Python says it; where the tests run, Triton may be installed.
     report = run({"__init__.py": "raise ModuleNotFoundError(\"No module named 'triton'\")\n"})
     assert not report.findings
-    assert report.not_judged[0] == (
-        "run: the import: it needs Triton, which torch here was installed without"
-    )
+    assert report.not_judged[0] == ("run: the import: it needs Triton, which is not installed")
 
 
 def test_the_line_of_the_kernel_that_raised_is_named(run: RunBuild) -> None:
@@ -165,7 +163,7 @@ def test_a_kernel_that_hangs_is_ended(run: RunBuild, monkeypatch: pytest.MonkeyP
     code += "'import time; time.sleep(60)'])\ntime.sleep(60)\n"
     rule, message = only(run({"__init__.py": code}))
     assert rule == "run-import"
-    assert "not done after 4 seconds" in message
+    assert "timed out after 4 seconds" in message
 
 
 def test_what_a_kernel_prints_disturbs_nothing(run: RunBuild) -> None:
@@ -256,7 +254,7 @@ def test_tests_that_pytest_cannot_start_are_not_judged(make_build: MakeBuild) ->
     (repository / "tests" / "conftest.py").write_text("import no_such_module")
     report = check(repository, run=True, select=["run"])
     assert not report.findings
-    assert "none of the tests ran" in report.not_judged[0]
+    assert "no test ran" in report.not_judged[0]
 
 
 def test_tests_that_fail_are_found(run: RunBuild) -> None:
@@ -277,7 +275,7 @@ def test_a_test_that_ends_the_process_is_named(run: RunBuild) -> None:
     assert "test_crash" in message
     assert "SIGABRT" in message
     (reason,) = report.not_judged
-    assert "test_crash: the process ended there" in reason
+    assert "test_crash: the process ended" in reason
 
 
 def test_tests_that_cannot_be_collected_are_found(run: RunBuild) -> None:
@@ -359,7 +357,7 @@ DETACHED = LAYERS.replace("relu(x)", "relu(x.detach())")
             "ReLU",
         ),
         ({"layers.py": DETACHED}, "no gradient"),
-        ({"operator.py": WRONG_GRADIENT}, "the gradient is"),
+        ({"operator.py": WRONG_GRADIENT}, "the gradient in a direction is"),
     ],
 )
 def test_gradients_that_are_claimed_and_not_there_or_wrong_are_found(
