@@ -111,6 +111,9 @@ def test_the_examples_of_a_module_run(name, monkeypatch):
     for variable in CHANGED_BY_EXAMPLES:
         monkeypatch.setenv(variable, "")  # restored after the test
         monkeypatch.delenv(variable)
+    # Other tests import Hugging Face `kernels`, which an example replaces.
+    for imported in [each for each in sys.modules if each.partition(".")[0] == "kernels"]:
+        monkeypatch.delitem(sys.modules, imported)
     with kernels_core.use_kernel_mapping({}):
         result = doctest.testmod(
             importlib.import_module(name),
