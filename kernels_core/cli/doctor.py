@@ -112,10 +112,10 @@ class _Doctor:
         self._timeout = timeout
         self._problems: list[Problem] = []
 
-    def attempt(self, purpose: str, do: Callable[[], _T]) -> _T | None:
+    def attempt(self, purpose: str, function: Callable[[], _T]) -> _T | None:
         """Call a function; if it fails, add a problem to the diagnosis and return None."""
         try:
-            return do()
+            return function()
         except Exception as error:
             where = getattr(error, "stack", "") or "".join(traceback.format_exception(error))
             self._problems.append(Problem(f"Could not {purpose}: {describe(error)}", where))
@@ -208,13 +208,13 @@ class _Doctor:
             return Active(None, str(error))
         others = [rival.name for rival in rivals if rival.available and rival.name != chosen]
         if os.environ.get(NAMED, "").strip().lower() == chosen:
-            return Active(chosen, f"{NAMED} names it")
+            return Active(chosen, f"{NAMED} selects it")
         if not others:
             return Active(chosen, "the only one that finds a device")
         reason = (
             "it has the device's name" if chosen == device_type else "it has the highest priority"
         )
-        return Active(chosen, f"{reason}; {NAMED} can choose {' or '.join(others)} instead")
+        return Active(chosen, f"{reason}; set {NAMED} to use {' or '.join(others)} instead")
 
 
 def _merge(*failures: Iterable[PluginFailure]) -> tuple[PluginFailure, ...]:

@@ -206,7 +206,7 @@ class Backend:
         return self._hooks.call("kernels_device_facts", self.info.facts, index, check=check)
 
     def parse_tag(self, text: str) -> BackendTag | None:
-        """Read the backend part of a variant name; None when it belongs to another backend."""
+        """Parse the backend part of a variant name; None if it belongs to another backend."""
 
         def check(tag: object) -> str:
             if tag is None:

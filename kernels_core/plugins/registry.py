@@ -76,11 +76,10 @@ class Registry:
     def backend_for(self, device_type: str) -> Backend:
         """The available backend that serves a device type: the name of a backend, or torch's name.
 
-        Where no backend has the name, the one serves whose builds without native code bear it:
-        Hugging Face `kernels` calls backends by that name. Several plugins may serve one type:
-        torch calls ROCm devices "cuda" as well. The one that finds a device serves; among several
-        of those `KERNELS_BACKEND` decides, then the name that equals the type, then the higher
-        priority. Raises as `backend` does.
+        If no backend has that name, it may be a no-arch name, as in Hugging Face `kernels`. Several
+        plugins may serve one type: torch calls ROCm devices "cuda" as well. The one that finds a
+        device serves; among several of those, `KERNELS_BACKEND` decides, then the name that equals
+        the type, then the higher priority. Raises as `backend` does.
         """
         named = self._named_by_environment()
         candidates = [
@@ -128,11 +127,7 @@ class Registry:
         )
 
     def backend_or_default(self, name: str | None) -> Backend:
-        """As `backend_for`; as `default_backend` when no name is given.
-
-        Raises:
-            TypeError: the name is not a string.
-        """
+        """As `backend_for`, or `default_backend` without a name; `TypeError` for other types."""
         if name is None:
             return self.default_backend()
         if not isinstance(name, str):
@@ -216,7 +211,7 @@ class Registry:
     # Tags
 
     def parse_tag(self, text: str) -> BackendTag | None:
-        """Read the backend part of a variant name; None when no plugin knows it.
+        """Parse the backend part of a variant name; None if no plugin knows it.
 
         A plugin that fails at it cannot be used any more. Neither can two that claim the same tag:
         that raises `PluginConflictError`.

@@ -99,10 +99,10 @@ def test_output_of_plugins_goes_to_standard_error(doctor):
 @pytest.mark.parametrize(
     ("priority", "torch_device_type", "kind", "backend", "why"),
     [
-        (200, "cpu", "cpu", "cpu", "it has the device's name; KERNELS_BACKEND can choose acme"),
+        (200, "cpu", "cpu", "cpu", "it has the device's name; set KERNELS_BACKEND to use acme"),
         (200, "cpu", "acme", "acme", "the only one that finds a device"),
-        (200, "cpu", None, "acme", "it has the highest priority; KERNELS_BACKEND can choose cpu"),
-        (-1, "cpu", None, "cpu", "it has the highest priority; KERNELS_BACKEND can choose acme"),
+        (200, "cpu", None, "acme", "it has the highest priority; set KERNELS_BACKEND to use cpu"),
+        (-1, "cpu", None, "cpu", "it has the highest priority; set KERNELS_BACKEND to use acme"),
     ],
 )
 def test_why_a_backend_serves(doctor, priority, torch_device_type, kind, backend, why):
@@ -117,7 +117,7 @@ def test_the_environment_decides(doctor):
     doctor.install("acme")
     status, diagnosis = doctor.diagnose(KERNELS_BACKEND="cpu")
     assert status == 0
-    assert diagnosis["default"] == {"backend": "cpu", "why": "KERNELS_BACKEND names it"}
+    assert diagnosis["default"] == {"backend": "cpu", "why": "KERNELS_BACKEND selects it"}
     assert diagnosis["environment"] == {"KERNELS_BACKEND": "cpu"}
 
 

@@ -59,5 +59,5 @@ def test_it_installs_is_found_and_passes_its_tests(bare, project, build_wheel):
         "the plugin provides no kernels",
         "the plugin declares none of the core's own kinds",
         "this machine has no such device",
-        "torch knows no devices 'toaster' here",
+        "torch does not know device type 'toaster' here",
     }
