@@ -83,6 +83,11 @@ class RepositoryCache:
         """Whether this package has used the repository before."""
         return (self.path / _RECORDS).is_dir()
 
+    @property
+    def is_filled(self) -> bool:
+        """Whether any program has downloaded something of the repository."""
+        return (self.path / "snapshots").is_dir()
+
     # Files
 
     @contextlib.contextmanager
@@ -129,6 +134,10 @@ class RepositoryCache:
             return None
         about = (record.get("format"), record.get("endpoint"))
         return record if about == (_FORMAT, self.endpoint) else None
+
+    def has(self, name: str) -> bool:
+        """Whether there is a record, whatever it says."""
+        return self._record(name).is_file()
 
     def remember(self, name: str, record: dict[str, Any]) -> None:
         """Write a record. A cache that cannot be written is no error."""

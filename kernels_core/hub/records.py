@@ -23,6 +23,11 @@ def recall_refs(cache: RepositoryCache) -> Refs | None:
     return _read(cache, _REFS, refs_from_json)
 
 
+def has_refs(cache: RepositoryCache) -> bool:
+    """Whether there is a record of branches and tags, be it one about another Hub."""
+    return cache.has(_REFS)
+
+
 def remember_refs(cache: RepositoryCache, refs: Refs) -> None:
     """Keep the branches and tags of a repository."""
 
@@ -41,6 +46,11 @@ def recall_tree(cache: RepositoryCache, commit: str) -> tuple[TreeFile, ...] | N
         return schema.required(value, "files", schema.list_of(tree_file_from_json), key)
 
     return _read(cache, _tree(commit), read)
+
+
+def has_tree(cache: RepositoryCache, commit: str) -> bool:
+    """Whether there is a record of the files of a commit, be it one about another Hub."""
+    return cache.has(_tree(commit))
 
 
 def remember_tree(cache: RepositoryCache, commit: str, files: tuple[TreeFile, ...]) -> None:

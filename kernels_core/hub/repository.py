@@ -21,7 +21,7 @@ from kernels_core.errors import (
     MetadataError,
     NoFittingBuildError,
 )
-from kernels_core.hub import records
+from kernels_core.hub import foreign, records
 from kernels_core.hub.answers import BUILD_FOLDER, TreeFile
 from kernels_core.hub.cache import RepositoryCache, cache_root
 from kernels_core.hub.client import REPOSITORY_TYPES, client
@@ -82,10 +82,13 @@ class HubRepository:
         repository_type = hub.repository_type(self.repo_id)
         if repository_type is not None:
             return of_type(repository_type)
-        for candidate in map(of_type, REPOSITORY_TYPES):
-            if candidate.is_known:
-                hub.expect_type(self.repo_id, candidate.repository_type)
-                return candidate
+        candidates = [of_type(kind) for kind in REPOSITORY_TYPES]
+        known = [candidate for candidate in candidates if candidate.is_known]
+        if not known and self.is_offline:
+            known = [candidate for candidate in candidates if candidate.is_filled]
+        if known:
+            hub.expect_type(self.repo_id, known[0].repository_type)
+            return known[0]
         return of_type(REPOSITORY_TYPES[0])
 
     # Versions
@@ -94,6 +97,8 @@ class HubRepository:
         """Its branches and tags; those last seen when the Hub is not reachable."""
         earlier = records.recall_refs(self.cache)
         if self.is_offline:
+            if earlier is None and not records.has_refs(self.cache):
+                earlier = foreign.cached_refs(self.cache)
             if earlier is None:
                 raise self.not_cached("its branches and tags")
             return earlier
@@ -111,11 +116,14 @@ class HubRepository:
         """The builds of a commit by the names of their variants, which may be invalid."""
         return _builds.get(self._key(commit), lambda: self._builds(commit))
 
-    def _key(self, commit: str) -> tuple[Path, str, str, str]:
-        return cache_root(), client().endpoint, self.repo_id, commit
+    def _key(self, commit: str) -> tuple[Path, str, str, str, bool]:
+        # What is known without a request may be only what was downloaded.
+        return cache_root(), client().endpoint, self.repo_id, commit, self.is_offline
 
     def _builds(self, commit: str) -> dict[str, HubBuild]:
         files = records.recall_tree(self.cache, commit)
+        if files is None and self.is_offline and not records.has_tree(self.cache, commit):
+            files = foreign.cached_tree(self.cache, commit)
         if files is None:
             if self.is_offline:
                 raise self.not_cached(f"the list of files of commit {commit}")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hub_server.fixtures import hub as hub
 
 Run = Callable[..., str]
 
