@@ -27,7 +27,7 @@ def metadata_file(build: Build) -> Iterator[Problem]:
     """A build has a `metadata.json`.
 
     Why: it lists the Python packages and kernels that the build depends on and the devices that it
-    was compiled for, and allows to verify its files. Only builds of old tools lack it.
+    was compiled for, and its digest verifies the files. Only builds of old tools lack it.
 
     Fix: add one to the variant's directory, with at least `name`, `id` and `version`.
     """
@@ -204,7 +204,7 @@ def metadata_digest(build: Build) -> Iterator[Problem]:
     """The digest lists exactly the files of the build, with their hashes.
 
     Why: loaders reject a build with a file that is missing, changed or not listed: it may be
-    damaged, or have been tampered with.
+    damaged or tampered with.
 
     Fix: write the digest as the last step of the build, and change no file afterwards.
     """

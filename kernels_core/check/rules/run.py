@@ -71,8 +71,8 @@ def run_tests(observation: Observation) -> Iterator[Problem]:
 
     Why: they check what the kernel computes, usually by comparing it with a reference.
 
-    Fix: fix the kernel, or the test. Tests are in `tests`, next to `build`, are run by pytest, and
-    import the kernel by its name.
+    Fix: correct the kernel, or the test. Tests are in `tests`, next to `build`, are run by pytest,
+    and import the kernel by its name.
     """
     yield from _failures(observation, "test")
 
