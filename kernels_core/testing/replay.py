@@ -22,8 +22,8 @@ def replaced(module: ModuleType, functions: Mapping[str, Callable[..., Any]]) ->
     for name in functions:
         if not callable(getattr(module, name, None)):
             raise ValueError(
-                f"a recorded machine has an answer for {name!r}, and {module.__name__} has no "
-                f"such function"
+                f"a recorded machine has a value for {name!r}, but {module.__name__} has no such "
+                f"function"
             )
     with contextlib.ExitStack() as stack:
         for name, function in functions.items():

@@ -141,7 +141,7 @@ def parse(name: str, parse_tag: TagParser) -> Variant:
         )
     if str(variant) != name:
         raise VariantNameError(
-            f"{name!r} is not a variant name: what it says is written {str(variant)!r}.", name=name
+            f"{name!r} is not a variant name: it must be written as {str(variant)!r}.", name=name
         )
     return variant
 

@@ -71,7 +71,7 @@ def test_both_generations_in_one_build_are_right(make_build: Make, found: Find) 
         ("torch-CPU", "is not a variant name"),
         ("torch201-cpu-x86_64", "is not a variant name"),
         ("torch213-cxx11-cu130-x86_64-linux ", "is not a variant name"),
-        ("torch-stable-abi213-cxx11-cpu-x86_64-linux", "is written"),
+        ("torch-stable-abi213-cxx11-cpu-x86_64-linux", "must be written as"),
         ("torch2013-cpu-x86_64-linux\u0661", "is not a variant name"),
     ],
 )

@@ -104,7 +104,7 @@ def test_an_invalid_name_is_refused(name: str) -> None:
     ],
 )
 def test_a_name_that_does_not_round_trip_is_refused(name: str, written: str) -> None:
-    with pytest.raises(VariantNameError, match=f"written '{written}'"):
+    with pytest.raises(VariantNameError, match=f"must be written as '{written}'"):
         parse(name, parse_tag)
 
 

@@ -133,7 +133,7 @@ def test_plain_answers_stay_as_they_are(probe: ModuleType) -> None:
 
 def test_an_answer_for_a_function_that_is_not_there_is_refused(probe: ModuleType) -> None:
     with (
-        pytest.raises(ValueError, match="an answer for 'driver', and probe has no such function"),
+        pytest.raises(ValueError, match="a value for 'driver', but probe has no such function"),
         replay.replaced(probe, replay.answers(probe, {"driver": 1})),
     ):
         pass

@@ -77,5 +77,5 @@ def test_a_probe_without_the_recorded_functions_is_an_error() -> None:
         probe = "kernels_backend_cuda.facts"
 
     machine = RecordedMachine("a machine", (), "", "", detection=None, probe={"runtime": {}})
-    with pytest.raises(ValueError, match=r"'runtime', and kernels_backend_cuda\.facts has no"):
+    with pytest.raises(ValueError, match=r"'runtime', but kernels_backend_cuda\.facts has no"):
         AnotherProbe().test_detection_recorded(machine)
