@@ -1,4 +1,4 @@
-"""A generated plugin project: built, installed, found, and passing its own tests as it is."""
+"""A generated plugin project: built, installed, found, and passing its own tests unchanged."""
 
 from __future__ import annotations
 

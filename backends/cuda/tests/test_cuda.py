@@ -1,4 +1,4 @@
-"""The CUDA backend where there is something in the way, and its rules one by one."""
+"""The CUDA backend when its devices cannot be used, and its rules one by one."""
 
 import ctypes
 import itertools

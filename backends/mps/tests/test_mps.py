@@ -1,4 +1,4 @@
-"""The MPS backend where there is something in the way, and what it asks macOS."""
+"""The MPS backend when its devices cannot be used, and how it queries macOS."""
 
 import subprocess
 from typing import Any

@@ -1,4 +1,4 @@
-"""The ROCm backend where there is something in the way."""
+"""The ROCm backend when its devices cannot be used."""
 
 from typing import Any
 

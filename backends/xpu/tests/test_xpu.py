@@ -1,4 +1,4 @@
-"""The XPU backend where there is something in the way, and how it names architectures."""
+"""The XPU backend when its devices cannot be used, and how it names architectures."""
 
 from typing import Any
 
