@@ -153,7 +153,7 @@ class NamespaceTakenError(LoadError, ImportError):
     namespace: str
 
 
-class VersionNotFoundError(LoadError, ValueError):
+class VersionNotFoundError(LoadError, FileNotFoundError, ValueError):
     """A repository on the Hub has no such version, branch or tag.
 
     Attributes:

@@ -30,7 +30,8 @@ def run(tmp_path: Path) -> Run:
         file = tmp_path / "program.py"
         file.write_text((_ACTIVATE if activate else "") + program, "utf-8")
         environment = {**os.environ, **variables}
-        environment["PYTHONPATH"] = os.pathsep.join(map(str, path))
+        folders = [*map(str, path), os.environ.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
         done = subprocess.run(
             [sys.executable, str(file)],
             capture_output=True,

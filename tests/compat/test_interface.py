@@ -131,6 +131,8 @@ def test_flags_have_the_same_members(name: str) -> None:
         (errors.NoFittingBuildError, FileNotFoundError),
         (errors.RepositoryNotFoundError, FileNotFoundError),
         (errors.HubNotFoundError, FileNotFoundError),
+        (errors.VersionNotFoundError, FileNotFoundError),
+        (errors.VersionNotFoundError, ValueError),
         (errors.LayerNotFoundError, ValueError),
         (errors.LayerNotFoundError, TypeError),
         (errors.InvalidLayerError, TypeError),
