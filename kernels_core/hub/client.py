@@ -96,19 +96,19 @@ class HubClient:
         When the Hub is not reachable, `earlier` is used instead for the rest of the process.
         """
 
-        def ask(request: Request) -> Refs:
+        def send(request: Request) -> Refs:
             return fetch(request, read_refs, attempts=_attempts(earlier))
 
-        def ask_or_recall() -> Refs:
+        def send_or_recall() -> Refs:
             try:
-                return self._ask_repository(repo_id, "refs", ask, agent)
+                return self._send_as_either_type(repo_id, "refs", send, agent)
             except HubUnreachableError as error:
                 if earlier is None:
                     raise
                 logger.warning("Using the last known branches and tags of %s. %s", repo_id, error)
                 return earlier
 
-        return self._once.get(("refs", self.endpoint, repo_id), ask_or_recall)
+        return self._once.get(("refs", self.endpoint, repo_id), send_or_recall)
 
     def known_refs(self, repo_id: str) -> Refs | None:
         """The branches and tags of a repository, if this process has requested them."""
@@ -138,16 +138,16 @@ class HubClient:
         def all_pages(request: Request) -> Listing:
             return _all_pages(request, commit)
 
-        def ask() -> Listing:
+        def send() -> Listing:
             path = f"tree/{commit}/{BUILD_FOLDER}"
             try:
-                return self._ask_repository(repo_id, path, all_pages, agent)
+                return self._send_as_either_type(repo_id, path, all_pages, agent)
             except HubNotFoundError as error:
                 if error.missing != "entry":
                     raise
                 return Listing((), ())
 
-        return self._once.get(("tree", self.endpoint, repo_id, commit), ask)
+        return self._once.get(("tree", self.endpoint, repo_id, commit), send)
 
     def publisher_is_trusted(self, publisher: str, *, earlier: bool | None = None) -> bool:
         """Whether the Hub lists a publisher as trusted. Only organizations can be.
@@ -155,7 +155,7 @@ class HubClient:
         With an `earlier` answer, fewer attempts are made at a Hub that does not respond.
         """
 
-        def ask() -> bool:
+        def send() -> bool:
             path = f"api/organizations/{quote(publisher, safe='')}/overview"
             try:
                 request = self._request(path, publisher)
@@ -163,7 +163,7 @@ class HubClient:
             except HubNotFoundError:
                 return False
 
-        return self._once.get(("publisher", self.endpoint, publisher), ask)
+        return self._once.get(("publisher", self.endpoint, publisher), send)
 
     def publisher_is_requested(self, publisher: str) -> bool:
         """Whether this process has requested a publisher, or is waiting for the answer."""
@@ -199,8 +199,8 @@ class HubClient:
 
         fetch(request, read)
 
-    def _ask_repository(
-        self, repo_id: str, path: str, ask: Callable[[Request], T], agent: str
+    def _send_as_either_type(
+        self, repo_id: str, path: str, send: Callable[[Request], T], agent: str
     ) -> T:
         """Send a request about a repository, as either type until one exists."""
         expected = self.repository_type(repo_id)
@@ -208,9 +208,9 @@ class HubClient:
         for kind in sorted(REPOSITORY_TYPES, key=lambda kind: kind != expected):
             request = self._request(f"api/{kind}s/{quote(repo_id)}/{path}", repo_id, agent)
             try:
-                answer = ask(request)
+                answer = send(request)
             except (HubNotFoundError, HubRefusedError) as error:
-                # The Hub may refuse, to someone not logged in, what does not exist.
+                # Without a login, the Hub may refuse what does not exist.
                 if getattr(error, "missing", "repository") != "repository":
                     self._types[repo_id] = kind
                     raise

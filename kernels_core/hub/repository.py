@@ -258,7 +258,7 @@ class HubRepository:
 
     @contextlib.contextmanager
     def _requesting_publisher(self, revision: str | None) -> Iterator[AskHub]:
-        """Give the block what asks the Hub about a publisher, with the request sent already."""
+        """Give the block what asks the Hub about a publisher; the request is in flight already."""
         named = publisher_of(self.repo_id)
         earlier = records.PublisherRecord(self.cache).recall(named)
 
