@@ -10,7 +10,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
@@ -21,6 +21,7 @@ from kernels_core.check.rules import all_rules, selected_rules
 from kernels_core.cli.check_formats import as_github, as_json, as_sarif, rule_as_json
 from kernels_core.cli.check_text import as_text, printable
 from kernels_core.cli.output import as_table
+from kernels_core.cli.program import Failure, is_quiet
 from kernels_core.errors import CheckError
 
 # So that it fits on one line of a terminal.
@@ -45,17 +46,15 @@ def checked(subject: str, *, select: Iterable[str], ignore: Iterable[str], **how
         with progress_line() as progress:
             return check(subject, select=select, ignore=ignore, progress=progress, **how)
     except CheckError as error:
-        _end(f"Error: {printable(str(error))}")
-    except KeyboardInterrupt:
-        _end(f"Error: the check of {subject} was interrupted.")
-    except Exception:
+        raise _failure(printable(str(error)), error) from None
+    except Exception as error:
         # Python would exit with status 1, which means that the check found something.
-        _end(f"{traceback.format_exc()}Error: {subject} could not be checked.")
+        click.echo(traceback.format_exc(), err=True, nl=False)
+        raise _failure(f"{subject} could not be checked.", error) from None
 
 
-def _end(message: str) -> NoReturn:
-    click.echo(message, err=True)
-    sys.exit(COULD_NOT_CHECK)
+def _failure(message: str, error: Exception) -> Failure:
+    return Failure(message, kind=type(error).__name__, status=COULD_NOT_CHECK)
 
 
 def rendered(report: Report, output: str, *, colour: bool = False) -> str:
@@ -83,7 +82,7 @@ def _row(rule: Rule) -> tuple[str, str, str]:
 @contextlib.contextmanager
 def progress_line() -> Iterator[Callable[[str, int, int], None] | None]:
     """A line that shows what is being checked, on standard error if that is a terminal."""
-    if not sys.stderr.isatty():
+    if is_quiet() or not sys.stderr.isatty():
         yield None
         return
 

@@ -5,17 +5,23 @@ A command imports its module when it runs: all of them together take 145 ms, and
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from kernels_core.cli.output import errors_for_people, only_the_result_on_stdout, show, width
+from kernels_core.cli.output import (
+    errors_for_people,
+    has_colours,
+    only_the_result_on_stdout,
+    show,
+    width,
+)
+from kernels_core.cli.program import Program
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="kernels-core")
 def main() -> None:
     """Run optimized compute kernels in PyTorch models, on any accelerator."""
@@ -283,6 +289,7 @@ def wheel(version: str, directory: Path, as_json: bool) -> None:
     show_default=True,
     help="Format of the output.",
 )
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option("--list-rules", is_flag=True, help="Print all rules and exit.")
 def check(
     subject: str | None,
@@ -292,6 +299,7 @@ def check(
     select: tuple[str, ...],
     ignore: tuple[str, ...],
     output: str,
+    as_json: bool,
     list_rules: bool,
 ) -> None:
     """Check whether a kernel repository would load everywhere that it claims to.
@@ -304,6 +312,7 @@ def check(
     """
     from kernels_core.cli import check as command
 
+    output = "json" if as_json else output
     if list_rules:
         click.echo(command.rules_as(output))
         return
@@ -318,6 +327,5 @@ def check(
             select=select,
             ignore=ignore,
         )
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    click.echo(command.rendered(report, output, colour=colour))
+    click.echo(command.rendered(report, output, colour=has_colours()))
     sys.exit(0 if report.clean else 1)

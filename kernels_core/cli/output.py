@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import click
 
+from kernels_core.cli.program import Failure
 from kernels_core.errors import KernelsError, ProjectError
+
+_GAP = "  "
+_NARROWEST = 12
 
 
 def show(report: object, text: str, as_json: bool) -> None:
@@ -53,7 +59,7 @@ def _is_json(value: object) -> bool:
 
 
 def as_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Text in columns; empty columns are left out.
+    """Text in columns that fit the terminal, if there is one; empty columns are left out.
 
     Example:
         >>> print(as_table(["kernel", "note", "builds"], [["org/activation", "", "12"]]))
@@ -65,10 +71,29 @@ def as_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         for heading, *cells in zip(headings, *rows, strict=True)
         if any(cells)
     ]
-    widths = [max(map(len, column)) for column in columns]
+    widths = _fitting([max(map(len, column)) for column in columns], width())
     return "\n".join(
-        "  ".join(map(str.ljust, row, widths)).rstrip() for row in zip(*columns, strict=True)
+        _GAP.join(map(str.ljust, line, widths)).rstrip()
+        for row in zip(*columns, strict=True)
+        for line in _lines(row, widths)
     )
+
+
+def _fitting(widths: list[int], limit: int | None) -> list[int]:
+    """Take from the widest columns what does not fit, but leave each of them readable."""
+    gaps = len(_GAP) * (len(widths) - 1)
+    while limit and sum(widths) + gaps > limit and max(widths) > _NARROWEST:
+        widths[widths.index(max(widths))] -= 1
+    return widths
+
+
+def _lines(row: Sequence[str], widths: Sequence[int]) -> Iterator[Sequence[str]]:
+    """The lines of a row whose cells are wrapped."""
+    cells = [
+        textwrap.wrap(cell, size) if len(cell) > size else [cell]
+        for cell, size in zip(row, widths, strict=True)
+    ]
+    return itertools.zip_longest(*cells, fillvalue="")
 
 
 def size_text(size: int) -> str:
@@ -91,14 +116,19 @@ def width() -> int | None:
     return os.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
+def has_colours() -> bool:
+    """Whether standard output is a terminal whose user has not switched colours off."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
 @contextlib.contextmanager
 def errors_for_people() -> Iterator[None]:
     """Print an error without its traceback: exit status 2 for a malformed project, else 1."""
     try:
         yield
     except (KernelsError, OSError) as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2 if isinstance(error, ProjectError) else 1)
+        status = 2 if isinstance(error, ProjectError) else 1
+        raise Failure(str(error), kind=type(error).__name__, status=status) from error
 
 
 @contextlib.contextmanager

@@ -63,6 +63,7 @@ def _files(version: str) -> Iterator[tuple[str, bytes]]:
     yield f"{info}/METADATA", _metadata(version).encode()
     yield f"{info}/WHEEL", b"Wheel-Version: 1.0\nGenerator: kernels-core\n" + _TAGS
     yield f"{info}/top_level.txt", f"{NAME}\n".encode()
+    yield f"{info}/licenses/LICENSE", _license().encode()
 
 
 _TAGS = b"Root-Is-Purelib: true\nTag: py3-none-any\n"
@@ -76,6 +77,7 @@ def _metadata(version: str) -> str:
         f"Version: {version}\n"
         f"Summary: kernels-core in the place of Hugging Face kernels\n"
         f"License-Expression: Apache-2.0\n"
+        f"License-File: LICENSE\n"
         f"Requires-Python: >=3.10\n"
         f"Requires-Dist: kernels-core>={core}\n"
         f"Description-Content-Type: text/markdown\n"
@@ -83,6 +85,13 @@ def _metadata(version: str) -> str:
         f"This distribution replaces Hugging Face `kernels`: `import kernels` is answered by\n"
         f"kernels-core. Uninstall it, and install `kernels` again, to undo that.\n"
     )
+
+
+def _license() -> str:
+    text = metadata.distribution("kernels-core").read_text("licenses/LICENSE")
+    if text is None:
+        raise FileNotFoundError("kernels-core is installed without its file licenses/LICENSE.")
+    return text
 
 
 def _hash(content: bytes) -> str:

@@ -83,7 +83,7 @@ def test_a_defect_of_the_check_itself_ends_with_2(
     assert result.stderr.endswith(f"Error: {broken} could not be checked.\n")
 
 
-def test_a_check_that_is_interrupted_ends_with_2(
+def test_a_check_that_is_interrupted_ends_with_130(
     broken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
@@ -91,7 +91,7 @@ def test_a_check_that_is_interrupted_ends_with_2(
 
     monkeypatch.setattr("kernels_core.cli.check.check", interrupted)
     result = run(broken)
-    assert (result.exit_code, result.stdout) == (2, "")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "\nInterrupted.\n")
 
 
 def test_rules_are_chosen_by_ids_and_families(broken: Path) -> None:

@@ -39,6 +39,8 @@ print(importlib.metadata.requires("kernels"))
     assert Path(file) == site / "kernels" / "__init__.py"
     assert versions == "0.18.2+core 0.18.2+core kernels_core.device"
     assert "kernels-core>=" in requires
+    info = site / "kernels-0.18.2+core.dist-info"
+    assert "Apache License" in (info / "licenses" / "LICENSE").read_text("utf-8")
 
 
 def test_equal_content_makes_equal_files(tmp_path: Path) -> None:
