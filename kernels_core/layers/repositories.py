@@ -9,6 +9,7 @@ than twice as long to import, and libraries import it to declare mappings that m
 
 from __future__ import annotations
 
+import abc
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,16 +44,16 @@ class ResolvableRepository(LayerRepositoryProtocol, Protocol):
         ...
 
 
-class _LayerRepository:
+class _LayerRepository(abc.ABC):
     """What the repositories of this package share."""
 
     __slots__ = ()
 
     layer_name: str
 
+    @abc.abstractmethod
     def resolve(self, backend: Backend, device_index: int) -> Build:
         """Choose the build for a device. Imports nothing."""
-        raise NotImplementedError
 
     def load_layer(self, build: Build) -> type[nn.Module]:
         """Import a build and return the layer's class.
