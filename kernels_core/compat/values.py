@@ -45,6 +45,24 @@ class KernelName(str):
 
 
 @attrs.frozen
+class BackendInfo:
+    """What a build was made for.
+
+    Attributes:
+        backend_type: name of the backend.
+        archs: the architectures that native code was compiled for; None when it does not say.
+    """
+
+    backend_type: str
+    archs: list[str] | None
+
+    @classmethod
+    def of(cls, backend: core.BackendMetadata) -> BackendInfo:
+        """The same facts as this package keeps them."""
+        return cls(backend.type, list(backend.archs) or None)
+
+
+@attrs.frozen
 class Provenance:
     """What a build says about the sources that it was built from.
 
@@ -78,7 +96,7 @@ class Metadata:
     id: str | None
     version: int | None
     license: str | None
-    backend: core.BackendMetadata | None
+    backend: BackendInfo | None
     python_depends: list[str]
     kernel_depends: list[core.KernelDependency]
     upstream: str | None
@@ -96,7 +114,7 @@ class Metadata:
             id=own.id,
             version=own.version,
             license=own.license,
-            backend=own.backend,
+            backend=BackendInfo.of(own.backend) if own.backend else None,
             python_depends=list(own.python_depends),
             kernel_depends=list(own.kernel_depends),
             upstream=own.upstream[0] if own.upstream else None,

@@ -153,11 +153,14 @@ def test_metadata_is_read_as_programs_expect(tmp_path: Path) -> None:
         "license": "MIT",
         "kernels-minver": "0.15.0",
         "provenance": {"kernel": {"dirty": True}},
+        "backend": {"type": "cuda", "archs": ["9.0"]},
     }
     file.write_text(json.dumps(content))
     metadata = kernels.Metadata.read_from_file(file)
     assert metadata == kernels.Metadata.from_bytes(file.read_bytes())
     assert metadata.provenance.dirty
+    assert str(metadata.backend.backend_type) == "cuda"
+    assert metadata.backend.archs == ["9.0"]
     assert kernels.Metadata.from_bytes(b"{}").provenance is None
     assert metadata.name == "my-act"
     assert metadata.name.python_name == "my_act"

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,11 +106,39 @@ def attributes(cls: type) -> set[str]:
     return {name for name in vars(cls) if not name.startswith("_")}
 
 
-def test_values_have_the_same_attributes() -> None:
-    assert attributes(theirs.Metadata) <= attributes(ours.Metadata)
+def test_values_have_the_same_fields() -> None:
     for name in ("LoadedKernel", "RepoInfo", "VariantAccepted", "VariantRejected"):
         fields = [field.name for field in dataclasses.fields(getattr(theirs, name))]
         assert [field.name for field in dataclasses.fields(getattr(ours, name))] == fields
+
+
+METADATA = {
+    "name": "my-act",
+    "id": "my_act_1",
+    "version": 1,
+    "license": "MIT",
+    "python-depends": [],
+    "kernel-depends": [{"repo-id": "org/base", "version": 1}],
+    "backend": {"type": "cuda", "archs": ["9.0"]},
+    "provenance": {
+        "kernel": {"sha": "0" * 40, "dirty": True},
+        "kernel-builder": {"version": "0.17.0", "git": None},
+    },
+}
+
+
+def test_metadata_says_the_same() -> None:
+    assert attributes(theirs.Metadata) <= attributes(ours.Metadata)
+    content = json.dumps(METADATA).encode()
+    their, our = theirs.Metadata.from_bytes(content), ours.Metadata.from_bytes(content)
+    for name in ("name", "id", "version", "license", "python_depends", "upstream", "source"):
+        assert str(getattr(our, name)) == str(getattr(their, name))
+    assert our.name.python_name == their.name.python_name
+    assert str(our.backend.backend_type) == str(their.backend.backend_type)
+    assert our.backend.archs == their.backend.archs
+    assert our.provenance.dirty == their.provenance.dirty
+    assert our.kernel_depends[0].repo_id == their.kernel_depends[0].repo_id
+    assert our.kernels_minver is their.kernels_minver is None
 
 
 @pytest.mark.parametrize("name", ["Mode", "KernelizeFallback"])
