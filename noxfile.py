@@ -32,6 +32,7 @@ TEST_HELPERS = (
     "plugin_source.py",
     "hub_server/*.py",
     "check/native_files.py",
+    "compat/transformers_program.py",
     "layers/models.py",
     "layers/transformers_program.py",
     "native/build.py",

@@ -178,10 +178,12 @@ def failures(
     layers: list[dict[str, Any]], kernel_calls: list[KernelCalls], tokens_identical: bool
 ) -> list[str]:
     """What should have happened in the demo and did not."""
+    # transformers marks more layers than there are kernels for, if it finds the package `kernels`.
+    bundled = kernels_core.bundled_mapping()
     found = [
         f"{layer['layer_name']} was not replaced: {layer['reason']}"
         for layer in layers
-        if layer["kernel"] is None
+        if layer["kernel"] is None and layer["layer_name"] in bundled
     ]
     found += [
         f"only {calls.instances_run} of {calls.instances} {calls.layer_name} ran a bundled kernel"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, overload
 
 import attrs
 import pluggy
@@ -33,7 +33,12 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class _HookimplMarker(Protocol):
+    @overload
     def __call__(self, function: _F) -> _F: ...
+    @overload
+    def __call__(
+        self, *, optionalhook: bool = False, specname: str | None = None
+    ) -> Callable[[_F], _F]: ...
 
 
 hookimpl: _HookimplMarker = pluggy.HookimplMarker(PROJECT_NAME)

@@ -59,7 +59,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 def saved(architecture: str, folder: Path) -> Path:
     torch.manual_seed(0)
-    auto = AutoModel if architecture == "bert" else AutoModelForCausalLM
+    auto: Any = AutoModel if architecture == "bert" else AutoModelForCausalLM
     config = AutoConfig.for_model(architecture, **SIZES[architecture])
     auto.from_config(config).save_pretrained(folder / architecture)
     return folder / architecture
@@ -117,7 +117,8 @@ def outcome(architecture: str, folder: Path, repository: str) -> dict[str, Any]:
         found["without gradient"] = without_gradient(model, tokens)
         found["after training"] = equal(model, tokens, expected)
     if DEVICE == "cuda" and found["kernels"]:
-        config = KernelConfig({"RMSNorm": f"{repository}:Norm"}, use_local_kernel=True)
+        make_config: Any = KernelConfig  # which has no types
+        config = make_config({"RMSNorm": f"{repository}:Norm"}, use_local_kernel=True)
         configured = load(
             architecture, path, use_kernels=True, kernel_config=config, device_map=DEVICE
         )
