@@ -256,6 +256,11 @@ def test_the_command_tells_what_it_found_and_what_it_could_not(hub: Hub) -> None
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["subject"].startswith("org/activation at v1 (")
     result = run.invoke(main, ["check", "org/nothing", *options])
+    error = json.loads(result.stdout)["error"]
+    assert (result.exit_code, error["type"]) == (2, "CheckError")
+    assert error["message"].startswith("org/nothing could not be checked. ")
+    assert "Traceback" not in result.output
+    result = run.invoke(main, ["check", "org/nothing", *options[:2]])
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("Error: org/nothing could not be checked. ")
     assert os.linesep + "Traceback" not in result.stderr
