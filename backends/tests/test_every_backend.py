@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 
 import pytest
 
+from kernels_core.errors import BackendUnavailableError
 from kernels_core.hookspecs import Detection
 from kernels_core.plugins import Backend, registry, reset
 
@@ -59,3 +60,16 @@ def test_tags_belong_to_one_backend_each(backends: dict[str, Backend]) -> None:
     for owner, text in TAGS.items():
         readers = [name for name in NAMES if backends[name].parse_tag(text)]
         assert readers == [owner]
+
+
+@pytest.mark.parametrize(
+    ("name", "called"), [("cpu", "cpu"), ("mps", "metal"), ("rocm", "rocm"), ("xpu", "xpu")]
+)
+def test_each_is_found_by_what_hugging_face_kernels_calls_it(
+    backends: dict[str, Backend], name: str, called: str
+) -> None:
+    if backends[name].detection().available:
+        assert registry().backend_for(called).name == name
+        return
+    with pytest.raises(BackendUnavailableError, match=rf"{name} \(kernels-backend-{name} "):
+        registry().backend_for(called)

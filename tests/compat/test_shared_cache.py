@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,10 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hub_server import Hub, kernel_files
 from hub_server.fixtures import reread
 
-from kernels_core import errors, get_kernel, get_kernel_variants, has_kernel, install_kernel
+from kernels_core import (
+    errors,
+    get_kernel,
+    get_kernel_variants,
+    has_kernel,
+    install_kernel,
+    load_kernel,
+)
+from kernels_core.cli.main import main
 
 pytest.importorskip("kernels")
 
@@ -115,6 +125,26 @@ def test_files_that_are_not_what_was_downloaded_are_refused(
     target.write_bytes(b"#" + content[1:])
     with pytest.raises(errors.LoadError):
         get_kernel(REPOSITORY, version=1, trust_remote_code=True)
+
+
+def test_the_digests_of_a_lock_hold_for_its_files(
+    hub: Hub, go_offline: GoOffline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    filled_by(hub, BY_CLIENT)
+    lock = tmp_path / "kernels.lock"
+    lock.with_name("pyproject.toml").write_text(f"[tool.kernels.dependencies]\n'{REPOSITORY}' = 1")
+    monkeypatch.setenv("KERNELS_CACHE", str(tmp_path / "another"))
+    assert CliRunner().invoke(main, ["lock", str(tmp_path)]).exit_code == 0
+    monkeypatch.delenv("KERNELS_CACHE")
+    go_offline()
+    with pytest.raises(errors.TrustUnknownError):
+        load_kernel(REPOSITORY, lock)
+    assert load_kernel(REPOSITORY, lock, trust_remote_code=True).answer == 42
+    digests = lock.with_name("kernels.lock.digests.json")
+    changed = re.sub(r"sha256-[0-9a-f]{4}", "sha256-0000", digests.read_text())
+    digests.write_text(changed)
+    with pytest.raises(errors.DigestError, match="the lock expects sha256-0000"):
+        load_kernel(REPOSITORY, lock, trust_remote_code=True)
 
 
 def test_files_without_links_are_served_too(hub: Hub, go_offline: GoOffline) -> None:
