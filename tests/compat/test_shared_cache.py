@@ -184,3 +184,13 @@ def test_offline_with_an_empty_cache_nothing_is_known(hub: Hub, go_offline: GoOf
     for arguments in ({"version": 1}, {"revision": "0" * 40}):
         with pytest.raises(errors.HubOfflineError):
             get_kernel(REPOSITORY, trust_remote_code=True, **arguments)
+
+
+@pytest.mark.parametrize("arguments", ["revision='v1'", "version=1"])
+def test_what_this_package_downloaded_loads_offline_with_the_other(
+    hub: Hub, go_offline: GoOffline, arguments: str
+) -> None:
+    hub.add(REPOSITORY, kernel_files(), branch="v1")
+    assert get_kernel(REPOSITORY, version=1).answer == 42
+    go_offline()
+    run(WITH_KERNELS.format(call=f"get_kernel({REPOSITORY!r}, {arguments})"))
