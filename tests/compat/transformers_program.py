@@ -119,9 +119,8 @@ def outcome(architecture: str, folder: Path, repository: str) -> dict[str, Any]:
     if DEVICE == "cuda" and found["kernels"]:
         make_config: Any = KernelConfig  # which has no types
         config = make_config({"RMSNorm": f"{repository}:Norm"}, use_local_kernel=True)
-        configured = load(
-            architecture, path, use_kernels=True, kernel_config=config, device_map=DEVICE
-        )
+        configured = load(architecture, path, device_map=DEVICE)
+        configured.set_use_kernels(True, config)
         found["configured"] = rows(configured) == found["kernels"]
         found["configured"] &= equal(configured, tokens, expected)
     found["without gradient"] -= without_gradient(plain, tokens)
