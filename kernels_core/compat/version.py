@@ -6,8 +6,7 @@ import importlib.util
 import os
 import re
 from pathlib import Path
-
-import attrs
+from typing import NamedTuple
 
 from kernels_core.errors import EnvironmentVariableError
 
@@ -34,8 +33,7 @@ def check_version(version: str) -> None:
         )
 
 
-@attrs.frozen
-class Answer:
+class Answer(NamedTuple):
     """A version, and why it is the one.
 
     Attributes:
