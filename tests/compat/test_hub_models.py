@@ -1,0 +1,130 @@
+"""Models of transformers with kernels from a Hub: online, offline, without a Hub, beside others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hub_server import Hub, kernel_files
+
+Run = Callable[..., str]
+
+NORM = """
+import torch
+from torch import nn
+
+
+class layers:
+    class Norm(nn.Module):
+        weight: torch.Tensor
+        variance_epsilon: float
+
+        def forward(self, hidden_states):
+            shape = (hidden_states.shape[-1],)
+            return torch.rms_norm(hidden_states, shape, self.weight, self.variance_epsilon)
+"""
+
+MODEL = """
+import json
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import kernels
+import kernels_core
+
+torch.manual_seed(0)
+config = AutoConfig.for_model(
+    "llama", hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+    vocab_size=50, pad_token_id=0,
+)
+model = AutoModelForCausalLM.from_config(config).eval()
+tokens = torch.arange(1, 9)[None]
+with torch.no_grad():
+    expected = model(tokens).logits
+layer = kernels.LayerRepository("acme/norms", layer_name="Norm", version=1)
+with kernels.use_kernel_mapping({"RMSNorm": {"cpu": {kernels.Mode.INFERENCE: layer}}}):
+    model.set_use_kernels(True)
+rows = kernels_core.report(model).rows
+with torch.no_grad():
+    same = torch.allclose(model(tokens).logits, expected, atol=1e-5)
+kept = [row.reason for row in rows if row.layer_name == "RMSNorm" and not row.kernel]
+print(json.dumps([sum(row.count for row in rows if row.kernel), same, kept]))
+"""
+
+
+@pytest.fixture
+def published(hub: Hub) -> Hub:
+    pytest.importorskip("transformers")
+    files = kernel_files("norms", variant="torch-universal", source=NORM)
+    hub.add("acme/norms", files, branch="v1", publisher_trusted=True)
+    return hub
+
+
+def outcome(run: Run, **variables: str) -> list[Any]:
+    found: list[Any] = json.loads(run(MODEL, **variables).splitlines()[-1])
+    return found
+
+
+def test_a_model_uses_kernels_from_the_hub_and_then_from_the_cache(
+    published: Hub, run: Run
+) -> None:
+    assert outcome(run) == [5, True, []]
+    assert outcome(run, HF_HUB_OFFLINE="1") == [5, True, []]
+    published.stop()
+    assert outcome(run) == [5, True, []]
+
+
+def test_a_model_keeps_its_layers_where_the_hub_is_out_of_reach(published: Hub, run: Run) -> None:
+    count, same, (reason,) = outcome(run, HF_HUB_OFFLINE="1")
+    assert (count, same) == (0, True)
+    assert "HF_HUB_OFFLINE is set" in reason
+    published.stop()
+    count, same, (reason,) = outcome(run)
+    assert (count, same) == (0, True)
+    assert "acme/norms" in reason
+
+
+def test_a_model_keeps_its_layers_where_the_publisher_is_not_trusted(hub: Hub, run: Run) -> None:
+    pytest.importorskip("transformers")
+    files = kernel_files("norms", variant="torch-universal", source=NORM)
+    hub.add("acme/norms", files, branch="v1", publisher_trusted=False)
+    count, same, (reason,) = outcome(run)
+    assert (count, same) == (0, True)
+    assert "trusted" in reason
+
+
+TOGETHER = (
+    MODEL
+    + """
+# As diffusers calls it.
+attention = kernels.get_kernel(
+    "acme/attention", version=0, user_agent={"framework": "diffusers"}, trust_remote_code=False
+)
+assert attention.answer() == "attention with helper"
+print(json.dumps([kernel.repo_info.repo_id for kernel in kernels.get_loaded_kernels()]))
+"""
+)
+ATTENTION = """
+from kernels import get_kernel_dep
+
+helper = get_kernel_dep("acme/helper")
+
+
+def answer():
+    return f"attention with {helper.name}"
+"""
+
+
+def test_programs_of_several_libraries_share_a_process(published: Hub, run: Run) -> None:
+    helper = kernel_files("helper", variant="torch-universal", source="name = 'helper'\n")
+    published.add("acme/helper", helper, branch="v2", publisher_trusted=True)
+    needs = [{"repo-id": "acme/helper", "version": 2}]
+    attention = kernel_files(
+        "attention", variant="torch-universal", source=ATTENTION, kernel_depends=needs
+    )
+    published.add("acme/attention", attention, branch="v0", publisher_trusted=True)
+    *_, model, loaded = run(TOGETHER).splitlines()
+    assert json.loads(model) == [5, True, []]
+    assert json.loads(loaded) == ["acme/norms", "acme/helper", "acme/attention"]
