@@ -1,7 +1,7 @@
 """The exceptions of kernels-core.
 
 Every exception derives from `KernelsError` and from the built-in exception that suits it, so
-callers may catch either. What it is about is in its attributes, not only in its message.
+callers may catch either. Details are in its attributes, not only in its message.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class EnvironmentVariableError(KernelsError, ValueError):
 
 
 class InvalidModeError(KernelsError, ValueError):
-    """A combination of `Mode` flags is meaningless, or not allowed here."""
+    """A combination of `Mode` flags is meaningless, or not allowed in this place."""
 
 
 class MappingError(KernelsError, ValueError):
@@ -54,7 +54,7 @@ class PluginError(KernelsError, RuntimeError):
     Attributes:
         plugin: name of the entry point.
         distribution: name and version of the package that contains it.
-        phase: what the core was doing with it, for example "import" or "detect".
+        phase: the step that failed, for example "import" or "detect".
         backend: name of the backend that it declares; "" when it failed before that.
         torch_device_type: what torch calls the devices of that backend; "" when it failed before.
     """
@@ -218,7 +218,7 @@ class DigestError(LoadError, ValueError):
 
 
 class DependencyCycleError(DependencyError):
-    """Kernels depend on each other in a circle, or in too long a chain."""
+    """Kernels depend on each other in a cycle, or in a chain that is too long."""
 
 
 # The Hub
@@ -344,7 +344,7 @@ class LayerNotFoundError(InvalidLayerError, ValueError):
 
 
 class NotExtensibleError(KernelsError, TypeError, ValueError):
-    """A function that a module declares to use is not extensible."""
+    """A function that was passed to `use_kernelized_func` is not extensible."""
 
 
 class SignatureMismatchError(InvalidLayerError):
@@ -362,7 +362,7 @@ class NoKernelError(KernelsError, ValueError):
     """No kernel is available for a layer, and `use_fallback` does not allow the original `forward`.
 
     Attributes:
-        layer: name under which the layer is extensible.
+        layer: the name that the layer is marked with.
         reason: why there is none.
     """
 
@@ -377,7 +377,7 @@ class ApplyError(KernelsError, TypeError):
 
 
 class NoBackwardError(KernelsError, RuntimeError):
-    """Gradients were requested of a kernel that has no backward."""
+    """Gradients were computed through a kernel that has no backward."""
 
     layer: str
 
@@ -396,11 +396,11 @@ class CheckError(KernelsError):
     """A kernel repository could not be checked, so there is no result.
 
     Attributes:
-        path: what should have been checked.
+        path: the repository or file that should have been checked.
     """
 
     path: object
 
 
 class CompatError(KernelsError, RuntimeError):
-    """`import kernels` cannot be answered by this package in this process."""
+    """This package cannot provide `kernels` in this process."""

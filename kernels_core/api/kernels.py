@@ -48,8 +48,8 @@ def get_kernel(
         trust_remote_code: True to run whatever the repository contains, or a list of what to trust.
             Without it, the publisher must be trusted by the Hub, or the trust list of this machine
             must allow the kernel.
-        user_agent: what the application tells the Hub about itself.
-        check_arch: whether the build must cover the device, if it says which it covers.
+        user_agent: added to the user agent of requests, to identify the application.
+        check_arch: whether the build must support this device, if it declares its architectures.
 
     Returns:
         The kernel's module. A second call returns the same one and sends no requests.
@@ -57,8 +57,8 @@ def get_kernel(
     Raises:
         TypeError: an argument has the wrong type.
         ValueError: `repo_id` or `version` is malformed, or both version and revision are given.
-        LoadError: there is no such kernel, none that fits, none that is trusted, or it cannot be
-            fetched; the subclass says which.
+        LoadError: there is no such kernel, no build that fits, it is not trusted, or it cannot be
+            downloaded; the subclass says which.
         KernelsError: the backend is not available, see `Registry.backend_for`.
         Exception: whatever the kernel's own code raises while it is imported, unchanged.
 
@@ -94,14 +94,14 @@ def has_kernel(
         version: as for `get_kernel`.
         backend: as for `get_kernel`.
         trust_remote_code: accepted for symmetry; nothing of the repository is run.
-        check_arch: whether the build must cover the device, if it declares what it covers.
+        check_arch: whether the build must support this device, if it declares its architectures.
 
     Returns:
-        False also when there is no such repository or version, and when a kernel that it needs
+        False also if there is no such repository or version, or if a kernel that it depends on
         has no build.
 
     Raises:
-        HubError: a request to the Hub failed, which says nothing about what it has.
+        HubError: a request to the Hub failed, so it is unknown whether the kernel exists.
         TypeError, ValueError, KernelsError: as for `get_kernel`.
 
     Example:
@@ -132,7 +132,7 @@ def install_kernel(
     local_files_only: bool = False,
     user_agent: UserAgent = None,
 ) -> Path:
-    """Download a kernel and those that it needs, verified. Imports nothing.
+    """Download and verify a kernel and the kernels that it depends on. Imports nothing.
 
     Args:
         repo_id: the repository, "org/name".
@@ -141,7 +141,7 @@ def install_kernel(
         backend: as for `get_kernel`.
         trust_remote_code: as for `get_kernel`.
         local_files_only: whether to use only what is in the cache.
-        user_agent: what the application tells the Hub about itself.
+        user_agent: added to the user agent of requests, to identify the application.
 
     Returns:
         The directory of the build.
@@ -177,11 +177,11 @@ def get_local_kernel(
     have no effect until the next process.
 
     Args:
-        repo_path: the directory that holds `build`.
+        repo_path: the directory that contains `build`.
         backend: which backend to choose a build for, for example "cpu"; by default the one that
             `KERNELS_BACKEND` names, else the most capable one of this machine.
-        trust_remote_code: as for `get_kernel`, for kernels on the Hub that this one needs. The
-            repository itself is trusted by being named.
+        trust_remote_code: as for `get_kernel`, for kernels on the Hub that this one depends on. The
+            repository itself is trusted because you name it.
         user_agent: as for `get_kernel`.
 
     Returns:
@@ -192,7 +192,7 @@ def get_local_kernel(
         RepositoryNotFoundError: there is no kernel repository at the path.
         NoFittingBuildError: none of its builds fits; it has the reason for each.
         MetadataError: the chosen build's metadata is malformed.
-        DependencyError: something that the chosen build needs is not installed.
+        DependencyError: a package that the chosen build depends on is not installed.
         KernelsError: the backend is not available, see `Registry.backend_for`.
         Exception: whatever the kernel's own code raises while it is imported, unchanged.
 
@@ -227,7 +227,7 @@ def get_locked_kernel(
         lockfile: the lock file; by default the one in the metadata of the calling package.
         backend: as for `get_kernel`.
         trust_remote_code: as for `get_kernel`.
-        user_agent: what the application tells the Hub about itself.
+        user_agent: added to the user agent of requests, to identify the application.
 
     Returns:
         The kernel's module.
@@ -297,7 +297,7 @@ def get_kernel_variants(
     """Decide for every build in a kernel repository whether it fits. Loads no code.
 
     Args:
-        repo: a repository on the Hub, "org/name", or a directory that holds `build`, as a Path.
+        repo: a repository on the Hub, "org/name", or a directory that contains `build`, as a Path.
         revision: branch, tag or commit of a repository on the Hub; "main" by default.
         version: its version, as for `get_kernel`.
         backend: which backend to decide for; the default is that of `get_kernel`.

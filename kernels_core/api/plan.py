@@ -59,7 +59,8 @@ class Plan:
         """Load what the plan needs and replace the forwards, all of them or none.
 
         Returns:
-            What every layer got, or why not; `kernels_core.report(model)` returns it again.
+            The report: which kernel each layer runs, or why it has none; also returned by
+            `kernels_core.report(model)`.
 
         Raises:
             StalePlanError: the model's layers were changed since it was planned.
@@ -101,7 +102,7 @@ def plan(
         >>> print(kernels_core.plan(model, mode=kernels_core.Mode.INFERENCE, device="cpu"))
         no extensible layers
     """
-    # Here, so that `kernelize` and `plan` can be imported without importing torch.
+    # Imported here, so that `kernelize` and `plan` can be imported without torch.
     from kernels_core.layers.candidates import plan_groups
 
     check_model(model)
@@ -114,7 +115,7 @@ def plan(
 
 
 def check_model(model: object) -> None:
-    """TypeError unless it is an nn.Module."""
+    """Raise TypeError for anything but an nn.Module."""
     from torch import nn
 
     if not isinstance(model, nn.Module):
@@ -122,7 +123,7 @@ def check_model(model: object) -> None:
 
 
 def apply_plan(plan: Plan) -> list[Change]:
-    """Apply a plan; returns the class of each group before and after, also where it is the same."""
+    """Apply a plan; returns the class of each group before and after, even if it is the same."""
     from kernels_core.layers.decide import decide
 
     decided = [(one, one.planned.group) for one in decide(plan._groups, plan.mode, plan._allowed)]

@@ -1,4 +1,4 @@
-"""Archives: equal files give equal archives, and those that are read are untrusted."""
+"""Archives: those that are read are untrusted input, and equal files are written as equal ones."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _writer(path: Path) -> Iterator[_Add]:
             yield lambda *file: _add_to_tar(tar, *file)
         elif name.endswith(_TAR_GZ):
             raw = stack.enter_context(path.open("wb"))
-            # With the name and the time in it, no two archives would be equal.
+            # A name and a time in the header would make equal content different archives.
             packed = stack.enter_context(gzip.GzipFile("", "wb", 6, raw, mtime=0))
             tar = stack.enter_context(tarfile.open(fileobj=packed, mode="w|"))
             yield lambda *file: _add_to_tar(tar, *file)

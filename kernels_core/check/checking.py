@@ -1,4 +1,4 @@
-"""`check`: gathers facts, and lets the rules judge them."""
+"""`check`: gathers facts and applies the rules to them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kernels_core.check.rules.completeness import outdated
 from kernels_core.errors import CheckError
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being checked, the number of files that are done, and that of all files."""
+"""Called with the path that is checked next, the number of files done, and the total number."""
 
 
 def check(
@@ -54,8 +54,8 @@ def check(
         The findings.
 
     Raises:
-        CheckError: the check failed: there is no such repository, it cannot be read, the Hub does
-            not answer, `revision` is given for a local path, or a library is not installed.
+        CheckError: the check failed: there is no such repository, it cannot be read, a request to
+            the Hub fails, `revision` is given for a local path, or a library is not installed.
         ValueError: a name in `select` or `ignore` is no rule or family.
 
     Example:
@@ -156,7 +156,7 @@ class _Checked:
             self.findings.append(Finding(rule, problem, _variant_of(problem, repository)))
 
     def judge_files(self, build: Build) -> Iterator[Entry]:
-        """Read the files of a build that some rule is about, each once; yields each before."""
+        """Read and judge the files of a build; each one is yielded before it is read."""
         reads_native = self.judges(Scope.NATIVE, Scope.NATIVE_BUILD)
         reads_python = self.judges(Scope.PYTHON, Scope.PACKAGE, Scope.PACKAGES)
         device_code: set[str] = set()

@@ -1,4 +1,4 @@
-"""Reading the Hub's answers. They are untrusted input: what is malformed is refused."""
+"""Reading the Hub's answers. They are untrusted input: malformed ones are refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 BUILD_FOLDER = "build"
 
-# What trickles in never exceeds the time-out of a single read.
+# A response that trickles in never exceeds the time-out of a single read.
 _WINDOW = 60.0
 _LEAST_IN_WINDOW = 64 * 1024
 
@@ -38,7 +38,7 @@ class TreeFile:
     Attributes:
         path: its path in the repository, such as "build/torch-cpu/__init__.py".
         size: in bytes.
-        oid: the SHA-1 that Git knows it by; of a file in large file storage, that of its pointer.
+        oid: its Git SHA-1; for a file in large file storage, that of its pointer.
         lfs_sha256: the SHA-256 of a file in large file storage, else None.
     """
 
@@ -114,8 +114,8 @@ def read_file(
 ) -> None:
     """Write a file, or the rest of it, as it arrives.
 
-    The response may have the whole file, or what is missing in `target`. `progress` is called with
-    the number of bytes as they arrive, a negative one when they are lost.
+    The response may have the whole file, or the part that is missing in `target`. `progress` is
+    called with the number of bytes as they arrive, and with a negative number if they are lost.
     """
     _check_commit(response, commit)
     if response.status_code != 206:
@@ -123,7 +123,7 @@ def read_file(
         target.seek(0)
         target.truncate()
     window, arrived = time.monotonic(), 0
-    # In pieces as they come: larger ones would be lost when the connection breaks within them.
+    # In chunks as they arrive: a larger one would be lost if the connection broke within it.
     for chunk in response.iter_bytes():
         arrived += len(chunk)
         if time.monotonic() - window > _WINDOW:
@@ -150,7 +150,7 @@ def _parsed(response: Response, read: schema.Reader[T]) -> T:
         body = read_all(response, schema.MAX_BYTES)
         return schema.read_content(body, lambda value: read(value, ""))
     except schema.InvalidError as error:
-        # The next attempt may not meet the same proxy's page or broken connection.
+        # The next attempt may not get the same proxy's error page or broken connection.
         raise TransientError(
             f"the response is not what the Hub sends: {error}", lasting=HubAnswerError
         ) from error

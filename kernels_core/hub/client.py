@@ -42,7 +42,7 @@ logger = logging.getLogger("kernels_core")
 # The types of current and of older repositories of kernels.
 REPOSITORY_TYPES = ("kernel", "model")
 
-# With an earlier answer, a Hub that is down should not delay a program for long.
+# If there is an earlier answer, a Hub that is down should not delay a program for long.
 _ATTEMPTS_WITH_EARLIER = 2
 _PAGES = 100
 _FILES = 100_000
@@ -87,7 +87,7 @@ class HubClient:
         return self._types.get(repo_id)
 
     def expect_type(self, repo_id: str, repository_type: str) -> None:
-        """Request a repository as this type first."""
+        """Try this type first when a repository is requested."""
         self._types.setdefault(repo_id, repository_type)
 
     def refs(self, repo_id: str, *, agent: str = "", earlier: Refs | None = None) -> Refs:
@@ -133,7 +133,7 @@ class HubClient:
         return listed.files
 
     def listing(self, repo_id: str, commit: str, *, agent: str = "") -> Listing:
-        """All that a commit has below `build`, including what must not be written."""
+        """All files of a commit below `build`, including those that must not be written."""
 
         def all_pages(request: Request) -> Listing:
             return _all_pages(request, commit)
@@ -166,7 +166,7 @@ class HubClient:
         return self._once.get(("publisher", self.endpoint, publisher), send)
 
     def publisher_is_requested(self, publisher: str) -> bool:
-        """Whether this process has requested a publisher, or is waiting for the answer."""
+        """Whether this process has sent a request about a publisher, answered or not."""
         return self._once.is_requested(("publisher", self.endpoint, publisher))
 
     def download(
@@ -179,7 +179,7 @@ class HubClient:
         agent: str = "",
         progress: Callable[[int], object] = lambda count: None,
     ) -> None:
-        """Download a file to an empty one. Its size is checked here, its content is not."""
+        """Download a file into an empty one. Its size is checked here, its content is not."""
         prefix = "" if self.repository_type(repo_id) == "model" else "kernels/"
         request = self._request(
             f"{prefix}{quote(repo_id)}/resolve/{commit}/{quote(file.path)}",
@@ -194,7 +194,7 @@ class HubClient:
             try:
                 read_file(response, commit, file.size, target, progress)
             finally:
-                # The next attempt, if any, goes on where this one stopped.
+                # The next attempt, if any, continues where this one stopped.
                 request.headers["range"] = f"bytes={target.tell()}-"
 
         fetch(request, read)

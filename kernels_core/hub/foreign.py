@@ -1,8 +1,9 @@
-"""What other programs have put into the cache: the Hub's client, and Hugging Face `kernels`.
+"""Kernels that other programs put into the cache: the Hub's client, and Hugging Face `kernels`.
 
-They keep no lists of branches or files. A commit's snapshot tells what of it was downloaded, and
-the names of the blobs that it links to are the hashes of the files, so that these are verified as
-all others. It counts where no request may be sent and this package has no record of its own.
+They record no lists of branches or files. A commit's snapshot shows which of its files were
+downloaded, and the names of the blobs that it links to are the hashes of the files, so these are
+verified like all others. This is used if no request may be sent and this package has no record of
+its own.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def cached_tree(cache: RepositoryCache, commit: str) -> tuple[TreeFile, ...] | N
     by_variant: dict[str, list[TreeFile]] = {}
     for file in _files(cache, commit):
         by_variant.setdefault(file.path.split("/")[1], []).append(file)
-    # Looking at a repository, or locking it, downloads the metadata of a build and nothing else.
+    # Inspecting a repository, or locking it, downloads only the metadata of a build.
     whole = [
         files
         for files in by_variant.values()
@@ -64,7 +65,7 @@ def _files(cache: RepositoryCache, commit: str) -> Iterator[TreeFile]:
 
 def _file(path: Path, relative: str) -> TreeFile:
     size = path.stat().st_size
-    # Where symbolic links are not possible, there are copies, whose hash cannot be known.
+    # Where symbolic links are not possible, there are copies, whose published hash is unknown.
     blob = Path(os.readlink(path)).name if path.is_symlink() else ""
     if _SHA256.fullmatch(blob):
         return TreeFile(relative, size, "", blob)

@@ -1,10 +1,10 @@
 """Installing one build of a commit in the cache: downloaded once, verified, with a receipt.
 
-A build counts as installed when every file in its directory was hashed and equals what the commit
-lists. The receipt says so for later: it holds each file's size, times and inode as they were before
-the hashing, and while they are the same nothing is hashed again. That notices whatever writes to a
-file, replaces it, adds one or takes one away. It does not notice a disk that changes content by
-itself, nor someone who can write to the cache and forges the receipt as well.
+A build is installed when every file in its directory was hashed and matches the list of the commit.
+The receipt records that: it has each file's size, times and inode as they were before hashing, and
+while they are the same nothing is hashed again. This detects that a file was written, replaced,
+added or removed. It does not detect corruption by the disk itself, or somebody who can write to the
+cache and forges the receipt, too.
 """
 
 from __future__ import annotations
@@ -89,11 +89,11 @@ class Installer:
         return self._receipt_holds(build, build.digest)
 
     def install(self, build: HubBuild) -> Path:
-        """Install a build, unless it is, and return its directory.
+        """Install a build, unless it is installed already, and return its directory.
 
         Any number of threads and processes may install one build at the same time: it is downloaded
         once. A process that is killed leaves nothing that another would take for complete. Raises a
-        DigestError when files differ from what was published after a second download too.
+        DigestError if files differ from what was published even after a second download.
         """
         path = self.path(build)
         expected = build.digest
@@ -121,7 +121,7 @@ class Installer:
         return True
 
     def metadata(self, build: HubBuild) -> Metadata | None:
-        """The metadata of a build, of which nothing else is downloaded."""
+        """The metadata of a build; nothing else of it is downloaded."""
         described = build.files.get(METADATA_FILE)
         if described is None:
             return None
@@ -143,7 +143,7 @@ class Installer:
         return _installed.get((str(path), str(expected)), fetch)
 
     def _get(self, build: HubBuild, verify: Callable[[], T]) -> T:
-        """Download what is missing, and what is in the cache but not as it was published."""
+        """Download files that are missing, or differ from what was published, and verify all."""
         self._download(build)
         try:
             return verify()
@@ -241,7 +241,7 @@ class Installer:
             )
 
     def _check_plausible(self, build: HubBuild) -> None:
-        """Refuse what is wrong by its names and sizes, before any download."""
+        """Check names and sizes before anything is downloaded."""
         repo_id = self.cache.repo_id
         described = build.files.get(METADATA_FILE)
         if described is not None and described.size > schema.MAX_BYTES:
@@ -278,7 +278,7 @@ def download_file(
 ) -> None:
     """Download a file to a path, and verify it.
 
-    What arrives garbled is downloaded once more, and then a DigestError.
+    If its hash is wrong, it is downloaded once more; after that a DigestError is raised.
     """
     expected = file.content_hash
     got: list[FileHash] = []
@@ -310,7 +310,7 @@ def _has_size(path: Path, size: int) -> bool:
 
 
 def _fingerprint(directory: Path) -> _Fingerprint:
-    """What tells that a file may have changed, for each file below a directory."""
+    """For each file below a directory, the values that differ if it was changed."""
     found: _Fingerprint = {}
     for folder, folders, names in os.walk(directory):
         # A link to a directory is not walked into, and must not go unnoticed.

@@ -1,4 +1,4 @@
-"""Progress of long work, shown as the Hub client shows that of its downloads."""
+"""Progress bars, in the style of the Hub client."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _WORTH_A_BAR = 1_000_000
 
 @contextlib.contextmanager
 def progress_bar(title: str, size: int) -> Iterator[Progress]:
-    """Show a bar on a terminal, unless the Hub client's own switch is off or there are few bytes.
+    """Show a bar on a terminal, unless the Hub client's bars are disabled or there are few bytes.
 
-    Gives the block what is called with the number of bytes as they arrive, in any thread.
+    Yields a function to call with the number of bytes as they arrive, from any thread.
     """
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 

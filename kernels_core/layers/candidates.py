@@ -1,7 +1,7 @@
 """For each group of modules: the candidates in order, or why there are none.
 
-Reads the mapping and what the backend plugins say of the devices. No I/O, no kernel is imported:
-the same input gives the same candidates.
+Reads the mapping, and the facts that backend plugins report about devices. There is no I/O, and no
+kernel is imported: the same input gives the same candidates.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class PlannedGroup:
     """A group of modules and what could replace their forward."""
 
     group: Group
-    target: Target | None = None  # None where no backend serves the device, or none is needed
+    target: Target | None = None  # None if no backend serves the device, or none is needed
     candidates: tuple[Candidate, ...] = ()  # best first
     obstacle: Obstacle | None = None  # why there is no candidate
 
     def part(self, modules: list[nn.Module]) -> PlannedGroup:
-        """The same for some of the modules."""
+        """This group with only some of its modules."""
         return attrs.evolve(self, group=self.group.part(modules))
 
     def row(self) -> ReportRow:

@@ -4,8 +4,8 @@ A subclass has the name of the original and is cached on it, so torch.compile se
 often a model is kernelized.
 
 torch itself gives modules new classes at run time (FSDP2, parametrize), derived from the module's
-class, and relies on their bases. So the kernel's forward always goes below those: they are made
-again around the kernelized class, and again around the original to undo it.
+class, and relies on their bases. So the kernel's forward always goes below those: they are
+recreated with the kernelized class as their base, and to undo it, with the original.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def kernelized_class(cls: type[nn.Module], layer: type[nn.Module]) -> type[nn.Mo
     known = _cache(original)
     if layer not in known:
         try:
-            # setdefault: two threads that make the same class must both get the one that stays
+            # setdefault: two threads that create the same class must both get the same one
             known.setdefault(layer, _make(original, layer))
         except TypeError as error:
             raise ApplyError(
@@ -84,7 +84,7 @@ def _cache(cls: type[nn.Module]) -> dict[Any, type[nn.Module]]:
 
 
 def _make(original: type[nn.Module], layer: type[nn.Module]) -> type[nn.Module]:
-    # Here, so that `kernelize` can be imported without importing torch.
+    # Imported here, so that `kernelize` can be imported without torch.
     from torch import nn
 
     from kernels_core.layers.no_backward import guarded
@@ -111,15 +111,15 @@ def _make(original: type[nn.Module], layer: type[nn.Module]) -> type[nn.Module]:
     if original.__basicsize__ != nn.Module.__basicsize__:  # it has __slots__
         derived: type[nn.Module] = metaclass(original.__name__, (original,), namespace)
         return derived
-    # Under its real base from the start, it would run the original's __init_subclass__, which may
-    # register the class or require arguments.
+    # Creating it with its real base would run the original's __init_subclass__, which may register
+    # the class or require arguments.
     made: type[nn.Module] = metaclass(original.__name__, (nn.Module,), namespace)
     made.__bases__ = (original,)
     return made
 
 
 def _around(cls: type[nn.Module], base: type[nn.Module]) -> type[nn.Module]:
-    """A class that torch generated, made again around another base."""
+    """A class that torch generated, recreated with another base."""
     if cls.__bases__[-1] is base:
         return cls
     namespace = {

@@ -1,7 +1,7 @@
-"""What a kernel layer must fulfil before its forward may replace another.
+"""Checks of a kernel's layer before its forward replaces that of a module.
 
-The rules come from the "Layers" section of the kernel requirements: a layer is pure code, with the
-forward of the layer that adopts it.
+The rules are in the section "Layers" of the kernel requirements: a layer has no state, and its
+forward can be called like the one that it replaces.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kernels_core.errors import InvalidLayerError, LayerNotFoundError, Signature
 from kernels_core.layers.members import FLAGS, HARMLESS
 from kernels_core.repository.builds import Build
 
-# What Python itself puts into the namespace of a class.
+# Names that Python itself adds to the namespace of a class.
 _IMPLICIT = frozenset(
     {
         "__annotate__",
@@ -87,13 +87,13 @@ def check_layer(layer: object, *, repository: str, name: str) -> None:
             raise invalid(
                 "constructor",
                 "has a constructor, which would never run: a kernel's forward runs on instances "
-                "of the layer that adopts it.",
+                "of the layer that it replaces.",
             )
         if members:
             raise invalid(
                 "members",
                 f"has the member {min(members)!r}: only forward, has_backward and "
-                f"can_torch_compile are allowed, since nothing else reaches the adopting layer.",
+                f"can_torch_compile are allowed, since nothing else is used.",
             )
     for flag in FLAGS:
         value = getattr(layer, flag, True)
@@ -102,7 +102,7 @@ def check_layer(layer: object, *, repository: str, name: str) -> None:
 
 
 def required_members(layer: type[nn.Module]) -> tuple[str, ...]:
-    """The members that a layer's forward expects of the module that adopts it.
+    """The members that a layer's forward expects the module to have.
 
     A layer names them by annotations in its class body, such as `weight: torch.Tensor`.
     """
@@ -178,7 +178,7 @@ def check_members(modules: Iterable[nn.Module], layer: type[nn.Module], reposito
 
 
 def check_signature(layer: type[nn.Module], adopting: type[nn.Module], repository: str) -> str:
-    """Check that a layer's forward can be called as that of the class that adopts it.
+    """Check that a layer's forward can be called like that of the class that it is used for.
 
     Both must take the same number of parameters of the same kinds, with a default wherever the
     original has one; keyword-only parameters must have the same names. Returns a note where
@@ -197,7 +197,7 @@ def check_signature(layer: type[nn.Module], adopting: type[nn.Module], repositor
             rule="signature",
         )
     renamed = [
-        f"{theirs_one.name} is {ours_one.name}"
+        f"{theirs_one.name} is named {ours_one.name}"
         for ours_one, theirs_one in zip(ours[1:], theirs[1:], strict=True)
         if ours_one.name != theirs_one.name and ours_one.kind is ours_one.POSITIONAL_OR_KEYWORD
     ]
@@ -206,8 +206,8 @@ def check_signature(layer: type[nn.Module], adopting: type[nn.Module], repositor
     return f"calls by keyword fail: in the kernel {', '.join(renamed)}"
 
 
-# Reading a signature takes longer than all else that is done for a group of modules. By function,
-# since a class may get another forward.
+# Reading a signature takes longer than everything else that is done for a group of modules. The
+# keys are functions, since a class may get another forward.
 _known_parameters: weakref.WeakKeyDictionary[Any, list[inspect.Parameter]] = (
     weakref.WeakKeyDictionary()
 )
@@ -229,7 +229,7 @@ def _parameters(cls: Any, layer: str, repository: str) -> list[inspect.Parameter
             layer=layer,
             rule="signature",
         ) from error
-    # An annotation may lead back to the function, which could then never be forgotten.
+    # An annotation may refer to the function, which would then never be freed.
     read = [one.replace(annotation=one.empty) for one in signature.parameters.values()]
     if inspect.isfunction(forward):
         _known_parameters[forward] = read
@@ -242,7 +242,9 @@ def _text(parameters: list[inspect.Parameter]) -> str:
 
 def _difference(ours: list[inspect.Parameter], theirs: list[inspect.Parameter]) -> str:
     if len(ours) != len(theirs):
-        return f"it takes {len(ours) - 1} parameters instead of {len(theirs) - 1}"
+        count = len(ours) - 1
+        plural = "" if count == 1 else "s"
+        return f"it takes {count} parameter{plural} instead of {len(theirs) - 1}"
     # The first is the module itself. Keyword-only parameters have no order.
     for our, their in zip(_ordered(ours[1:]), _ordered(theirs[1:]), strict=True):
         if our.kind is not their.kind:

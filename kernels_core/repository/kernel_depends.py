@@ -57,7 +57,7 @@ def needed_first(
         start = min(range(len(circle)), key=lambda index: list(needs).index(circle[index]))
         circle = [*circle[start:], *circle[: start + 1]]
         raise DependencyCycleError(
-            f"Kernels need each other in a circle: {' needs '.join(map(text, circle))}.",
+            f"Kernels depend on each other in a cycle: {' -> '.join(map(text, circle))}.",
             repository=repository(circle[0]),
             missing=(),
         ) from None

@@ -42,8 +42,8 @@ _KINDS = (
 )
 
 
-# No device has it: an alternative that makes a requirement looser and fits nothing by itself.
-_NOBODYS = "no such architecture"
+# No device has it, so as an alternative it makes a requirement looser without fitting anything.
+_ABSENT_ARCHITECTURE = "no such architecture"
 
 
 class MatchingRules(Rules):
@@ -266,7 +266,7 @@ def _looser(required: DeviceProperties) -> Iterator[DeviceProperties]:
         assert isinstance(required, CapabilityRange)
         yield attrs.evolve(required, max_capability=required.max_capability + 1)
     elif type(required) is Architectures:
-        yield Architectures(required.names | {_NOBODYS})
+        yield Architectures(required.names | {_ABSENT_ARCHITECTURE})
     elif type(required) is Features and len(required.names) > 1:
         yield from (Features(required.names - {name}) for name in sorted(required.names))
     elif type(required) is MinimumVersions:

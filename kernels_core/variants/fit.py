@@ -36,7 +36,7 @@ class BuildDecision:
         name: the variant name, as in the repository.
         variant: the parsed name; None when the name is invalid.
         accepted: whether the build fits.
-        reason: what the build needs and what this machine has instead; "" when it fits.
+        reason: what the build requires and what this machine has instead; "" when it fits.
     """
 
     name: str
@@ -67,8 +67,8 @@ def decide_builds(
             rejected.append(BuildDecision(name, variant, False, reason))
         else:
             accepted.append((variant, BuildDecision(name, variant, True)))
-    # Sorting is stable, in reverse as well: equally good builds stay in the order of their names.
-    accepted.sort(key=lambda pair: fit.goodness(pair[0]), reverse=True)
+    # Sorting is stable, also in reverse: equally preferred builds stay in the order of their names.
+    accepted.sort(key=lambda pair: fit.preference(pair[0]), reverse=True)
     return (*(decision for _, decision in accepted), *rejected)
 
 
@@ -90,7 +90,7 @@ class _Fit:
             or self._check_tag(variant.tag)
         )
 
-    def goodness(self, variant: Variant) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    def preference(self, variant: Variant) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
         """A key that orders builds that fit: by kind, then by framework, then by tag."""
         if isinstance(variant, NoarchVariant):
             return int(variant.backend != UNIVERSAL), (), ()
@@ -108,7 +108,7 @@ class _Fit:
         if variant.backend not in (own_name, UNIVERSAL):
             return (
                 f"made for backend {variant.backend!r}; the active backend "
-                f"{self._backend.name!r} takes 'torch-{own_name}' and 'torch-{UNIVERSAL}'"
+                f"{self._backend.name!r} uses 'torch-{own_name}' and 'torch-{UNIVERSAL}'"
             )
         return "" if self._host.torch else "needs torch, which is not installed"
 

@@ -90,9 +90,9 @@ def test_each_kernel_comes_after_those_that_it_needs() -> None:
 @pytest.mark.parametrize(
     ("needs", "text"),
     [
-        (CIRCLE, "a needs b needs c needs a"),
-        ({"b": ["c"], "c": ["a"], "a": ["b"]}, "b needs c needs a needs b"),
-        ({"a": ["a"]}, "a needs a"),
+        (CIRCLE, "a -> b -> c -> a"),
+        ({"b": ["c"], "c": ["a"], "a": ["b"]}, "b -> c -> a -> b"),
+        ({"a": ["a"]}, "a -> a"),
     ],
 )
 def test_a_circle_is_an_error_that_says_who_needs_whom(
@@ -100,5 +100,5 @@ def test_a_circle_is_an_error_that_says_who_needs_whom(
 ) -> None:
     with pytest.raises(DependencyCycleError) as caught:
         sort(needs)
-    assert str(caught.value) == f"Kernels need each other in a circle: {text}."
+    assert str(caught.value) == f"Kernels depend on each other in a cycle: {text}."
     assert caught.value.repository == f"org/{text[0]}"

@@ -96,7 +96,7 @@ def test_a_decision_holds_the_parsed_name(anvil: Backend) -> None:
         ("torch213-contested-x86_64-linux", "two plugins claim the tag 'contested'"),
         (
             "torch-cuda",
-            "made for backend 'cuda'; the active backend 'anvil' takes 'torch-anvil' and "
+            "made for backend 'cuda'; the active backend 'anvil' uses 'torch-anvil' and "
             "'torch-universal'",
         ),
     ],

@@ -1,6 +1,6 @@
 """The bundled layers compute what the layers of transformers compute, and no worse.
 
-Each runs the way a kernel does: its forward on an instance of the class that adopts it. The
+Each runs as `kernelize` runs it: its forward on an instance of the class that it is used for. The
 reference is the same formula in float64.
 """
 

@@ -17,7 +17,7 @@ _LIBPYTHON = re.compile(
 
 @attrs.frozen(kw_only=True)
 class Image:
-    """What every format says of a library; subclasses have what only one format says.
+    """The facts about a library that every format has; those of one format are in subclasses.
 
     Attributes:
         cpu: as in variant names, such as "x86_64" or "aarch64"; otherwise the format's own name.
@@ -52,7 +52,7 @@ class VersionNeed:
     Attributes:
         library: the other library, such as "libc.so.6".
         version: the version, such as "GLIBC_2.28".
-        symbols: the imported symbols with it; none where it stands for a feature of the loader.
+        symbols: the imported symbols with it; none if it requires a feature of the loader.
     """
 
     library: str
@@ -62,7 +62,7 @@ class VersionNeed:
 
 @attrs.frozen(kw_only=True)
 class ElfImage(Image):
-    """What ELF says of a library.
+    """The facts about a library in ELF format.
 
     Attributes:
         run_paths: where the loader searches for libraries: the parts of RPATH and RUNPATH.
@@ -83,7 +83,7 @@ class ElfImage(Image):
 
 @attrs.frozen(kw_only=True)
 class MachOImage(Image):
-    """What Mach-O says of a library.
+    """The facts about a library in Mach-O format.
 
     Attributes:
         platforms: the oldest supported release of each system: `{"macOS": (15, 0)}`.
@@ -100,7 +100,7 @@ class MachOImage(Image):
 
 @attrs.frozen(kw_only=True)
 class PeImage(Image):
-    """What PE says of a library.
+    """The facts about a library in PE format.
 
     Attributes:
         by_number: the libraries from which it imports symbols by ordinal.
@@ -141,7 +141,7 @@ class NativeModule:
 
     @property
     def is_first(self) -> bool:
-        """Whether it is the first of its file, to report once what concerns the whole file."""
+        """Whether it is the first of its file, so that problems of the file are reported once."""
         return self.image is None or not self.cpus or self.image.cpu == self.cpus[0]
 
 

@@ -25,7 +25,7 @@ class NewName:
 def newer_names(tree: ast.Module) -> tuple[NewName, ...]:
     """Find what a module uses of the standard library that Python 3.9 does not have.
 
-    What the module is prepared to do without is left out.
+    Names whose absence the module handles are left out.
     """
     found = [new for each in imports_of(tree) for new in _imported(each)]
     names = bindings(tree)
@@ -53,7 +53,7 @@ def _imported(each: Import) -> Iterator[NewName]:
 
 
 def _attribute(node: ast.Attribute, names: dict[str, str]) -> Iterator[NewName]:
-    # Of an imported module, or of a type: the types of other values are unknown.
+    # Only of imported modules and of types: the types of other values are unknown.
     root: ast.AST = node
     while isinstance(root, ast.Attribute):
         root = root.value

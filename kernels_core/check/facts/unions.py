@@ -30,7 +30,7 @@ _BUILTIN_TYPES = frozenset(
 
 _TYPES = frozenset({"torch.Tensor", "torch.device", "torch.dtype", "torch.Size", "torch.Generator"})
 
-# The arguments of these are not types, or not only.
+# Their arguments are not types, or not only types.
 _NOT_ONLY_TYPES = frozenset({"Literal", "Annotated"})
 
 

@@ -105,7 +105,7 @@ class _Import:
 
 
 class _Memory:
-    """The file by the addresses at which it is loaded, relative to its beginning."""
+    """The file, read by the relative addresses at which Windows maps it."""
 
     def __init__(self, source: Source, headers: Any) -> None:
         self._source = source
@@ -176,7 +176,7 @@ def _delayed_imports(memory: _Memory) -> Iterator[_Import]:
 
 
 def _descriptors(memory: _Memory, number: int, layout: Struct, what: str) -> Iterator[Any]:
-    """The entries of a directory; the caller knows which is the last."""
+    """The entries of a directory; the caller has to recognize the last one."""
     address = memory.directory(number)
     if address:
         for count in range(MAX_LIBRARIES):

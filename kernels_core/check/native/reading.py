@@ -14,7 +14,7 @@ from kernels_core.check.tables import table
 from kernels_core.variants.names import NativeVariant
 
 # The first bytes of a file, and the module that reads it: `read(file: Path) -> tuple[Image, ...]`,
-# which raises `UnreadableError`. Several images are those of the architectures in one file.
+# which raises `UnreadableError`. A file with several architectures has an image for each.
 _MAGIC = {
     b"\x7fELF": "elf",
     b"\xfe\xed\xfa\xce": "macho",

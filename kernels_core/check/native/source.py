@@ -17,7 +17,7 @@ MAX_NAMES = 64 * 2**20
 
 
 class UnreadableError(Exception):
-    """A file of native code is malformed; the text says how."""
+    """A file of native code is malformed; the message says how."""
 
 
 class Source:

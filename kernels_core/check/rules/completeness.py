@@ -1,4 +1,4 @@
-"""Rules: a repository has every build that its users need, by a list that changes with torch.
+"""Rules: a repository has every required build, by a list that changes with torch.
 
 The list is `data/required_variants.json`. The names of its builds say what a repository claims to
 support: one native build for torch claims its backend, CPU and system.
@@ -24,8 +24,8 @@ from kernels_core.check.tables import table
 from kernels_core.errors import VariantNameError
 from kernels_core.variants.names import NativeVariant, Torch, TorchStableAbi, TvmFfi
 
-# torch has a release about every three months, so by then the list has changed.
-_GOOD_FOR_MONTHS = 9
+# torch has a release about every three months, so an older list is outdated.
+_MAX_AGE_IN_MONTHS = 9
 
 _ABI_TAG = "-cxx11"
 
@@ -73,7 +73,7 @@ def outdated(repository: Repository, today: datetime.date) -> tuple[str, ...]:
     date = table("required_variants")["date"]
     year, month = map(int, date.split("-"))
     months = (today.year - year) * 12 + today.month - month
-    if months <= _GOOD_FOR_MONTHS or not list(_native(repository.all_variants)):
+    if months <= _MAX_AGE_IN_MONTHS or not list(_native(repository.all_variants)):
         return ()
     return (
         f"completeness: the list of required builds is from {date} and does not know the current "
@@ -87,7 +87,7 @@ def _native(names: Iterable[str]) -> Iterator[NativeVariant]:
             variant = read_name(name)
         except VariantNameError:
             continue
-        # Builds for another framework than torch have lists of their own.
+        # Only builds for torch are listed.
         if isinstance(variant, NativeVariant) and not isinstance(variant.framework, TvmFfi):
             yield variant
 

@@ -87,7 +87,8 @@ def python_absolute_self_import(file: PythonFile) -> Iterator[Problem]:
     """A kernel imports its own modules by relative imports only.
 
     Why: each build is imported under a unique name, so that several versions can be loaded into one
-    process. Under any other name its modules are not found, or those of another build are.
+    process. Under any other name its modules are not found, or those of another build are
+    imported instead.
 
     Fix: write `from . import x` or `from .x import y`.
     """
@@ -183,8 +184,8 @@ class _Known:
     """The modules that a build may import."""
 
     allowed: frozenset[str]  # top-level names of modules from elsewhere
-    own: frozenset[str]  # names that a kernel may import itself by, wrongly
-    modules: frozenset[str]  # paths without suffix in its directory
+    own: frozenset[str]  # names by which a kernel may import itself, which is wrong
+    modules: frozenset[str]  # paths in its directory, without suffix
 
     def is_own(self, each: Import, file: PythonFile) -> bool:
         folder = file.inner.rpartition("/")[0]
@@ -194,7 +195,7 @@ class _Known:
         return each.top not in self.allowed and (each.top in self.own or is_sibling)
 
 
-# Its files are judged one build after the other.
+# Files are judged build by build, so only a few builds need to be kept.
 @functools.lru_cache(maxsize=4)
 def _known(build: Build) -> _Known:
     return _Known(_allowed(build), _own_names(build), _modules(build))

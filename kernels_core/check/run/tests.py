@@ -23,14 +23,14 @@ def run_tests(root: Path, names: Sequence[str], module: ModuleType, report: Repo
 
     Reports `test` and `uncollected` events for failures, and one `tested` at the end.
     """
-    import pytest  # optional: without it, everything else is tried
+    import pytest  # optional: without it, all other checks still run
 
     sys.meta_path.insert(0, _Alias(names, module))
     configuration = _configuration(root)
     os.chdir(root)
     with tempfile.TemporaryDirectory() as folder:
         if configuration is None:
-            # Else pytest would look for one above the repository.
+            # Otherwise pytest would look for one above the repository.
             configuration = Path(folder, "pytest.ini")
             configuration.write_text("[pytest]\n", "utf-8")
         arguments = ["-q", "-p", "no:cacheprovider", "-c", str(configuration)]
@@ -52,7 +52,7 @@ def _configuration(root: Path) -> Path | None:
 
 
 class _Observer:
-    """A plugin of pytest that reports failures."""
+    """A pytest plugin that reports failures."""
 
     def __init__(self, report: ReportEvent) -> None:
         self._report = report
@@ -107,13 +107,13 @@ class _Alias:
 
 
 class _AliasLoader:
-    """Replaces a module by the one with its own name."""
+    """Loads the kernel's module under an alias."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """Leave it to the import system to make a module, which is then replaced."""
+        """Let the import system create a module, which is then replaced."""
 
     def exec_module(self, module: ModuleType) -> None:
         """Called by the import system, which uses the entry in `sys.modules` after this."""

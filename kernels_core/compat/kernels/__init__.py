@@ -1,4 +1,4 @@
-"""The package `kernels`, as kernels-core answers for it; see `kernels_core.compat`."""
+"""The package `kernels` that kernels-core provides; see `kernels_core.compat`."""
 
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -53,7 +53,7 @@ else:
 
     def __getattr__(name: str) -> object:
         if name == "__version__":
-            # Under its other name, which kernels import, no distribution may be installed.
+            # Kernels import it under another name, for which there may be no distribution.
             return version("kernels") if __name__ == "kernels" else reported_version()
         return _get(name)
 

@@ -1,4 +1,4 @@
-"""Rules: native code uses only what every Python since 3.9 has."""
+"""Rules: native code uses only the ABI that every Python since 3.9 has."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _OF_ONE_PYTHON = re.compile(r"[^/]*\.(?:cpython-|cp|pypy)(?P<version>[0-9]+t?)[^
 def abi3_stable(module: NativeModule) -> Iterator[Problem]:
     """Native code uses only the stable ABI of Python.
 
-    Why: everything else changes from one Python to the next, so that the module loads or works
-    correctly only on the one that it was built for.
+    Why: everything else changes with every version of Python, so the module loads or works
+    correctly only on the version that it was built for.
 
     Fix: define `Py_LIMITED_API` as `0x03090000` for all sources, and avoid what the headers then
     hide. pybind11 cannot be used, nor can nanobind, whose stable ABI begins with Python 3.12.
@@ -42,7 +42,7 @@ def abi3_stable(module: NativeModule) -> Iterator[Problem]:
 def abi3_oldest(module: NativeModule) -> Iterator[Problem]:
     """Native code uses only what was in Python's stable ABI in Python 3.9.
 
-    Why: on a Python that is older than a function that is used, loading fails.
+    Why: loading fails on every Python that is older than one of the functions used.
 
     Fix: define `Py_LIMITED_API` as `0x03090000`, no later version, for all sources.
     """
@@ -61,8 +61,8 @@ def abi3_oldest(module: NativeModule) -> Iterator[Problem]:
 def abi3_libpython(module: NativeModule) -> Iterator[Problem]:
     """Native code does not need libpython.
 
-    Why: many Pythons have none, since the executable contains everything; where it exists, a second
-    Python of another version would be loaded.
+    Why: many Pythons have no libpython, since the executable contains everything; where it exists,
+    a second Python of another version would be loaded.
 
     Fix: do not link with `-lpython3.x` or with Python's framework: undefined symbols are found in
     the program that loads the module.

@@ -1,4 +1,4 @@
-"""Rules: native code uses only what the torch that the variant names has."""
+"""Rules: native code uses only what torch has, in the release that the variant names."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from kernels_core.variants.names import Framework, NativeVariant, Torch, TorchSt
 
 _NAMESPACES = ("at", "c10", "caffe2", "torch")
 
-# C++ names as GCC and clang write them: what it is, qualifiers, then the outermost namespace with
-# its length before it.
+# C++ names as mangled by GCC and clang: the kind of symbol, qualifiers, then the outermost
+# namespace after its length.
 _ITANIUM = re.compile(
     r"_Z(?:T[A-Z]|G[A-Z])?N[rVK]*[RO]?"
     rf"(?:{'|'.join(f'{len(name)}{name}' for name in _NAMESPACES)})"
@@ -24,7 +24,7 @@ _OBJECTS = re.compile(r"(?:_Z[0-9]+)?THP[A-Z]\w*")
 # std::string of the newer and of the older ABI of GCC's C++ library.
 _NEW_STRING = re.compile(r"NSt7__cxx11|B5cxx11")
 _OLD_STRING = "Ss"
-# In mangled names: what was before (S1_, T1_, Sa), values (L...E), and the lengths of names.
+# In mangled names: substitutions (S1_, T1_, Sa), literals (L...E), and the lengths of names.
 _REPEATED = re.compile(r"[ST][0-9A-Z]*_|S[a-z]|L[a-z]n?[0-9]+E")
 _LENGTH = re.compile(r"[0-9]{1,5}")
 
@@ -53,7 +53,7 @@ def torch_stable_abi(module: NativeModule) -> Iterator[Problem]:
 def torch_stable_release(module: NativeModule) -> Iterator[Problem]:
     """In a `torch-stable-abi` variant, native code uses no function newer than the named release.
 
-    Why: the variant is chosen with that release of torch, where loading it fails.
+    Why: the variant is also chosen for that release of torch, where loading it fails.
 
     Fix: define `TORCH_TARGET_VERSION` as that release for all sources, or name the variant after
     the release that has all the functions.
@@ -103,7 +103,7 @@ def _framework(module: NativeModule) -> Framework | None:
 
 def _is_unstable(name: str) -> bool:
     """Whether a symbol belongs to torch's C++ API."""
-    if name.startswith("?"):  # as Microsoft's compiler writes it: the outermost namespace is last
+    if name.startswith("?"):  # as mangled by MSVC: the outermost namespace is last
         return name.partition("@@")[0].rpartition("@")[2] in _NAMESPACES
     return bool(_ITANIUM.match(name) or _OBJECTS.fullmatch(name))
 

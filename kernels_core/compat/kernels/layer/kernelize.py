@@ -1,4 +1,4 @@
-"""As `kernels.layer.kernelize` of Hugging Face `kernels`."""
+"""The module `kernels.layer.kernelize`, with the names that Hugging Face `kernels` has in it."""
 
 from kernels_core.compat.exports import lazily
 

@@ -1,4 +1,4 @@
-"""As `kernels.layer.mode` of Hugging Face `kernels`."""
+"""The module `kernels.layer.mode`, with the names that Hugging Face `kernels` has in it."""
 
 from kernels_core.compat.exports import lazily
 
