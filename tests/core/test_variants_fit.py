@@ -113,7 +113,7 @@ def test_an_invalid_name_is_rejected_with_the_grammar(anvil: Backend) -> None:
     decision = one("torch2013-cpu-x86_64-linux", anvil)
     assert not decision.accepted
     assert decision.variant is None
-    assert "written 'torch213-cpu-x86_64-linux'" in decision.reason
+    assert "must be written as 'torch213-cpu-x86_64-linux'" in decision.reason
 
 
 @pytest.mark.parametrize(
