@@ -1,7 +1,7 @@
 """kernels-core: run optimized compute kernels in PyTorch models, on any accelerator.
 
-A program marks layers as replaceable and maps layer names to kernel repositories; `kernelize` asks
-the installed backend plugins what fits this machine and replaces the layers' `forward`.
+A program marks layers as replaceable and maps layer names to kernel repositories; `kernelize`
+queries the installed backend plugins about this machine and replaces the layers' `forward`.
 
 Importing this package imports neither torch nor huggingface_hub: every public name below is loaded
 when it is first used.

@@ -47,7 +47,7 @@ hookimpl: _HookimplMarker = pluggy.HookimplMarker(PROJECT_NAME)
 
 @attrs.frozen
 class BackendInfo:
-    """What a backend is; declared without looking at the machine.
+    """What a backend is; declared without querying the machine.
 
     Attributes:
         name: name of the backend, which is also the device type in mappings ("cuda", "acme").
@@ -243,7 +243,7 @@ class Candidate:
 
 @hookspec
 def kernels_backend() -> BackendInfo:  # type: ignore[empty-body]
-    """Declare the backend. Reads nothing of the machine, and does not import torch."""
+    """Declare the backend, without querying the machine or importing torch."""
 
 
 @hookspec

@@ -69,8 +69,8 @@ def _release(version: str) -> tuple[int, int]:
 
 
 def _torch_info(os_name: str) -> TorchInfo | None:
-    # Programs without torch must get an answer. If torch is installed and cannot be imported, its
-    # exception is the most useful answer.
+    # Programs without torch must get a result. If torch is installed and cannot be imported, its
+    # exception is the most useful one.
     if "torch" not in sys.modules and importlib.util.find_spec("torch") is None:
         return None
     import torch

@@ -83,10 +83,10 @@ class _Batch(Generic[T, R]):
 
 @contextlib.contextmanager
 def in_background(work: Callable[[], R]) -> Iterator[Callable[[], R]]:
-    """Begin work in another thread, to have its result when it is needed.
+    """Start work in another thread, and yield a function that waits for the result.
 
-    The block gets a function that waits for the result, or raises what the work raised. Where no
-    thread may be started, its first call does the work. The block ends after the thread.
+    That function raises what the work raised. Where no thread may be started, its first call does
+    the work. The block ends after the thread.
     """
     result: Future[R] = Future()
 

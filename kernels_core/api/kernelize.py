@@ -32,8 +32,8 @@ def kernelize(
 ) -> _M:
     """Replace the forward of a model's extensible layers with kernels that fit.
 
-    Works in place and may be repeated with another mode or mapping: the last call counts. When it
-    raises, every module is as it was before.
+    Works in place and may be repeated with another mode or mapping: the last call takes effect. If
+    it raises, every module is as it was before.
 
     Args:
         model: the model.
@@ -42,7 +42,7 @@ def kernelize(
         device: the device to choose kernels for, for all layers, for example "cuda", "cuda:1" or a
             torch.device. By default it is each layer's own device.
         use_fallback: whether layers without a compatible kernel keep their forward; with False
-            that raises. `KernelizeFallback` flags allow single cases.
+            that raises. `KernelizeFallback` flags allow individual cases.
         mapping: the only mapping to use; by default the registered one.
 
     Returns:
@@ -112,7 +112,7 @@ def kernelized(
 
 
 def unkernelize(model: _M) -> _M:
-    """Give every layer of a model back the forward that it had before `kernelize`.
+    """Restore the forward that every layer of a model had before `kernelize`.
 
     Args:
         model: a model, whether kernelized or not.

@@ -1,9 +1,9 @@
 """Bundles: kernels for a machine that cannot reach the Hub.
 
 A bundle is a cache with regular files only: `KERNELS_CACHE` names it, and programs run unchanged.
-Its records hold the Hub's answers, and list of each commit the builds that are in the bundle; what
-is loaded is compared with them, as in any cache. The manifest makes it possible to verify the whole
-bundle, and to identify it by one digest.
+Its records contain the Hub's answers, and of each commit the builds that are in the bundle; builds
+are compared with them when they are loaded, as in any cache. The manifest makes it possible to
+verify the whole bundle, and to identify it by one digest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Answering `import kernels`: programs written for Hugging Face `kernels` run on kernels-core.
+"""Providing the package `kernels`: programs for Hugging Face `kernels` run on kernels-core.
 
     import kernels_core.compat
 

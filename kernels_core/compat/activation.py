@@ -1,4 +1,4 @@
-"""Switching the answer to `import kernels` on and off in this process."""
+"""Making `import kernels` import kernels-core in this process, and undoing that."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 
 NAME = "kernels"
 LOCAL = "core"
-"""The local version segment of the wheel that answers `import kernels` without activation."""
+"""The local version segment of the wheel that provides `kernels` without activation."""
 
 FOLDER = Path(__file__).parent
 
-# Modules of transformers that ask whether `kernels` is installed, and keep the answer.
+# The module of transformers that checks whether `kernels` is installed, and keeps the result.
 _AVAILABILITY = "transformers.utils.import_utils"
 
 
 def activate(version: str | None = None) -> None:
-    """Answer `import kernels` in this process, whether Hugging Face `kernels` is installed or not.
+    """Make `import kernels` import kernels-core, even if Hugging Face `kernels` is installed.
 
-    Also `importlib.util.find_spec("kernels")` and `importlib.metadata.version("kernels")` answer
-    for this package from then on. Nothing is imported until a program does. Calling it again has no
-    effect; `deactivate` undoes it.
+    From then on, `importlib.util.find_spec("kernels")` and `importlib.metadata.version("kernels")`
+    refer to this package, too, in this process. Nothing is imported until a program imports
+    `kernels`. Calling it again has no effect; `deactivate` undoes it.
 
     Args:
-        version: the version of Hugging Face `kernels` to report. By default it is decided at the
-            first question: what `KERNELS_COMPAT_VERSION` says, else the lowest version that the
-            installed transformers accepts, else 0.17.2.
+        version: the version of Hugging Face `kernels` to report. By default it is determined when
+            it is first needed: `KERNELS_COMPAT_VERSION`, or else the lowest version that the
+            installed transformers accepts, or else 0.17.2.
 
     Raises:
         ValueError: the version does not have the form of one.
@@ -65,7 +65,7 @@ def activate(version: str | None = None) -> None:
 
 
 def deactivate() -> None:
-    """Undo `activate`. What programs have imported until then they keep.
+    """Undo `activate`. Programs keep what they have imported.
 
     Example:
         >>> import kernels_core.compat
@@ -95,7 +95,7 @@ def is_name(module: str) -> bool:
 
 
 def is_ours(module: ModuleType) -> bool:
-    """Whether a module is one that `activate` answered with."""
+    """Whether a module belongs to the package that `activate` provides."""
     return str(getattr(module, "__file__", None) or "").startswith(str(FOLDER))
 
 
@@ -126,8 +126,8 @@ def _refuse_beside_the_wheel() -> None:
     if found:
         version = found[0].name.removeprefix(f"{NAME}-").removesuffix(".dist-info")
         raise CompatError(
-            f"The distribution {NAME} {version} is installed, which answers 'import {NAME}' by "
-            f"itself. Do not call activate(), or pip uninstall {NAME} first."
+            f"The distribution {NAME} {version} is installed, which provides '{NAME}' "
+            f"already. Do not call activate(), or pip uninstall {NAME} first."
         )
 
 

@@ -1,4 +1,4 @@
-"""The metadata of the distribution `kernels`, for programs that ask for its version."""
+"""The metadata of the distribution `kernels`, for programs that read its version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which package answers `import kernels` here, as which version, and why."""
+"""Which package `import kernels` imports here, with which version, and why."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from kernels_core.compat.version import decide
 
 @attrs.frozen
 class Provider:
-    """What answers `import kernels`.
+    """The package that `import kernels` imports.
 
     Attributes:
         name: "nothing", "Hugging Face kernels", "kernels-core" while it is active in this process,
             or "the wheel of kernels-core".
-        version: the version that programs see; None when nothing answers.
+        version: the version that programs see; None if there is no such package.
         note: why it is that version, or what `kernels_core.compat.activate()` would change.
         problem: what is wrong and how to fix it; "" when nothing is.
     """

@@ -54,7 +54,7 @@ class _Function:
         return _layer_of(function)
 
 
-# Once per function, so that torch.compile sees one class however often it is asked for.
+# Once per function, so that torch.compile always sees the same class.
 @functools.cache
 def _layer_of(function: Callable[..., Any]) -> type[nn.Module]:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Values that Hugging Face `kernels` hands out, filled with what kernels-core knows."""
+"""The value types of Hugging Face `kernels`, made from those of kernels-core."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Provenance:
     """What a build says about the sources that it was built from.
 
     Attributes:
-        dirty: whether they had changes that no commit holds.
+        dirty: whether they had uncommitted changes.
     """
 
     dirty: bool
@@ -75,7 +75,7 @@ class Provenance:
 
 @attrs.frozen
 class Metadata:
-    """What a build says about itself.
+    """The metadata of a build.
 
     Attributes:
         name: name of the kernel.
@@ -89,7 +89,7 @@ class Metadata:
         source: the repository that it was built from.
         digest: the hashes of its files.
         kernels_minver: the version of Hugging Face `kernels` that it needs at least.
-        provenance: what its sources were, where they had changes that no commit holds, else None.
+        provenance: the sources that it was built from if they had uncommitted changes, else None.
     """
 
     name: KernelName | None
@@ -168,7 +168,7 @@ class LoadedKernel:
     """A kernel that this process has imported.
 
     Attributes:
-        metadata: what its build says about itself.
+        metadata: the metadata of its build.
         module: its module.
         repo_info: where on the Hub it comes from; None for one from a directory.
     """

@@ -1,4 +1,4 @@
-"""Which version of Hugging Face `kernels` to be, since programs ask for narrow ranges."""
+"""Which version of Hugging Face `kernels` to report: programs require narrow ranges."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ def write_wheel(version: str, directory: Path) -> Path:
     """Write the wheel.
 
     Args:
-        version: the version of Hugging Face `kernels` to stand for, for example "0.18.2".
-        directory: where to write it; made when it does not exist.
+        version: the version of Hugging Face `kernels` to report, for example "0.18.2".
+        directory: where to write it; created if it does not exist.
 
     Returns:
         Its path, for example `kernels-0.18.2+core-py3-none-any.whl`.
@@ -82,7 +82,7 @@ def _metadata(version: str) -> str:
         f"Requires-Dist: kernels-core>={core}\n"
         f"Description-Content-Type: text/markdown\n"
         f"\n"
-        f"This distribution replaces Hugging Face `kernels`: `import kernels` is answered by\n"
+        f"This distribution replaces Hugging Face `kernels`: `import kernels` imports\n"
         f"kernels-core. Uninstall it, and install `kernels` again, to undo that.\n"
     )
 

@@ -2,7 +2,7 @@
 
 Files are where the Hub client keeps its own, so that programs share them: `blobs/` has each content
 once, under its hash, and `snapshots/<commit>/` the files as links. What only this package needs is
-beside them in `kernels-core/`: small JSON records. One that cannot be read does not count.
+beside them in `kernels-core/`: small JSON records. One that cannot be read is ignored.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class RepositoryCache:
         repo_id: the repository, "org/name".
         repository_type: "kernel" or "model".
         root: the directory of all repositories.
-        endpoint: the Hub that records are about. Records about another Hub do not count.
+        endpoint: the Hub that records are about. Records about another Hub are ignored.
     """
 
     repo_id: str
@@ -92,7 +92,7 @@ class RepositoryCache:
 
     @contextlib.contextmanager
     def adding(self, file: TreeFile) -> Iterator[Path]:
-        """Give the block a path to write a file to, which then becomes the blob of the file."""
+        """Yield a path to write a file to, which then becomes the blob of the file."""
         blob = self.blob(file)
         self._make(blob.parent)
         _remove_stale(blob)
@@ -144,7 +144,7 @@ class RepositoryCache:
         path = self._record(name)
         record = {"format": _FORMAT, "endpoint": self.endpoint, **record}
         try:
-            # Tools of the Hub client take a repository without snapshots for a broken one.
+            # Tools of the Hub client treat a repository without snapshots as broken.
             (self.path / "snapshots").mkdir(parents=True, exist_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path, prefix=f".{path.name}", suffix="") as new:
@@ -161,9 +161,9 @@ class RepositoryCache:
         return self.path / _RECORDS / f"{name}.json"
 
     def keep_ref(self, ref: str, commit: str) -> None:
-        """Note which commit a branch or tag was at, as the Hub client does.
+        """Record the commit of a branch or tag, as the Hub client does.
 
-        Its tools remove snapshots that no such note names.
+        Its tools remove snapshots without such a record.
         """
         if not re.fullmatch(r"[\w.-]+", ref):
             return
@@ -223,7 +223,7 @@ class RepositoryCache:
 
 
 def _link(blob: Path, shown: Path) -> None:
-    """Show a blob at another path too; by a symbolic link where those are possible and enabled."""
+    """Make a blob available at another path, by a symbolic link if possible and enabled."""
     from huggingface_hub import constants
 
     if not constants.HF_HUB_DISABLE_SYMLINKS:

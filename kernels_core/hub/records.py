@@ -1,4 +1,4 @@
-"""What is on record in the cache of earlier answers of the Hub."""
+"""Records in the cache of earlier answers of the Hub."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def recall_refs(cache: RepositoryCache) -> Refs | None:
 
 
 def has_refs(cache: RepositoryCache) -> bool:
-    """Whether there is a record of branches and tags, be it one about another Hub."""
+    """Whether there is a record of branches and tags, even one about another Hub."""
     return cache.has(_REFS)
 
 
@@ -49,7 +49,7 @@ def recall_tree(cache: RepositoryCache, commit: str) -> tuple[TreeFile, ...] | N
 
 
 def has_tree(cache: RepositoryCache, commit: str) -> bool:
-    """Whether there is a record of the files of a commit, be it one about another Hub."""
+    """Whether there is a record of the files of a commit, even one about another Hub."""
     return cache.has(_tree(commit))
 
 
@@ -77,7 +77,7 @@ def _tree(commit: str) -> str:
 class PublisherRecord:
     """The Hub's last answer about a repository's publisher; see `trust.TrustRecord`.
 
-    It is kept with the repository, so that an answer does not count for another repository.
+    It is kept with the repository, so that an answer is not used for another repository.
     """
 
     cache: RepositoryCache
@@ -89,7 +89,7 @@ class PublisherRecord:
         return trusted if record.get("name") == publisher and isinstance(trusted, bool) else None
 
     def remember(self, publisher: str, trusted: bool) -> None:
-        """Keep an answer, instead of the one before."""
+        """Keep an answer, which replaces the previous one."""
         if self.recall(publisher) is not trusted:
             self.cache.remember(_PUBLISHER, {"name": publisher, "trusted": trusted})
 

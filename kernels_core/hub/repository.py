@@ -222,7 +222,7 @@ class HubRepository:
         return self.cache.snapshot(commit)
 
     def installer(self, commit: str) -> Installer:
-        """What downloads builds of a commit. It does not check trust."""
+        """An installer for builds of a commit. It does not check trust."""
         hub = None if self.is_offline else client()
         return Installer(self.cache, commit, hub, self.agent)
 
@@ -258,7 +258,7 @@ class HubRepository:
 
     @contextlib.contextmanager
     def _requesting_publisher(self, revision: str | None) -> Iterator[AskHub]:
-        """Give the block what asks the Hub about a publisher; the request is in flight already."""
+        """Send the request about the publisher, and yield a function that waits for the answer."""
         named = publisher_of(self.repo_id)
         earlier = records.PublisherRecord(self.cache).recall(named)
 

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 ATTEMPTS = 4
 _FIRST_WAIT = 0.25  # seconds; doubles with each attempt
-# A server that asks to wait longer gets no other attempt.
+# If the server requests a longer wait, there is no further attempt.
 _LONGEST_WAIT = 60.0
 # A response that trickles in keeps each single read below its time-out.
 _LONGEST_ANSWER = 60.0
@@ -77,7 +77,7 @@ class TransientError(Exception):
     """A failure that another attempt may not meet.
 
     Attributes:
-        wait: how long the server asks to wait before the next attempt; None when it does not say.
+        wait: the wait before the next attempt that the server requests, if it does.
         lasting: what it becomes when every attempt fails.
     """
 
@@ -102,7 +102,7 @@ def fetch(request: Request, read: Callable[[Response], T], *, attempts: int = AT
         try:
             return _try(request, read)
         except TransientError as error:
-            # Jitter: many processes that failed together should not come back together.
+            # Jitter: many processes that failed together should not retry together.
             backoff = _FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
             wait = backoff if error.wait is None else error.wait
             if attempt == attempts or wait > _LONGEST_WAIT:
@@ -192,7 +192,7 @@ def _retry_after(response: Response) -> float | None:
 
 def _lasting(request: Request, error: TransientError, attempts: int, wait: float) -> HubError:
     times = "once" if attempts == 1 else f"{attempts} times, the last time"
-    patience = f" The server asks to wait {wait:.0f} s." if wait > _LONGEST_WAIT else ""
+    patience = f" The server requests a wait of {wait:.0f} s." if wait > _LONGEST_WAIT else ""
     return error.lasting(
         f"{request} failed {times} with: {error}.{patience}",
         repository=request.repository,

@@ -121,7 +121,7 @@ class TrustRecord(Protocol):
         ...
 
     def remember(self, publisher: str, trusted: bool) -> None:
-        """Keep an answer, instead of the one before."""
+        """Keep an answer, which replaces the previous one."""
         ...
 
 

@@ -185,7 +185,7 @@ def _majors(refs: Refs) -> dict[int, str]:
 
 
 def _versions(refs: Refs) -> dict[Version, str]:
-    """The tags of versions, in their order. Of `v1.0` and `v1.0.0`, the longer counts."""
+    """The tags of versions, in their order. Of `v1.0` and `v1.0.0`, the longer is used."""
     versions = {_version_of(name): name for name in sorted(refs.tags, key=lambda n: (len(n), n))}
     return {version: versions[version] for version in sorted(v for v in versions if v is not None)}
 

@@ -12,10 +12,10 @@ class KernelizeFallback(Flag):
 
     Attributes:
         NONE: never; every layer must get a kernel.
-        NO_LAYER: the mapping does not know the layer.
-        NO_DEVICE: the mapping has nothing for the layer's device.
-        NO_COMPATIBLE_PROPERTIES: it has, but not for a device with these properties.
-        NO_COMPATIBLE_MODE: it has, but nothing that can serve the requested mode.
+        NO_LAYER: the mapping has no entry for the layer.
+        NO_DEVICE: the mapping has no entry for the layer's type of device.
+        NO_COMPATIBLE_PROPERTIES: none of these entries fits the device's properties.
+        NO_COMPATIBLE_MODE: none of the entries that fit can serve the requested mode.
         NO_BUILD: the repository exists, but none of its builds fits this machine.
         CANNOT_LOAD: everything else that can go wrong from resolving to validating.
         DEFAULT: all but `CANNOT_LOAD`; what `use_fallback=True` means.

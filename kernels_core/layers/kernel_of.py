@@ -20,7 +20,7 @@ class LayerKernel:
     Attributes:
         layer: name of the layer in the kernel.
         repository: where the kernel comes from, a path or "org/name"; None for a layer of a
-            repository that is none of this package's.
+            repository class that is not from this package.
         variant: name of the build, or None.
         commit: commit of the repository, or None where it has none.
     """
@@ -42,12 +42,12 @@ class LayerKernel:
 def kernel_of(module: nn.Module) -> LayerKernel | None:
     """The kernel whose forward a module runs, or None where it runs its own.
 
-    Looking for `"forward" in module.__dict__` does not tell: `kernelize` gives a module another
-    class and stores nothing on it.
+    `"forward" in module.__dict__` is no test for this: `kernelize` gives a module another class and
+    stores nothing on it.
 
     Args:
         module: a module, for example one that `model.named_modules()` gives, or an extensible
-            function. Only itself counts, not the modules in it.
+            function. Its submodules are not considered.
 
     Example:
         >>> from torch import nn

@@ -33,7 +33,7 @@ class ReportRow:
         mode: the mode for which the kernel is registered, or None.
         candidates: in a plan, the repositories that will be tried, in this order.
         reason: why they keep their forward; "" if they run a kernel.
-        note: what a user of the kernel must know; mostly "".
+        note: what a user of the kernel must know; usually "".
     """
 
     layer_name: str

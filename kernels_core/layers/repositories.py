@@ -1,4 +1,4 @@
-"""Layer repositories: the values that mappings hold. Making one touches nothing.
+"""Layer repositories: the values of mappings. Creating one has no side effects.
 
 Anything with `load() -> type[nn.Module]` is a layer repository. Those of this package can also
 resolve a build for one device first, which imports nothing, and load that build after.

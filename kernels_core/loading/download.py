@@ -83,7 +83,7 @@ class Selection:
 
 
 def download_kernels(requests: Sequence[Request], selection: Selection) -> list[Result]:
-    """Download kernels and all that they need; when one fails, go on with the others.
+    """Download kernels and all that they need; if one fails, continue with the others.
 
     Raises a KernelsError only when the backend is not available.
     """

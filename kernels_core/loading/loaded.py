@@ -38,8 +38,7 @@ class LoadedKernel:
         return self.build.repository
 
 
-# Kernels ask the package that loads them for the kernels that they need, by the name that the first
-# such package had.
+# Kernels import `get_kernel_dep` from `kernels`, the name of the first package that loaded them.
 _INSTEAD = {"kernels": "kernels_core.compat.kernels"}
 
 # By module name: each build is imported once.

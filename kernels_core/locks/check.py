@@ -13,7 +13,7 @@ from kernels_core.repository.metadata import KernelDependency
 def check_lock(requirements: Sequence[Requirement], lock: Lock) -> tuple[str, ...]:
     """What is wrong with a lock, one sentence for each problem.
 
-    That a branch on the Hub has moved since is no problem: the lock is there to prevent changes.
+    A branch on the Hub that has moved since is no problem: a lock protects from such changes.
     """
     if any(kernel.variants is None or kernel.direct is None for kernel in lock.kernels):
         return (f"The lock has no digests: {DIGESTS_NAME} is missing, or its format is old.",)

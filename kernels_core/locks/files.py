@@ -1,4 +1,4 @@
-"""Lock files: how a lock is written down.
+"""Lock files: reading and writing a lock.
 
 A lock is two files beside each other. `kernels.lock` has the commits, in the format of Hugging Face
 `kernels`, which refuses anything else in it; so the digests are in `kernels.lock.digests.json`. An

@@ -1,6 +1,6 @@
 """A lock: the commit at which a project uses each kernel, and the hashes of that kernel's builds.
 
-Nothing here reads a file or sends a request; `files.py` says how a lock is written down.
+Nothing here reads a file or sends a request; `files.py` reads and writes lock files.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def lock_project(requirements: Sequence[Requirement]) -> Lock:
         return kernel, kernel.depends
 
     locked = walk(own, visit, needed_by="The project", limit=len(own) + _MOST_OTHERS)
-    # Refuses circles.
+    # Refuses cycles.
     needed_first({kernel: locked[kernel].depends for kernel in locked}, _repository, str)
     return Lock(tuple(locked.values()))
 

@@ -1,4 +1,4 @@
-"""Writing a file or directory so that nobody ever sees a part of it."""
+"""Writing files and directories atomically."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: Path, prefix: str = "", suffix: str | None = None) -> Iterator[Path]:
-    """Give the block a new path beside `path`, and move what it makes there to `path`.
+    """Yield a new path beside `path`, which is renamed to `path` at the end of the block.
 
-    When the block fails, `path` stays as it was and nothing is left beside it. The new name starts
+    If the block fails, `path` stays as it was and nothing is left beside it. The new name starts
     with `prefix`, and ends with `suffix` or else with the name of `path`. No other thread, process
     or machine has the same one, since locks do nothing on some network file systems.
     """

@@ -61,7 +61,7 @@ class BuildSelector:
     by_metadata: bool = False
 
     def decisions_by_name(self, names: Iterable[str]) -> tuple[BuildDecision, ...]:
-        """Decide over builds by nothing but their names; see `fit.decide_builds`."""
+        """Decide over builds by their names only; see `fit.decide_builds`."""
         if self.by_metadata:
             return tuple(BuildDecision(name, None, True) for name in names)
         host = self.host or host_info()

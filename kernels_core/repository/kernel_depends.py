@@ -9,7 +9,7 @@ from typing import TypeVar
 from kernels_core.errors import DependencyCycleError
 from kernels_core.parallel import in_parallel
 
-# More kernels than any kernel needs; one that needs more is broken, or made to do harm.
+# More kernels than any kernel needs; one that needs more is broken or malicious.
 MOST_DEPENDENCIES = 50
 
 K = TypeVar("K", bound=Hashable)
@@ -25,7 +25,7 @@ def walk(
 ) -> dict[K, R]:
     """Visit kernels and all that they need, each once: breadth first, each level in parallel.
 
-    `visit` returns what to keep of a kernel, and which kernels it needs. Circles are no problem
+    `visit` returns what to keep of a kernel, and which kernels it needs. Cycles are no problem
     here, see `needed_first`; more kernels than the limit are a DependencyCycleError.
     """
     found: dict[K, R] = {}
@@ -45,7 +45,7 @@ def walk(
 def needed_first(
     needs: Mapping[K, Iterable[K]], repository: Callable[[K], str], text: Callable[[K], str]
 ) -> list[K]:
-    """Sort kernels so that each comes after those that it needs; a circle is an error.
+    """Sort kernels so that each comes after those that it needs; a cycle is an error.
 
     The callables say to which repository a kernel belongs, and what errors call it.
     """

@@ -1,6 +1,6 @@
 """A kernel repository on disk: its builds, the one to use, and the package in it.
 
-A path that a user names is trusted by being named: symbolic links are followed.
+A path that a user names is trusted: symbolic links are followed.
 """
 
 from __future__ import annotations

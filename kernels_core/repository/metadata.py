@@ -1,7 +1,7 @@
 """Strict reading of `metadata.json`, which describes one build of a kernel.
 
-Every key is optional, because builds of different ages carry different ones; a key that is there
-must be right. Unknown keys are allowed.
+Every key is optional, because builds of different ages carry different ones; a key that exists
+must be valid. Unknown keys are allowed.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ class Metadata:
         upstream: repositories that the kernel was taken from.
         source: repository that it was built from.
         digest: the hashes of the build's files.
-        kernels_minver: the oldest version of Hugging Face `kernels` that can load it. It means
-            nothing to this package, which does not follow those versions.
+        kernels_minver: the oldest version of Hugging Face `kernels` that can load it. Ignored,
+            since this package does not follow those versions.
         dirty: the keys below `provenance` that say that sources had uncommitted changes.
     """
 

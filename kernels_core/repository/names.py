@@ -23,7 +23,7 @@ def publisher_of(repo_id: str) -> str:
 
 
 def check_reference(revision: object, version: object) -> None:
-    """Raise a TypeError or ValueError for what cannot say which commit is meant."""
+    """Raise a TypeError or ValueError if a revision and version do not identify a commit."""
     check_version(version)
     if revision is not None and not isinstance(revision, str):
         raise TypeError(f"revision must be a branch, tag or commit, got {revision!r}.")

@@ -2,7 +2,7 @@
 
 repository      the files, builds and metadata of a repository on disk
 hub             a repository on the Hub, downloaded for as long as it is checked
-build_names     what the names of builds say of their backends
+build_names     the backends that the names of builds mean
 python_files    Python source, parsed; from its tree:
 python_walk (what Python 3.9 runs of it), imports, syntax, unions, new_names
 operators       all Python of a build, and the operators in it; constants evaluates their names

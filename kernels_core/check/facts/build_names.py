@@ -1,6 +1,6 @@
-"""What the names of builds say of backends, from a table, so that no plugin need be installed.
+"""The backends that the names of builds mean, from a table, so that no plugin has to be installed.
 
-Of backends that are not in the table nothing is known, and no rule says anything against them.
+Nothing is known about backends that are not in the table, and no rule reports them.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def misspelt(variant: Variant) -> str:
 
 
 def backend_text(variant: Variant) -> str:
-    """The part of a name that stands for the backend."""
+    """The part of a name that names the backend."""
     return str(variant.tag) if isinstance(variant, NativeVariant) else variant.backend
 
 

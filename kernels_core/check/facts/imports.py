@@ -67,7 +67,7 @@ def _beginning(name: ast.expr) -> str:
     if isinstance(name, ast.Constant) and isinstance(name.value, str):
         return name.value
     if isinstance(name, ast.JoinedStr) and name.values:
-        # Of f"{package}.x" nothing is known, of f"torch.{x}" and f".{x}" enough.
+        # f"{package}.x" is unknown; f"torch.{x}" and f".{x}" are known well enough.
         certain, dot, _ = _beginning(name.values[0]).rpartition(".")
         return certain if certain else dot
     return ""

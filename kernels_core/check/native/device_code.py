@@ -28,7 +28,7 @@ _MAX_ID = 256
 
 
 class _UnknownCodeError(Exception):
-    """The code has an unknown form, so that nothing can be said of it."""
+    """The code has an unknown format, so its architectures are unknown."""
 
 
 def read_device_code(

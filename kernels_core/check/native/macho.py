@@ -143,7 +143,7 @@ def _commands(part: _Part, header: Any) -> Iterator[tuple[int, bytes]]:
 
 
 class _Commands:
-    """What the load commands say."""
+    """The facts in the load commands."""
 
     def __init__(self) -> None:
         self.libraries: list[str] = []

@@ -4,9 +4,9 @@
 subject (a new module is to be named in `_MODULES`), and into the documentation by
 `python -m kernels_core.check.rules_page > docs/check-rules.md`.
 
-    layout          which files and directories there are, and their names
-    completeness    which builds there must be
-    metadata        what builds say about themselves, and the digest of their files
+    layout          files and directories, and their names
+    completeness    required builds
+    metadata        the metadata of builds, and the digest of their files
     native/         native code: a module for each system, for each ABI, and for all
     python          Python source: syntax, names of the standard library, imports
     namespace       namespaces of operators

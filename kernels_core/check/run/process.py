@@ -33,7 +33,7 @@ _MAX_EVENTS = 16 << 20
 
 @attrs.frozen
 class Worked:
-    """How a process went.
+    """The outcome of a process.
 
     Attributes:
         events: the events that it reported.
