@@ -112,7 +112,8 @@ def match_minimum_versions(required: MinimumVersions, versions: Mapping[str, str
     """
     for name, least in required.versions:
         if name not in versions:
-            return Match.no(f"it has no version {name!r}, only {', '.join(versions)}")
+            known = ", ".join(versions) or "nothing"
+            return Match.no(f"the version of {name} is not known, only that of {known}")
         if Version(versions[name]) < Version(least):
             return Match.no(f"it has {name} {versions[name]}, and at least {least} is required")
     least_versions = {name: Version(least) for name, least in required.versions}

@@ -125,7 +125,7 @@ def _rank(
         registered = sorted({str(served) for p in fitting for served in repositories.entries[p]})
         return Obstacle(
             KernelizeFallback.NO_COMPATIBLE_MODE,
-            f"nothing is registered that serves {mode}, only {', '.join(registered)}",
+            f"no entry serves {mode}; there are entries for {', '.join(registered)}",
         )
     return candidates
 

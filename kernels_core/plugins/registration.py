@@ -91,9 +91,10 @@ def _hook_functions(plugin: ModuleType, source: PluginSource) -> dict[str, Calla
             functions[hook] = _bind(hook, caller, implementations[0], source)
     missing = [hook for hook in REQUIRED_HOOKS if hook not in functions]
     if missing:
+        subject = "hooks are" if len(missing) > 1 else "a hook is"
         raise source.error(
             "register",
-            f"hooks are missing: implement {', '.join(missing)} with @hookimpl.",
+            f"{subject} missing: implement {', '.join(missing)} with @hookimpl.",
         )
     return functions
 

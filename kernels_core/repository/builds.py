@@ -175,10 +175,11 @@ def _find_package(
     found = next((name for name in allowed if name in packages), None)
     if found is not None:
         return path / found
-    contents = f"the packages {', '.join(packages)}" if packages else "no package"
+    plural = "s" if len(packages) > 1 else ""
+    contents = f"the package{plural} {', '.join(packages)}" if packages else "no package"
     raise RepositoryNotFoundError(
         f"{path} has no '__init__.py' and no package {' or '.join(map(repr, allowed))}; "
-        f"it holds {contents}. Name the package with package_name=.",
+        f"it contains {contents}. Name the package with package_name=.",
         repository=repository,
     )
 

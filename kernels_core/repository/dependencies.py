@@ -20,9 +20,10 @@ def check_dependencies(metadata: Metadata, *, repository: str) -> None:
         return
     missing = tuple(_missing_packages(metadata.python_depends))
     if missing:
+        what = "Python packages that are" if len(missing) > 1 else "a Python package that is"
         raise DependencyError(
-            f"The kernel in {repository} needs Python packages that are not installed. "
-            f"Install them: pip install {shlex.join(missing)}",
+            f"The kernel in {repository} needs {what} not installed. To install: "
+            f"pip install {shlex.join(missing)}",
             repository=repository,
             missing=missing,
         )

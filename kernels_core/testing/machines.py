@@ -122,7 +122,7 @@ def make_requirement(
     for kind in kinds:
         if kind.__name__ == name:
             return kind(*arguments)
-    declared = ", ".join(kind.__name__ for kind in kinds)
+    declared = ", ".join(kind.__name__ for kind in kinds) or "none"
     raise ValueError(f"the plugin declares no properties {name!r}; it declares {declared}")
 
 

@@ -54,7 +54,7 @@ def find(plugin: str) -> FoundPlugin:
         if blocked.plugin == plugin:
             raise LoadingError("entry-point", f"it is disabled: {blocked.reason}.")
     names = ", ".join(sorted({one.source.plugin for one in discovered.plugins})) or "none"
-    raise LoadingError("entry-point", f"no entry point has this name; there are: {names}.")
+    raise LoadingError("entry-point", f"no entry point has this name; those installed: {names}.")
 
 
 def load(plugin: str) -> Subject:

@@ -327,8 +327,8 @@ def test_a_named_package_does_no_harm_to_a_new_build(
 @pytest.mark.parametrize(
     ("files", "package_name", "said"),
     [
-        ({"a/__init__.py": "", "b/__init__.py": ""}, None, "it holds the packages a, b"),
-        ({"kernel.py": ""}, None, "it holds no package"),
+        ({"a/__init__.py": "", "b/__init__.py": ""}, None, "it contains the packages a, b"),
+        ({"kernel.py": ""}, None, "it contains no package"),
         ({"a/__init__.py": ""}, "b", "no package 'b'"),
         ({"a/__init__.py": ""}, "../x", "no package '../x'"),
     ],

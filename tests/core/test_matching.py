@@ -122,7 +122,7 @@ def test_minimum_versions(required: dict[str, str], fits: bool) -> None:
 
 def test_an_unknown_version_name_says_which_there_are() -> None:
     match = match_minimum_versions(MinimumVersions({"glibc": "2.28"}), HAS)
-    assert match.reason == "it has no version 'glibc', only metal, os"
+    assert match.reason == "the version of glibc is not known, only that of metal, os"
 
 
 def test_requiring_newer_is_more_specific() -> None:

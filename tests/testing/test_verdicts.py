@@ -46,7 +46,7 @@ def test_for_a_missing_plugin_every_other_rule_is_skipped() -> None:
         plugin = "teapot"
 
     found = verdicts(Missing())
-    assert "no entry point has this name; there are: " in found.pop("test_entry_point")
+    assert "no entry point has this name; those installed: " in found.pop("test_entry_point")
     assert set(found) > {"test_import", "test_torch_lazy", "test_detection_truthful"}
     assert all(verdict.startswith("Skipped: ") for verdict in found.values())
     assert found["test_import"] == "Skipped: the rule entry-point is broken"

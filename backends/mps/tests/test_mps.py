@@ -84,7 +84,7 @@ def test_metal_builds_say_which_macos_they_need(detection: Detection, reason: st
 def test_versions_that_the_backend_does_not_know_are_rejected_by_name() -> None:
     facts = MPSFacts(0, "Apple M4", chip="M4", macos="26.0", metal="4.0")
     match = plugin.kernels_match_device(MinimumVersions({"xcode": "16.0"}), facts)
-    assert match.reason == "it has no version 'xcode', only metal, macos"
+    assert match.reason == "the version of xcode is not known, only that of metal, macos"
 
 
 def test_macos_is_asked_by_its_own_tools_for_its_real_version(
