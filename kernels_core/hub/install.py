@@ -313,7 +313,7 @@ def _fingerprint(directory: Path) -> _Fingerprint:
     """For each file below a directory, the values that differ if it was changed."""
     found: _Fingerprint = {}
     for folder, folders, names in os.walk(directory):
-        # A link to a directory is not walked into, and must not go unnoticed.
+        # os.walk does not follow a link to a directory, which must be detected, too.
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         for name in (*names, *links):
             path = os.path.join(folder, name)
