@@ -46,7 +46,7 @@ def kernelize(
         mapping: the only mapping to use; by default the registered one.
 
     Returns:
-        The model. `kernels_core.report(model)` says what every layer got, or why not.
+        The model. `kernels_core.report(model)` says which kernel each layer runs, or why none.
 
     Raises:
         TypeError: an argument has the wrong type.

@@ -44,7 +44,7 @@ _CHUNK = 1024 * 1024
 def write_bundle(
     kernels: Sequence[Downloaded], path: Path, endpoint: str | None = None
 ) -> Manifest:
-    """Write a bundle, whole or not at all. Equal files give an equal bundle.
+    """Write a bundle, completely or not at all. Equal files give an equal bundle.
 
     The name of the path says which archive it is, or that it is a directory. `endpoint` is the
     address of the Hub on the other machine, by default that on this one: answers of one Hub are not
@@ -114,9 +114,9 @@ def _described(file: Path) -> BundledFile:
 
 
 def unpack_bundle(archive: Path, directory: Path, expected: str | None = None) -> Manifest:
-    """Unpack a bundle to a new directory, verified, whole or not at all.
+    """Verify a bundle and unpack it to a new directory, completely or not at all.
 
-    Raises a BundleError when it is damaged, has another digest than the expected one, or when the
+    Raises a BundleError when it is damaged, has a digest other than the expected one, or when the
     directory exists.
     """
     with _whole_or_nothing(directory) as new:
@@ -174,7 +174,7 @@ def _copy(source: IO[bytes], target: Path, size: int) -> None:
 def verify_bundle(directory: Path, expected: str | None = None) -> Manifest:
     """Verify every file of a bundle that is a directory.
 
-    Raises a BundleError when it is not a bundle, has another digest than the expected one, or when
+    Raises a BundleError when it is not a bundle, has a digest other than the expected one, or when
     a file is missing, differs, or is in a build without being listed.
     """
     try:

@@ -80,7 +80,7 @@ def deactivate() -> None:
 
 
 def is_active() -> bool:
-    """Whether `activate` is in force."""
+    """Whether `activate` was called and not undone."""
     return _FINDER in sys.meta_path
 
 

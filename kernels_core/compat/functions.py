@@ -19,7 +19,7 @@ def get_kernel_variants(
     version: int | str | None = None,
     backend: str | None = None,
 ) -> list[VariantAccepted | VariantRejected]:
-    """Decide over every build of a kernel; see `kernels_core.get_kernel_variants`."""
+    """Decide about every build of a kernel; see `kernels_core.get_kernel_variants`."""
     decisions = kernels.get_kernel_variants(
         repo_id, revision=revision, version=version, backend=backend
     )

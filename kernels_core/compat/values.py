@@ -58,13 +58,13 @@ class BackendInfo:
 
     @classmethod
     def of(cls, backend: core.BackendMetadata) -> BackendInfo:
-        """The same facts as this package keeps them."""
+        """Convert this package's metadata."""
         return cls(backend.type, list(backend.archs) or None)
 
 
 @attrs.frozen
 class Provenance:
-    """What a build says about the sources that it was built from.
+    """The sources that a build was built from.
 
     Attributes:
         dirty: whether they had uncommitted changes.
@@ -107,7 +107,7 @@ class Metadata:
 
     @classmethod
     def of(cls, metadata: core.Metadata | None) -> Metadata:
-        """The same facts as this package keeps them; a build may say nothing."""
+        """Convert this package's metadata; a build may have none."""
         own = metadata or core.Metadata()
         return cls(
             name=KernelName(own.name) if own.name else None,
@@ -212,7 +212,7 @@ class VariantRejected:
 
 
 def as_variant(decision: BuildDecision) -> VariantAccepted | VariantRejected:
-    """A decision over a build, as Hugging Face `kernels` reports it."""
+    """A decision about a build, as Hugging Face `kernels` reports it."""
     variant = Variant(decision.name)
     return (
         VariantAccepted(variant) if decision.accepted else VariantRejected(variant, decision.reason)

@@ -92,7 +92,7 @@ class Installer:
         """Install a build, unless it is installed already, and return its directory.
 
         Any number of threads and processes may install one build at the same time: it is downloaded
-        once. A process that is killed leaves nothing that another would take for complete. Raises a
+        once. A process that is killed leaves nothing that another treats as complete. Raises a
         DigestError if files differ from what was published even after a second download.
         """
         path = self.path(build)

@@ -138,7 +138,7 @@ class HubRepository:
     def decisions(
         self, commit: str, backend: Backend, device_index: int | None = None
     ) -> tuple[BuildDecision, ...]:
-        """Decide over every build of a commit. Downloads nothing but metadata."""
+        """Decide about every build of a commit. Downloads nothing but metadata."""
         builds = self.builds(commit)
         installer = self.installer(commit)
         selector = BuildSelector(self.repo_id, backend, device_index)

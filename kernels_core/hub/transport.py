@@ -74,7 +74,7 @@ class Request:
 
 
 class TransientError(Exception):
-    """A failure that another attempt may not meet.
+    """A failure that may not happen again in another attempt.
 
     Attributes:
         wait: the wait before the next attempt that the server requests, if it does.

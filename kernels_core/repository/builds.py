@@ -61,7 +61,7 @@ class BuildSelector:
     by_metadata: bool = False
 
     def decisions_by_name(self, names: Iterable[str]) -> tuple[BuildDecision, ...]:
-        """Decide over builds by their names only; see `fit.decide_builds`."""
+        """Decide about builds by their names only; see `fit.decide_builds`."""
         if self.by_metadata:
             return tuple(BuildDecision(name, None, True) for name in names)
         host = self.host or host_info()
@@ -70,7 +70,7 @@ class BuildSelector:
     def decisions(
         self, names: Iterable[str], metadata_of: Callable[[str], Metadata | None]
     ) -> tuple[BuildDecision, ...]:
-        """Decide over every build: those that fit, best first, then the others by name.
+        """Decide about every build: those that fit, best first, then the others by name.
 
         Each of the others has the reason. Reads the metadata of builds whose names fit; one whose
         metadata is malformed does not fit.

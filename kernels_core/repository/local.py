@@ -75,7 +75,7 @@ class LocalRepository:
     def decisions(
         self, backend: Backend, device_index: int | None = None, *, host: HostInfo | None = None
     ) -> tuple[BuildDecision, ...]:
-        """Decide over every build; see `BuildSelector.decisions`."""
+        """Decide about every build; see `BuildSelector.decisions`."""
         root, names = self._locate()
         selector = self._selector(root, backend, device_index, host)
         return selector.decisions(names, lambda name: self._metadata(root / name))

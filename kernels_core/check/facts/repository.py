@@ -23,7 +23,7 @@ from kernels_core.repository.metadata import Metadata, read_metadata
 from kernels_core.variants.names import Variant
 
 NATIVE_SUFFIXES = (".so", ".dylib", ".pyd", ".dll")
-"""What a loader takes for native code, whatever is in it."""
+"""Loaders treat files with these suffixes as native code, whatever their content."""
 
 # A repository of a hundred builds has a few thousand entries.
 _MAX_ENTRIES = 200_000

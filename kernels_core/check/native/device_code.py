@@ -9,7 +9,7 @@ from struct import Struct, error
 from kernels_core.check.native.source import Source, UnreadableError
 from kernels_core.check.tables import table
 
-# torch's largest library has some ten thousand; beyond this limit, the code counts as unknown.
+# torch's largest library has about ten thousand; beyond this limit, the code counts as unknown.
 MAX_PARTS = 100_000
 
 _PIECE = 2**20

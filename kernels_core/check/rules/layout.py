@@ -166,7 +166,7 @@ def layout_beside_package(build: Build) -> Iterator[Problem]:
     """In the older layout, a variant's directory contains only the package and its metadata.
 
     Why: only the package is imported. Relative imports do not find what is outside it, and some
-    loaders take another directory for a second package.
+    loaders treat another directory as a second package.
 
     Fix: move it into the package, or remove it.
     """

@@ -1,4 +1,4 @@
-"""What a kernel claims, proved with the calls that its tests make."""
+"""Checks of what a kernel claims, with the calls that its tests make."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Samples:
         return seen
 
     def watching(self) -> Any:
-        """A mode that records all operators that are called within it, in whichever way."""
+        """A mode that records all operators called within it, however they are called."""
 
         def dispatch(mode: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             own = self._own(func)

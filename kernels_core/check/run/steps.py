@@ -167,7 +167,7 @@ def _invalid(layer: Any, name: str, build: Build) -> str:
 
 
 def _files_below(directory: Path) -> set[str]:
-    """The files of a build that are imported as modules, under whichever names."""
+    """The files of a build that are imported as modules, under any name."""
     root = os.path.realpath(directory)
     files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
     paths = [os.path.realpath(file) for file in files if isinstance(file, str)]

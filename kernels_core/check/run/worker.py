@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def main(step: str, request_file: str, events_file: str) -> None:
-    """Run a step: read its request from one file of JSON, and write events to another file."""
+    """Run a step: read its request from a JSON file, and write events to another file."""
     folder = os.getcwd()
     sys.path[:] = [each for each in sys.path if each not in ("", folder)]
     _no_core_files()
