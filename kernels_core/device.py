@@ -48,7 +48,9 @@ def _names(values: Iterable[str]) -> frozenset[str]:
 def _check_names(_: object, attribute: attrs.Attribute[frozenset[str]], value: object) -> None:
     assert isinstance(value, frozenset)
     if not value or not all(isinstance(name, str) and name for name in value):
-        raise ValueError(f"{attribute.name} must hold at least one non-empty name, got {value!r}.")
+        raise ValueError(
+            f"{attribute.name} must contain at least one non-empty name, got {value!r}."
+        )
 
 
 @attrs.frozen
@@ -335,7 +337,7 @@ def _by_mode(repositories: object) -> dict[Mode, LayerRepositoryProtocol]:
         if not isinstance(mode, Mode):
             raise MappingTypeError(f"{mode!r} is not a Mode: expected, for example, Mode.TRAINING.")
         if not mode:
-            raise MappingError("A repository is registered for no mode at all.")
+            raise MappingError("A repository is registered without a mode.")
         if mode is Mode.TORCH_COMPILE:
             warnings.warn(
                 "A repository registered for Mode.TORCH_COMPILE alone is never used: combine it, "

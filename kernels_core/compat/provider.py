@@ -43,12 +43,12 @@ def provider() -> Provider:
         return Provider("kernels-core", activation.reported_version(), answer.reason)
     installed = sorted({(found.version, str(found.locate_file(""))) for found in _distributions()})
     if not installed:
-        note = f"kernels_core.compat.activate() answers as version {answer.version}: "
+        note = f"kernels_core.compat.activate() reports version {answer.version}: "
         return Provider("nothing", None, note + answer.reason)
     version = metadata.version(activation.NAME)
     ours = version.endswith(f"+{activation.LOCAL}")
     name = "the wheel of kernels-core" if ours else "Hugging Face kernels"
-    note = "ordinary files" if ours else "kernels_core.compat.activate() takes its place"
+    note = "ordinary files" if ours else "kernels_core.compat.activate() replaces it"
     return Provider(name, version, note, _several(installed))
 
 

@@ -60,7 +60,7 @@ def decide() -> Answer:
         return Answer(chosen, f"{VARIABLE} is set")
     needed = _needed_by_transformers()
     if needed is not None:
-        return Answer(needed, "the installed transformers needs it")
+        return Answer(needed, "the installed transformers requires it")
     return Answer(DEFAULT, "the default")
 
 

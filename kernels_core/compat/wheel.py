@@ -75,7 +75,7 @@ def _metadata(version: str) -> str:
         f"Metadata-Version: 2.4\n"
         f"Name: {NAME}\n"
         f"Version: {version}\n"
-        f"Summary: kernels-core in the place of Hugging Face kernels\n"
+        f"Summary: kernels-core as a replacement for Hugging Face kernels\n"
         f"License-Expression: Apache-2.0\n"
         f"License-File: LICENSE\n"
         f"Requires-Python: >=3.10\n"

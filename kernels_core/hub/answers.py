@@ -152,7 +152,7 @@ def _parsed(response: Response, read: schema.Reader[T]) -> T:
     except schema.InvalidError as error:
         # The next attempt may not get the same proxy's error page or broken connection.
         raise TransientError(
-            f"the response is not what the Hub sends: {error}", lasting=HubAnswerError
+            f"the response is malformed: {error}", lasting=HubAnswerError
         ) from error
 
 

@@ -353,4 +353,4 @@ def _kind_of(entry: Any) -> str:
         if isinstance(entry, str) and pattern.fullmatch(entry):
             return kind
     meanings = ", ".join(meaning for _, meaning in _KINDS.values())
-    raise ValueError(f"{entry!r} is none of: {meanings}.")
+    raise ValueError(f"{entry!r} is not one of these: {meanings}.")

@@ -292,7 +292,7 @@ def scan(model: nn.Module, device: torch.device | None) -> list[Group]:
 def _function_group(function: nn.Module, name: str, owners: list[nn.Module], walk: _Walk) -> Group:
     cls = type(function)
     layer_name, _ = mark_of(original_class(cls))
-    assert layer_name is not None, "use_kernelized_func takes only functions with a name"
+    assert layer_name is not None, "use_kernelized_func accepts only functions with a name"
     condition = getattr(cls, "kernel_condition", None)
     asking = [owner for owner in owners if condition is None or condition(owner)]
     device = walk.given or walk.device_of((asking or owners)[0])

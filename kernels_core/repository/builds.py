@@ -116,7 +116,8 @@ class BuildSelector:
         own_names = (self.backend.name, self.backend.info.noarch_name)
         if self.by_metadata and (made_for is None or made_for.type not in own_names):
             backend = repr(made_for.type) if made_for else "no backend"
-            return f"made for {backend} by its metadata; the active one is {self.backend.name!r}"
+            active = self.backend.name
+            return f"made for {backend} according to its metadata; the active one is {active!r}"
         archs = made_for.archs if made_for else ()
         if not archs or self.device_index is None:
             return ""
@@ -124,7 +125,7 @@ class BuildSelector:
 
     def _no_fitting_build(self, decisions: list[BuildDecision]) -> NoFittingBuildError:
         if not decisions:
-            message = f"{self.repository} holds no builds."
+            message = f"{self.repository} contains no builds."
         else:
             reasons = "".join(f"\n  {decision.name}: {decision.reason}" for decision in decisions)
             message = (

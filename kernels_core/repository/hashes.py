@@ -60,7 +60,7 @@ def hash_file(path: Path, algorithm: str) -> str:
         algorithm: one of those of `FileHash`.
 
     Raises:
-        OSError: the file cannot be read, or is no regular file.
+        OSError: the file cannot be read, or is not a regular file.
         ValueError: the algorithm is unknown.
     """
     return hash_file_as(path, [algorithm])[algorithm]
@@ -71,7 +71,7 @@ def hash_file_as(path: Path, algorithms: Iterable[str]) -> dict[str, str]:
     with open(path, "rb", buffering=0, opener=_open_at_once) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"{path} is no regular file")
+            raise OSError(f"{path} is not a regular file")
         hashes = {algorithm: _new_hash(algorithm, status.st_size) for algorithm in algorithms}
         while chunk := file.read(_CHUNK):
             for running in hashes.values():

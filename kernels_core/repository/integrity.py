@@ -216,7 +216,7 @@ def _unlike_a_file(entry: os.DirEntry[str]) -> str:
     try:
         if entry.is_dir():
             return "a link to a directory"
-        return "" if entry.is_file() else "something that is no regular file"
+        return "" if entry.is_file() else "something that is not a regular file"
     except OSError as error:
         return f"something that cannot be read: {error}"
 

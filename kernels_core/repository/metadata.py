@@ -145,7 +145,7 @@ def parse_metadata(content: bytes) -> Metadata:
 
 def _metadata(value: Any) -> Metadata:
     if not isinstance(value, dict):
-        raise InvalidError("", f"must hold a JSON object, got {type(value).__name__}.")
+        raise InvalidError("", f"must contain a JSON object, got {type(value).__name__}.")
     provenance = optional(value, "provenance", read_object, nullable=True) or {}
     return Metadata(
         name=optional(value, "name", _kernel_name),

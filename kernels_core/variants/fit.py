@@ -139,7 +139,9 @@ class _Fit:
             return f"needs torch {_dotted(framework.release)}; {self._installed_torch()}"
         if framework.cxx11_abi not in (None, torch.cxx11_abi):
             needed, here = _ABI_NAMES[framework.cxx11_abi], _ABI_NAMES[torch.cxx11_abi]
-            return f"needs torch built with {needed}; torch {torch.version} here has {here}"
+            return (
+                f"needs torch built with {needed}; the installed torch {torch.version} has {here}"
+            )
         return ""
 
     def _check_tag(self, tag: BackendTag | UnknownTag) -> str:

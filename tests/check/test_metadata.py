@@ -71,7 +71,7 @@ def test_a_directory_without_a_package_lacks_more_than_metadata(make_build: Make
     ("content", "key", "message"),
     [
         ("", None, "is not JSON"),
-        ("[]", None, "must hold a JSON object"),
+        ("[]", None, "must contain a JSON object"),
         ("\ufeff{}", None, "without a BOM"),
         ("{} {}", None, "is not JSON"),
         ('{"name": "a-b", "name": "a-c"}', "name", "occurs twice"),

@@ -33,7 +33,7 @@ def test_hugging_face_kernels(run: Run) -> None:
     # It is among the packages that tests are run with.
     name, version, note, problem = ask(run)
     assert (name, version, problem) == ("Hugging Face kernels", "0.17.2", "")
-    assert note == "kernels_core.compat.activate() takes its place"
+    assert note == "kernels_core.compat.activate() replaces it"
 
 
 def test_activation(run: Run) -> None:

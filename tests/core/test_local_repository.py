@@ -107,12 +107,12 @@ def test_a_build_directory_has_any_name_when_its_metadata_says_the_backend(
         (decision,) = LocalRepository(path).decisions(anvil, None, host=HOST)
         assert (decision.name, decision.accepted) == (name, True)
         return
-    with pytest.raises(NoFittingBuildError, match="made for 'hammer' by its metadata"):
+    with pytest.raises(NoFittingBuildError, match="made for 'hammer' according to its metadata"):
         best_build(path, anvil, None)
     (decision,) = LocalRepository(path).decisions(anvil, None, host=HOST)
     assert (decision.accepted, decision.reason) == (
         False,
-        "made for 'hammer' by its metadata; the active one is 'anvil'",
+        "made for 'hammer' according to its metadata; the active one is 'anvil'",
     )
 
 
@@ -121,7 +121,7 @@ def test_a_build_directory_of_any_name_without_a_backend_fits_nothing(
 ) -> None:
     (tmp_path / "__init__.py").touch()
     (tmp_path / "metadata.json").write_text('{"name": "activation"}')
-    with pytest.raises(NoFittingBuildError, match="made for no backend by its metadata"):
+    with pytest.raises(NoFittingBuildError, match="made for no backend according to its metadata"):
         best_build(tmp_path, anvil)
 
 
@@ -205,7 +205,7 @@ def test_without_a_fitting_build_every_build_has_its_reason(
 def test_a_repository_without_builds_fits_nothing(
     anvil: Backend, make_repository: MakeRepository
 ) -> None:
-    with pytest.raises(NoFittingBuildError, match="holds no builds"):
+    with pytest.raises(NoFittingBuildError, match="contains no builds"):
         best_build(make_repository({}), anvil)
 
 

@@ -186,7 +186,7 @@ def test_a_repository_is_anything_with_load_and_is_never_copied():
         ({"Layer": {"cpu": LayerRepository}}, TypeError, "is not a kernel repository"),
         ({"Layer": {"cpu": {}}}, ValueError, "mapped to an empty dict"),
         ({"Layer": {"cpu": {"TRAINING": ONE}}}, TypeError, "'TRAINING' is not a Mode"),
-        ({"Layer": {"cpu": {Mode(0): ONE}}}, ValueError, "for no mode at all"),
+        ({"Layer": {"cpu": {Mode(0): ONE}}}, ValueError, "registered without a mode"),
     ],
 )
 @pytest.mark.parametrize("declare", [register_kernel_mapping, use_kernel_mapping])

@@ -246,9 +246,9 @@ MALFORMED = ["", "*", "org/*", "org/", "/name", "a/b/c", "../x", "org name", "sh
 
 @pytest.mark.parametrize("entry", [*MALFORMED, 5, True, None])
 def test_entries_of_no_known_form_are_refused(entry: Any) -> None:
-    with pytest.raises(ValueError, match="is none of"):
+    with pytest.raises(ValueError, match="is not one of these: "):
         TrustList.of([entry])
-    with pytest.raises(ValueError, match=r"trust_remote_code: .* is none of"):
+    with pytest.raises(ValueError, match=r"trust_remote_code: .* is not one of these: "):
         check(Hub(True), trust_remote_code=["org/name", entry])
 
 
@@ -409,7 +409,7 @@ def test_a_malformed_variable_is_an_error_that_names_it(
     entry: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KERNELS_TRUST", f"org,{entry}")
-    with pytest.raises(TrustListError, match=r"KERNELS_TRUST: .* is none of") as caught:
+    with pytest.raises(TrustListError, match=r"KERNELS_TRUST: .* is not one of these: ") as caught:
         check(Hub(True), trust_list=None)
     assert caught.value.source == "KERNELS_TRUST"
 

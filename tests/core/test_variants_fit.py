@@ -84,7 +84,8 @@ def test_a_decision_holds_the_parsed_name(anvil: Backend) -> None:
         ),
         (
             "torch213-cxx98-anvil23-x86_64-linux",
-            "needs torch built with the C++98 ABI; torch 2.13.0+anvil here has the C++11 ABI",
+            "needs torch built with the C++98 ABI; "
+            "the installed torch 2.13.0+anvil has the C++11 ABI",
         ),
         ("tvm-ffi02-anvil23-x86_64-linux", "needs tvm-ffi 0.2; tvm-ffi 0.1 is installed"),
         ("torch213-rocm71-x86_64-linux", "no installed backend plugin supports tag 'rocm71'"),

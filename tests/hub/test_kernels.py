@@ -147,7 +147,7 @@ def test_a_repository_that_is_not_there(hub: Hub) -> None:
 
 def test_a_repository_without_builds(hub: Hub) -> None:
     hub.add(REPOSITORY, {"README.md": "nothing yet"})
-    with pytest.raises(errors.NoFittingBuildError, match="holds no builds"):
+    with pytest.raises(errors.NoFittingBuildError, match="contains no builds"):
         get_kernel(REPOSITORY)
 
 

@@ -76,7 +76,7 @@ def outdated(repository: Repository, today: datetime.date) -> tuple[str, ...]:
     if months <= _MAX_AGE_IN_MONTHS or not list(_native(repository.all_variants)):
         return ()
     return (
-        f"completeness: the list of required builds is from {date} and does not know the current "
+        f"completeness: the list of required builds is from {date} and lacks the current "
         f"releases of torch; upgrade kernels-core to get a newer list",
     )
 
