@@ -171,4 +171,9 @@ def _last_line(report: Report) -> str:
     errors = len(report.errors)
     warnings = len(report.findings) - errors
     # A line that begins with :: would be a command.
-    return f"kernels-core check: {errors} errors, {warnings} warnings"
+    found = f"{errors} error{_plural(errors)}, {warnings} warning{_plural(warnings)}"
+    return f"kernels-core check: {found}"
+
+
+def _plural(count: int) -> str:
+    return "" if count == 1 else "s"

@@ -24,7 +24,7 @@ def as_text(diagnosis: Diagnosis, width: int | None) -> str:
     _rows(text, "Backends", ((_title(r), _state(r)) for r in diagnosis.backends))
     _rows(text, "Devices", (row for r in diagnosis.backends for row in _devices(r)))
     active = [*diagnosis.active.items(), ("(none requested)", diagnosis.default)]
-    _rows(text, "Which backend serves", ((kind, _served(choice)) for kind, choice in active))
+    _rows(text, "Backend of each device type", ((kind, _served(choice)) for kind, choice in active))
     _rows(
         text,
         "Disabled",

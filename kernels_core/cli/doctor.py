@@ -63,7 +63,8 @@ class Diagnosis:
         blocked: the plugins that the environment disables.
         failures: the plugins that failed, with tracebacks.
         unserved: hardware that torch sees and no plugin serves, and what to install.
-        import_kernels: what answers `import kernels`; None if that could not be found out.
+        import_kernels: the package that `import kernels` imports; None if it could not be
+            determined.
         problems: other problems.
     """
 
@@ -132,7 +133,7 @@ class _Doctor:
         failures = _merge(loaded.failures, *(e.failures for e in examinations))
         unserved = self._unserved(loaded, reports, failures) if known else ()
         default = self._who_serves(loaded.default_backend, reports)
-        import_kernels = self.attempt("find out what answers 'import kernels'", provider)
+        import_kernels = self.attempt("find out which package 'import kernels' imports", provider)
         if import_kernels and import_kernels.problem:
             self._problems.append(Problem(import_kernels.problem))
         return Diagnosis(
@@ -182,7 +183,7 @@ class _Doctor:
         examinations: Sequence[Examination],
         failures: Iterable[PluginFailure],
     ) -> dict[str, Active]:
-        """Which backend serves each device type that a plugin is about."""
+        """Which backend serves each device type that a plugin declares."""
         device_types = {kind for e in examinations for kind in e.report.device_types}
         device_types.update(kind for failure in failures for kind in failure.device_types)
         kinds = sorted(filter(str.isidentifier, device_types))

@@ -97,7 +97,7 @@ class BackendReport:
 
 
 class Examination:
-    """The examination of one backend, which waits so many seconds for each call.
+    """The examination of one backend, which waits `timeout` seconds for each call.
 
     `report` and `failures` grow with the calls. If one did not return (`hangs`), no more are made.
     """

@@ -111,7 +111,7 @@ def _selection(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(
         (
             click.option(
-                "--all-variants", is_flag=True, help="Every build, not only that for this machine."
+                "--all-variants", is_flag=True, help="Every build, not only those for this machine."
             ),
             click.option(
                 "--variant",
@@ -213,7 +213,7 @@ def unbundle(path: Path, directory: Path | None, digest: str | None, as_json: bo
     """Verify a BUNDLE, and unpack it to DIRECTORY if it is an archive.
 
     With KERNELS_CACHE=DIRECTORY, programs load from it. The exit status is 1, and nothing is
-    unpacked, if the bundle is damaged or has another digest.
+    unpacked, if the bundle is damaged or does not have the expected digest.
     """
     from kernels_core.cli import bundle as command
 
@@ -228,7 +228,7 @@ def unbundle(path: Path, directory: Path | None, digest: str | None, as_json: bo
 
 @main.group()
 def compat() -> None:
-    """Answer `import kernels` of programs written for Hugging Face kernels."""
+    """Run programs for Hugging Face kernels, which import `kernels`."""
 
 
 @compat.command()
@@ -236,7 +236,7 @@ def compat() -> None:
     "--version",
     default="0.17.2",
     show_default=True,
-    help="Version of Hugging Face kernels that programs and resolvers ask for.",
+    help="Version of Hugging Face kernels that programs and resolvers see.",
 )
 @click.option(
     "-o",

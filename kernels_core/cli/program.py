@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 INTERRUPTED = 130
-"""The exit status after Ctrl-C, as shells have it: 128 and the number of the signal."""
+"""The exit status after Ctrl-C, as in shells: 128 plus the number of the signal."""
 
 
 class Failure(click.ClickException):

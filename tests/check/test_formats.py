@@ -260,7 +260,9 @@ def test_github_gets_a_command_for_each_finding() -> None:
     )
     assert lines[-1] == "kernels-core check: 104 errors, 0 warnings"
     warning = next(rule for rule in all_rules() if rule.severity is Severity.WARNING)
-    assert as_github(Report("x", (finding(warning.id, "w", "a"),))).startswith("::warning file=a,")
+    shown = as_github(Report("x", (finding(warning.id, "w", "a"),)))
+    assert shown.startswith("::warning file=a,")
+    assert shown.endswith("kernels-core check: 0 errors, 1 warning")
 
 
 def test_what_github_shows_says_nothing_twice() -> None:
