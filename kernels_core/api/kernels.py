@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from kernels_core.errors import (
     HubNotFoundError,
@@ -15,12 +16,13 @@ from kernels_core.errors import (
 )
 from kernels_core.loading.loaded import load_build
 from kernels_core.loading.resolver import FIRST_DEVICE, Resolver
-from kernels_core.locks.installed import find_lock
-from kernels_core.locks.lock import Lock
 from kernels_core.plugins import registry
 from kernels_core.repository.local import LocalRepository
 from kernels_core.repository.names import check_reference, check_repo_id
 from kernels_core.variants.fit import BuildDecision
+
+if TYPE_CHECKING:
+    from kernels_core.locks.lock import Lock
 
 Trust = bool | Iterable[str]
 UserAgent = str | Mapping[str, str] | None
@@ -332,6 +334,9 @@ def get_kernel_variants(
 def _lock(lockfile: str | os.PathLike[str] | None) -> Lock:
     if lockfile is not None and not isinstance(lockfile, (str, os.PathLike)):
         raise TypeError(f"lockfile must be a path, got {lockfile!r}.")
+    # Takes 2 ms, and most programs have no lock.
+    from kernels_core.locks.installed import find_lock
+
     return find_lock(None if lockfile is None else Path(lockfile))
 
 

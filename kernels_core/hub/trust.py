@@ -22,7 +22,7 @@ from kernels_core.errors import (
     TrustUnknownError,
     UntrustedError,
 )
-from kernels_core.repository.names import PUBLISHER, REPO_ID, publisher_of
+from kernels_core.repository.names import PUBLISHER, REPO_ID, publisher_of, trusted_names
 from kernels_core.repository.schema import parse_toml
 
 FILE_VARIABLE = "KERNELS_TRUST_FILE"
@@ -123,20 +123,6 @@ class TrustRecord(Protocol):
     def remember(self, publisher: str, trusted: bool) -> None:
         """Keep an answer, which replaces the previous one."""
         ...
-
-
-def trusted_names(trust_remote_code: object) -> bool | tuple[str, ...]:
-    """Make `trust_remote_code` a value that can be compared and kept.
-
-    Raises a TypeError when it is neither a bool nor a list of names.
-    """
-    if isinstance(trust_remote_code, bool):
-        return trust_remote_code
-    if isinstance(trust_remote_code, str) or not isinstance(trust_remote_code, Iterable):
-        raise TypeError(
-            f"trust_remote_code must be a bool or a list of names, got {trust_remote_code!r}."
-        )
-    return tuple(trust_remote_code)
 
 
 def check_trust(

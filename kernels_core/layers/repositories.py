@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import attrs
 
 from kernels_core.device import LayerRepositoryProtocol
-from kernels_core.hub.trust import trusted_names
-from kernels_core.repository.names import check_reference, check_repo_id
+from kernels_core.repository.names import check_reference, check_repo_id, trusted_names
 
 if TYPE_CHECKING:
     from torch import nn

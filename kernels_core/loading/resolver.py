@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import attrs
 
 from kernels_core.errors import DependencyCycleError, EnvironmentVariableError
-from kernels_core.hub.trust import trusted_names
-from kernels_core.locks.lock import Lock, LockedKernel
 from kernels_core.repository.builds import Build
 from kernels_core.repository.kernel_depends import needed_first, walk
 from kernels_core.repository.local import LocalRepository
 from kernels_core.repository.metadata import KernelDependency, Metadata
+from kernels_core.repository.names import trusted_names
 
 if TYPE_CHECKING:
     from kernels_core.hub.repository import HubRepository
+    from kernels_core.locks.lock import Lock, LockedKernel
     from kernels_core.plugins import Backend
     from kernels_core.variants.fit import BuildDecision
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 PUBLISHER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 REPO_ID = re.compile(rf"{PUBLISHER.pattern}/{PUBLISHER.pattern}")
@@ -20,6 +21,20 @@ def publisher_of(repo_id: str) -> str:
     """The organization or user that a repository belongs to; checks the name."""
     check_repo_id(repo_id)
     return repo_id.partition("/")[0]
+
+
+def trusted_names(trust_remote_code: object) -> bool | tuple[str, ...]:
+    """Make `trust_remote_code` a value that can be compared and kept.
+
+    Raises a TypeError when it is neither a bool nor a list of names.
+    """
+    if isinstance(trust_remote_code, bool):
+        return trust_remote_code
+    if isinstance(trust_remote_code, str) or not isinstance(trust_remote_code, Iterable):
+        raise TypeError(
+            f"trust_remote_code must be a bool or a list of names, got {trust_remote_code!r}."
+        )
+    return tuple(trust_remote_code)
 
 
 def check_reference(revision: object, version: object) -> None:
