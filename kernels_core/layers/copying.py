@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import copyreg
-import pkgutil
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -123,6 +122,8 @@ def refer_by_name(original: Any, reference: str) -> None:
     """Let the only instance of a class be pickled and copied as functions are: by its name."""
 
     def reduce_ex(self: Any, protocol: Any) -> Any:
+        import pkgutil  # half a millisecond that only pickling needs
+
         return pkgutil.resolve_name, (reference,)
 
     original.__reduce_ex__ = reduce_ex
