@@ -171,3 +171,31 @@ def test_the_other_package_gives_way_and_comes_back(run: Run, tmp_path: Path) ->
         print(kernels.LOADED)
     """
     assert run(textwrap.dedent(program), path=(site,)) == "the other package\n"
+
+
+def test_a_transformers_that_found_kernels_missing_is_refused(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    # The first distribution of the name counts, and this version is too old for any transformers.
+    info = tmp_path / "site" / "kernels-0.0.1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kernels\nVersion: 0.0.1\n")
+    program = """
+        from transformers.utils.import_utils import is_kernels_available
+
+        import kernels_core.compat
+        from kernels_core.errors import CompatError
+
+        kernels_core.compat.activate()  # nobody has asked yet
+        kernels_core.compat.deactivate()
+        assert not is_kernels_available()
+        try:
+            kernels_core.compat.activate()
+        except CompatError as error:
+            print(error)
+        import sys
+
+        assert not [f for f in sys.meta_path if "kernels_core" in type(f).__module__]
+    """
+    printed = run(textwrap.dedent(program), activate=False, path=(tmp_path / "site",))
+    assert "transformers has looked for 'kernels' before" in printed
+    assert "before importing transformers" in printed
