@@ -7,24 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from compat.norm import NORM
 from hub_server import Hub, kernel_files
 
 Run = Callable[..., str]
-
-NORM = """
-import torch
-from torch import nn
-
-
-class layers:
-    class Norm(nn.Module):
-        weight: torch.Tensor
-        variance_epsilon: float
-
-        def forward(self, hidden_states):
-            shape = (hidden_states.shape[-1],)
-            return torch.rms_norm(hidden_states, shape, self.weight, self.variance_epsilon)
-"""
 
 MODEL = """
 import json

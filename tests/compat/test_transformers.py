@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from compat.norm import NORM
 
 PROGRAM = Path(__file__).with_name("transformers_program.py")
 MODELS = os.environ.get("COMPAT_MODELS", "llama,mixtral,mamba2").split(",")
@@ -21,28 +22,12 @@ MODELS = os.environ.get("COMPAT_MODELS", "llama,mixtral,mamba2").split(",")
 # mamba2 and bert have others, which transformers does not mark.
 NORMS = {"gpt_oss": 5, "llama": 5, "mixtral": 5, "qwen3": 9}
 
-KERNEL = """
-import torch
-from torch import nn
-
-
-class layers:
-    class Norm(nn.Module):
-        weight: torch.Tensor
-        variance_epsilon: float
-
-        def forward(self, hidden_states):
-            shape = (hidden_states.shape[-1],)
-            normed = torch.rms_norm(hidden_states.float(), shape, None, self.variance_epsilon)
-            return self.weight * normed.to(hidden_states.dtype)
-"""
-
 
 @pytest.mark.parametrize("model", MODELS)
 def test_models_train_generate_and_copy_with_kernels(
     model: str, make_repository: Callable[..., Path], tmp_path: Path
 ) -> None:
-    repository = make_repository({"torch-universal": {"__init__.py": KERNEL}}, name="norms")
+    repository = make_repository({"torch-universal": {"__init__.py": NORM}}, name="norms")
     done = subprocess.run(
         [sys.executable, str(PROGRAM), str(tmp_path), str(repository), model],
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
