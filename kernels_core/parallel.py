@@ -1,13 +1,19 @@
-"""Running work in several threads, with one limit on their number for the whole process."""
+"""Running work in several threads, with one limit on their number for the whole process.
+
+Work can be interrupted: after Ctrl-C the threads are told to stop, and one that does not within a
+moment, because it waits for a server, is left alone. Such a thread keeps no process from ending.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -17,6 +23,47 @@ LIMIT = 32
 """The most threads that run at a time, all calls in a process taken together."""
 
 _slots = threading.Semaphore(LIMIT)
+
+# Seconds: how often waiting threads look whether they should stop, and how long they may take.
+_TICK = 0.1
+_GRACE = 0.5
+
+
+class Cancelled(BaseException):
+    """Raised in work whose result nobody needs any more; not an Exception, so nothing hides it."""
+
+
+class _Cancel:
+    """Whether some work should stop: because it was cancelled, or what it is a part of."""
+
+    def __init__(self) -> None:
+        self._parent = _cancel.get()
+        self._requested = False
+
+    def request(self) -> None:
+        self._requested = True
+
+    @property
+    def requested(self) -> bool:
+        return self._requested or (self._parent is not None and self._parent.requested)
+
+
+_cancel: contextvars.ContextVar[_Cancel | None] = contextvars.ContextVar("cancel", default=None)
+
+
+def check_cancelled() -> None:
+    """Raise Cancelled in a thread whose work should stop."""
+    cancel = _cancel.get()
+    if cancel is not None and cancel.requested:
+        raise Cancelled
+
+
+def pause(seconds: float) -> None:
+    """Sleep, unless the work should stop."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        check_cancelled()
+        time.sleep(min(left, _TICK))
 
 
 def in_parallel(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
@@ -32,13 +79,14 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
         going_on = True
         while going_on:
             # Tried again before each item, because other calls may have ended since.
-            while batch.needs(len(threads)) and (thread := _start(batch.do_rest)):
+            while batch.needs(len(threads)) and (thread := _start(batch.do_rest, batch.cancel)):
                 threads.append(thread)
             going_on = batch.do_next()
-        for thread in threads:
-            thread.join()
+        _join(threads)
     except BaseException:  # Ctrl-C
         batch.todo.clear()
+        batch.cancel.request()
+        _join(threads, _GRACE)
         raise
     return batch.outcome()
 
@@ -52,6 +100,7 @@ class _Batch(Generic[T, R]):
         self.count = len(self.todo)
         self.results: dict[int, R] = {}
         self.errors: dict[int, BaseException] = {}
+        self.cancel = _Cancel()
 
     def needs(self, threads: int) -> bool:
         """Whether another thread, beside the calling one, would have something to do."""
@@ -65,6 +114,8 @@ class _Batch(Generic[T, R]):
             return False
         try:
             self.results[index] = self.work(item)
+        except (KeyboardInterrupt, Cancelled):
+            raise
         except BaseException as error:
             # Items are begun in order, so no item before the first that fails is skipped.
             self.errors[index] = error
@@ -72,8 +123,9 @@ class _Batch(Generic[T, R]):
         return True
 
     def do_rest(self) -> None:
-        while self.do_next():
-            pass
+        with contextlib.suppress(Cancelled):
+            while self.do_next():
+                pass
 
     def outcome(self) -> list[R]:
         if self.errors:
@@ -89,46 +141,87 @@ def in_background(work: Callable[[], R]) -> Iterator[Callable[[], R]]:
     the work. The block ends after the thread.
     """
     result: Future[R] = Future()
-
-    def run() -> None:
-        try:
-            result.set_result(work())
-        except BaseException as error:
-            result.set_exception(error)
-
-    thread = _start(run)
+    cancel = _Cancel()
+    thread = _start(lambda: _settle(result, work), cancel)
 
     def get() -> R:
         if thread is None and not result.done():
-            run()
-        return result.result()
+            _settle(result, work)
+        return wait_for(result)
 
     try:
         yield get
+    except (KeyboardInterrupt, Cancelled):
+        cancel.request()
+        raise
     finally:
-        if thread is not None:
-            thread.join()
+        _join([thread] if thread else [], _GRACE if cancel.requested else None)
 
 
-def _start(work: Callable[[], object]) -> threading.Thread | None:
+def apart(work: Callable[[], R], still_wanted: Callable[[], None]) -> R:
+    """Do work in a thread of its own, which is left alone if it is not wanted any more.
+
+    `still_wanted` is called all the time and may raise; so may this function where it is called
+    from work that is cancelled. The limit of threads does not apply.
+    """
+    result: Future[R] = Future()
+    try:
+        _thread(lambda: _settle(result, work)).start()
+    except RuntimeError:  # the system has no more threads
+        return work()
+    return wait_for(result, still_wanted)
+
+
+def wait_for(result: Future[R], still_wanted: Callable[[], None] = lambda: None) -> R:
+    """The result of a future, unless the work that waits for it should stop."""
+    while True:
+        check_cancelled()
+        still_wanted()
+        if wait([result], _TICK).done:
+            return result.result()
+
+
+def _settle(result: Future[R], work: Callable[[], R]) -> None:
+    try:
+        result.set_result(work())
+    except BaseException as error:
+        result.set_exception(error)
+
+
+def _join(threads: Iterable[threading.Thread], limit: float | None = None) -> None:
+    """Wait for threads, for at most `limit` seconds."""
+    end = None if limit is None else time.monotonic() + limit
+    for thread in threads:
+        while thread.is_alive() and (end is None or time.monotonic() < end):
+            thread.join(_TICK)
+
+
+def _start(work: Callable[[], object], cancel: _Cancel) -> threading.Thread | None:
     """Start a thread, or return None when there are as many as there may be."""
     slots = _slots
     if not slots.acquire(blocking=False):
         return None
 
     def run() -> None:
+        _cancel.set(cancel)
         try:
             work()
         finally:
             slots.release()
 
-    thread = threading.Thread(target=run, name="kernels")
+    thread = _thread(run)
     try:
         thread.start()
     except RuntimeError:  # the system has no more threads
         slots.release()
         return None
     return thread
+
+
+def _thread(work: Callable[[], object]) -> threading.Thread:
+    # A daemon: the interpreter does not wait for it when it ends.
+    context = contextvars.copy_context()
+    return threading.Thread(target=context.run, args=(work,), name="kernels", daemon=True)
 
 
 def _forget_other_threads() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -19,13 +18,11 @@ from kernels_core.repository.hashes import FileHash
 if TYPE_CHECKING:
     from httpx2 import Response
 
+    from kernels_core.hub.transport import Answer
+
 T = TypeVar("T")
 
 BUILD_FOLDER = "build"
-
-# A response that trickles in never exceeds the time-out of a single read.
-_WINDOW = 60.0
-_LEAST_IN_WINDOW = 64 * 1024
 
 _SHA1 = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -70,9 +67,9 @@ class TreePage:
     following: dict[str, str] | None
 
 
-def read_refs(response: Response) -> Refs:
+def read_refs(answer: Answer) -> Refs:
     """Read the branches and tags of a repository."""
-    return _parsed(response, refs_from_json)
+    return _parsed(answer, refs_from_json)
 
 
 def refs_from_json(value: Any, key: str) -> Refs:
@@ -85,20 +82,21 @@ def refs_from_json(value: Any, key: str) -> Refs:
     )
 
 
-def read_publisher(response: Response) -> bool:
+def read_publisher(answer: Answer) -> bool:
     """Read whether an organization is trusted to publish kernels."""
 
     def read(value: Any, key: str) -> bool:
         # The Hub leaves the key out for most organizations.
         return schema.read_object(value, key).get("trustedKernelPublisher") is True
 
-    return _parsed(response, read)
+    return _parsed(answer, read)
 
 
-def read_tree_page(response: Response, commit: str) -> TreePage:
+def read_tree_page(answer: Answer, commit: str) -> TreePage:
     """Read a page of the files of a commit."""
+    response = answer.response
     _check_commit(response, commit)
-    entries = _parsed(response, schema.list_of(_tree_entry))
+    entries = _parsed(answer, schema.list_of(_tree_entry))
     files = tuple(entry for entry in entries if entry is not None)
     unsafe = tuple(file.path for file in files if not paths.is_safe(file.path))
     link = response.links.get("next", {}).get("url")
@@ -110,26 +108,19 @@ def read_tree_page(response: Response, commit: str) -> TreePage:
 
 
 def read_file(
-    response: Response, commit: str, size: int, target: BinaryIO, progress: Callable[[int], object]
+    answer: Answer, commit: str, size: int, target: BinaryIO, progress: Callable[[int], object]
 ) -> None:
     """Write a file, or the rest of it, as it arrives.
 
     The response may have the whole file, or the part that is missing in `target`. `progress` is
     called with the number of bytes as they arrive, and with a negative number if they are lost.
     """
-    _check_commit(response, commit)
-    if response.status_code != 206:
+    _check_commit(answer.response, commit)
+    if answer.response.status_code != 206:
         progress(-target.tell())
         target.seek(0)
         target.truncate()
-    window, arrived = time.monotonic(), 0
-    # In chunks as they arrive: a larger one would be lost if the connection broke within it.
-    for chunk in response.iter_bytes():
-        arrived += len(chunk)
-        if time.monotonic() - window > _WINDOW:
-            if arrived < _LEAST_IN_WINDOW:
-                raise TransientError(f"only {arrived} bytes arrived in {_WINDOW:.0f} s")
-            window, arrived = time.monotonic(), 0
+    for chunk in answer.chunks():
         if target.tell() + len(chunk) > size:
             raise TransientError(f"the file has more than {size} bytes", lasting=HubAnswerError)
         target.write(chunk)
@@ -145,9 +136,9 @@ def _check_commit(response: Response, commit: str) -> None:
             raise TransientError(f"the response is for commit {said}", lasting=HubAnswerError)
 
 
-def _parsed(response: Response, read: schema.Reader[T]) -> T:
+def _parsed(answer: Answer, read: schema.Reader[T]) -> T:
     try:
-        body = read_all(response, schema.MAX_BYTES)
+        body = read_all(answer, schema.MAX_BYTES)
         return schema.read_content(body, lambda value: read(value, ""))
     except schema.InvalidError as error:
         # The next attempt may not get the same proxy's error page or broken connection.

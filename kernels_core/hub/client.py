@@ -33,7 +33,7 @@ from kernels_core.hub.transport import ATTEMPTS, Request, fetch, offline
 from kernels_core.hub.versions import Refs
 
 if TYPE_CHECKING:
-    from httpx2 import Response
+    from kernels_core.hub.transport import Answer
 
 T = TypeVar("T")
 
@@ -187,15 +187,11 @@ class HubClient:
             agent,
             # The size is that of the file itself, so the server must not compress it.
             headers={"accept-encoding": "identity"},
-            is_download=True,
+            received=target.tell,  # where another attempt continues
         )
 
-        def read(response: Response) -> None:
-            try:
-                read_file(response, commit, file.size, target, progress)
-            finally:
-                # The next attempt, if any, continues where this one stopped.
-                request.headers["range"] = f"bytes={target.tell()}-"
+        def read(answer: Answer) -> None:
+            read_file(answer, commit, file.size, target, progress)
 
         fetch(request, read)
 
@@ -228,19 +224,18 @@ class HubClient:
         agent: str = "",
         *,
         headers: dict[str, str] | None = None,
-        is_download: bool = False,
+        received: Callable[[], int] | None = None,
     ) -> Request:
         from huggingface_hub import constants
 
-        timeout = (
-            constants.HF_HUB_DOWNLOAD_TIMEOUT if is_download else constants.HF_HUB_ETAG_TIMEOUT
-        )
+        timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT if received else constants.HF_HUB_ETAG_TIMEOUT
         request = Request(
             f"{self.endpoint}/{path}",
             repository,
             headers=headers or {},
             agent=agent,
             timeout=float(timeout),
+            received=received,
         )
         if self.is_offline:
             raise offline(request)
@@ -252,8 +247,8 @@ def _attempts(earlier: object) -> int:
 
 
 def _all_pages(request: Request, commit: str) -> Listing:
-    def read(response: Response) -> TreePage:
-        return read_tree_page(response, commit)
+    def read(answer: Answer) -> TreePage:
+        return read_tree_page(answer, commit)
 
     files: list[TreeFile] = []
     unsafe: list[str] = []

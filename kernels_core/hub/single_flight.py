@@ -8,6 +8,8 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from kernels_core.parallel import Cancelled, check_cancelled, wait_for
+
 T = TypeVar("T")
 
 
@@ -25,17 +27,25 @@ class SingleFlight:
 
     def get(self, key: Hashable, compute: Callable[[], T]) -> T:
         """The result for a key; computed when there is none yet."""
-        with self._lock:
-            known = self._results.get(key)
-            result: Future[T] = Future() if known is None else known
-            self._results[key] = result
-        if known is None:
+        while True:
+            with self._lock:
+                known = self._results.get(key)
+                result: Future[T] = Future() if known is None else known
+                self._results[key] = result
+            if known is None:
+                try:
+                    result.set_result(compute())
+                except BaseException as error:
+                    self.forget(key)
+                    result.set_exception(error)
+                return result.result()
             try:
-                result.set_result(compute())
-            except BaseException as error:
-                self.forget(key)
-                result.set_exception(error)
-        return result.result()
+                return wait_for(result)
+            except (KeyboardInterrupt, Cancelled):
+                check_cancelled()
+                if result.done() and isinstance(result.exception(), (KeyboardInterrupt, Cancelled)):
+                    continue  # the thread that computed it was stopped, not this one
+                raise
 
     def known(self, key: Hashable) -> Any:
         """The result for a key; None when there is none yet."""

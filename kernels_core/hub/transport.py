@@ -1,4 +1,8 @@
-"""One request to the Hub: a time-out, a bounded retry with backoff, errors that say what failed.
+"""One request to the Hub: a deadline, a bounded retry with backoff, errors that say what failed.
+
+The time-outs of the HTTP library bound each step of a response, and a server that sends a byte per
+second never exceeds one. So an attempt runs in a thread of its own, and is given up when it takes
+too long as a whole, or when nobody waits for it any more.
 
 The session is the Hub client's own, with its proxies, certificates and offline switch. The client
 has time-outs and retries for some calls only; here all requests have them.
@@ -8,11 +12,12 @@ from __future__ import annotations
 
 import functools
 import random
+import threading
 import time
-from collections.abc import Callable, Mapping
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -24,6 +29,8 @@ from kernels_core.errors import (
     HubRefusedError,
     HubUnreachableError,
 )
+from kernels_core.hub.patience import VARIABLE, limits, one_load, stated_wait
+from kernels_core.parallel import apart, pause
 
 if TYPE_CHECKING:
     from httpx2 import Response
@@ -32,10 +39,11 @@ T = TypeVar("T")
 
 ATTEMPTS = 4
 _FIRST_WAIT = 0.25  # seconds; doubles with each attempt
-# If the server requests a longer wait, there is no further attempt.
+# A server that asks for a longer wait, but does not limit requests, is down.
 _LONGEST_WAIT = 60.0
-# A response that trickles in keeps each single read below its time-out.
-_LONGEST_ANSWER = 60.0
+# How long an attempt may take; a download, how long it may take for the least number of bytes.
+_LONGEST_ATTEMPT = 60.0
+_LEAST_BYTES = 64 * 1024
 
 _MISSING = {
     "RepoNotFound": "repository",
@@ -60,14 +68,22 @@ class Request:
         headers: headers beside those of every request.
         agent: added to the user agent.
         timeout: how long to wait for each step of a response, in seconds.
+        received: for a download, which may take as long as bytes arrive: the number of bytes that
+            there are already.
     """
 
     url: str
     repository: str
     params: Mapping[str, str] = attrs.field(factory=dict)
-    headers: dict[str, str] = attrs.field(factory=dict)
+    headers: Mapping[str, str] = attrs.field(factory=dict)
     agent: str = ""
     timeout: float = 10.0
+    received: Callable[[], int] | None = None
+
+    @property
+    def server(self) -> str:
+        """The server that it is sent to."""
+        return urlsplit(self.url).netloc
 
     def __str__(self) -> str:
         return f"GET {self.url}"
@@ -92,26 +108,111 @@ class TransientError(Exception):
         self.lasting = lasting
 
 
-def fetch(request: Request, read: Callable[[Response], T], *, attempts: int = ATTEMPTS) -> T:
+class _LimitedError(TransientError):
+    """The server limits requests."""
+
+
+class _GivenUpError(Exception):
+    """Raised in an attempt that nobody waits for any more."""
+
+
+class Answer:
+    """A response whose body is read in chunks.
+
+    Attributes:
+        response: the response; its own body must not be read.
+    """
+
+    response: Response
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._given_up = False
+        self._arrived = 0
+
+    def chunks(self) -> Iterator[bytes]:
+        """The body as it arrives. What is done with a chunk is done before it can be given up."""
+        # As they arrive: a larger one would be lost if the connection broke within it.
+        for chunk in self.response.iter_bytes():
+            with self._lock:
+                if self._given_up:
+                    raise _GivenUpError
+                self._arrived += len(chunk)
+                yield chunk
+
+    def take_arrived(self) -> int:
+        """The number of bytes that arrived since the last call."""
+        arrived, self._arrived = self._arrived, 0
+        return arrived
+
+    def give_up(self) -> None:
+        """Do nothing with later chunks."""
+        with self._lock:
+            self._given_up = True
+
+
+def fetch(request: Request, read: Callable[[Answer], T], *, attempts: int = ATTEMPTS) -> T:
     """Send a request, and repeat it while its failure is transient.
 
     `read` makes the result of the response, whose body is not read yet. Raises a `HubError`: of the
     class that fits what the Hub said, or `HubUnreachableError` when every attempt failed.
     """
-    for attempt in range(1, attempts + 1):
-        try:
-            return _try(request, read)
-        except TransientError as error:
-            # Jitter: many processes that failed together should not retry together.
-            backoff = _FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
-            wait = backoff if error.wait is None else error.wait
-            if attempt == attempts or wait > _LONGEST_WAIT:
-                raise _lasting(request, error, attempt, wait) from error.__cause__
-        time.sleep(wait)
-    raise ValueError(f"attempts must be positive, got {attempts}.")
+    with one_load():
+        failed = limited = 0
+        while True:
+            if not limits.wait(request.server):
+                error: TransientError = _LimitedError("the server limits requests")
+                raise _lasting(request, error, failed)
+            try:
+                return _try(request, read)
+            except _LimitedError as error:
+                # Does not count as a failure: the wait is bounded by the user's patience.
+                wait = min(2.0**limited, _LONGEST_WAIT) if error.wait is None else error.wait
+                limited += 1
+                if not limits.hold(request.server, wait, str(error)):
+                    raise _lasting(request, error, failed + 1) from error.__cause__
+            except TransientError as error:
+                failed += 1
+                # Jitter: many processes that failed together should not retry together.
+                backoff = _FIRST_WAIT * 2 ** (failed - 1) * random.uniform(0.75, 1.25)
+                wait = backoff if error.wait is None else error.wait
+                if failed >= attempts or wait > _LONGEST_WAIT:
+                    raise _lasting(request, error, failed) from error.__cause__
+                pause(wait)
 
 
-def _try(request: Request, read: Callable[[Response], T]) -> T:
+def _try(request: Request, read: Callable[[Answer], T]) -> T:
+    answer = Answer()
+    start = request.received() if request.received else 0
+    headers = {**request.headers, "range": f"bytes={start}-"} if start else request.headers
+    try:
+        return apart(lambda: _send(request, headers, answer, read), _deadline(request, answer))
+    except BaseException:
+        answer.give_up()
+        raise
+
+
+def _deadline(request: Request, answer: Answer) -> Callable[[], None]:
+    """What raises once an attempt takes too long."""
+    window = time.monotonic()
+
+    def check() -> None:
+        nonlocal window
+        if time.monotonic() - window < _LONGEST_ATTEMPT:
+            return
+        arrived = answer.take_arrived()
+        if request.received is None:
+            raise TransientError(f"the response took longer than {_LONGEST_ATTEMPT:.0f} s")
+        if arrived < _LEAST_BYTES:
+            raise TransientError(f"only {arrived} bytes arrived in {_LONGEST_ATTEMPT:.0f} s")
+        window = time.monotonic()
+
+    return check
+
+
+def _send(
+    request: Request, headers: Mapping[str, str], answer: Answer, read: Callable[[Answer], T]
+) -> T:
     from huggingface_hub import get_session
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -122,13 +223,14 @@ def _try(request: Request, read: Callable[[Response], T]) -> T:
             "GET",
             request.url,
             params=dict(request.params) or None,
-            headers={**_common_headers(request.agent), **request.headers},
+            headers={**_common_headers(request.agent), **headers},
             timeout=request.timeout,
             follow_redirects=True,
         ) as response:
             if response.status_code >= 400:
                 _refuse(request, response)
-            return read(response)
+            answer.response = response
+            return read(answer)
     except OfflineModeIsEnabled as error:
         raise offline(request) from error
     except http_error as error:
@@ -144,20 +246,18 @@ def offline(request: object, repository: str | None = None) -> HubOfflineError:
     )
 
 
-def read_all(response: Response, limit: int) -> bytes:
+def read_all(answer: Answer, limit: int) -> bytes:
     """The body of a response; raises HubAnswerError when it is larger than `limit` bytes."""
-    deadline = time.monotonic() + _LONGEST_ANSWER
     body = bytearray()
-    for chunk in response.iter_bytes():
+    for chunk in answer.chunks():
         body += chunk
         if len(body) > limit:
+            url = answer.response.request.url
             raise HubAnswerError(
-                f"The response to GET {response.request.url} is larger than {limit} bytes.",
+                f"The response to GET {url} is larger than {limit} bytes.",
                 repository="",
-                request=f"GET {response.request.url}",
+                request=f"GET {url}",
             )
-        if time.monotonic() > deadline:
-            raise TransientError(f"the response took longer than {_LONGEST_ANSWER:.0f} s")
     return bytes(body)
 
 
@@ -165,7 +265,8 @@ def _refuse(request: Request, response: Response) -> NoReturn:
     status, code = response.status_code, response.headers.get("X-Error-Code", "")
     said = response.headers.get("X-Error-Message") or response.reason_phrase
     if status in (408, 425, 429) or status >= 500:
-        raise TransientError(f"HTTP {status} {said}".strip(), _retry_after(response))
+        transient = _LimitedError if status == 429 else TransientError
+        raise transient(f"HTTP {status} {said}".strip(), stated_wait(response))
     answer = f"The Hub answered HTTP {status} ({code or said or 'no reason given'}) to {request}"
     raise _refusal(request, status, code, answer)
 
@@ -180,23 +281,21 @@ def _refusal(request: Request, status: int, code: str, answer: str) -> HubError:
     return HubError(f"{answer}.", **about)
 
 
-def _retry_after(response: Response) -> float | None:
-    value = response.headers.get("Retry-After", "").strip()
-    if value.isascii() and value.isdecimal():
-        return float(value[:9])
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
-
-
-def _lasting(request: Request, error: TransientError, attempts: int, wait: float) -> HubError:
-    times = "once" if attempts == 1 else f"{attempts} times, the last time"
-    patience = f" The server requests a wait of {wait:.0f} s." if wait > _LONGEST_WAIT else ""
+def _lasting(request: Request, error: TransientError, attempts: int) -> HubError:
+    times = {0: "was not sent", 1: "failed once with"}.get(
+        attempts, f"failed {attempts} times, the last time with"
+    )
+    more = ""
+    if isinstance(error, _LimitedError):
+        wait = "" if error.wait is None else f" for {error.wait:.0f} s"
+        more = (
+            f" It does not want requests{wait}, which is longer than this load may still wait; "
+            f"{VARIABLE} is the number of seconds that it may wait in total."
+        )
+    elif error.wait is not None and error.wait > _LONGEST_WAIT:
+        more = f" The server requests a wait of {error.wait:.0f} s."
     return error.lasting(
-        f"{request} failed {times} with: {error}.{patience}",
-        repository=request.repository,
-        request=str(request),
+        f"{request} {times}: {error}.{more}", repository=request.repository, request=str(request)
     )
 
 

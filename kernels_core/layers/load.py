@@ -12,6 +12,7 @@ import attrs
 from torch import nn
 
 from kernels_core.errors import KernelImportError, KernelsError
+from kernels_core.hub.patience import one_load
 from kernels_core.layers.repositories import HubLayer, ResolvableRepository
 from kernels_core.layers.targets import Target
 from kernels_core.layers.validation import check_layer
@@ -48,6 +49,7 @@ _loaded_lock = threading.Lock()
 _builds: weakref.WeakKeyDictionary[type[nn.Module], Build] = weakref.WeakKeyDictionary()
 
 
+@one_load()
 def resolve_ahead(candidates: Iterable[tuple[Any, Target]]) -> Resolve:
     """Resolve those repositories that are on the Hub and not loaded yet, in parallel.
 

@@ -9,6 +9,7 @@ import attrs
 
 from kernels_core.errors import KernelsError, NoFittingBuildError, RepositoryNotFoundError
 from kernels_core.hub.install import HubBuild
+from kernels_core.hub.patience import one_load
 from kernels_core.hub.repository import HubRepository
 from kernels_core.hub.versions import Pinned, is_commit
 from kernels_core.loading.resolver import FIRST_DEVICE, Resolver
@@ -82,6 +83,7 @@ class Selection:
     trust: tuple[str, ...] = ()
 
 
+@one_load()
 def download_kernels(requests: Sequence[Request], selection: Selection) -> list[Result]:
     """Download kernels and all that they need; if one fails, continue with the others.
 

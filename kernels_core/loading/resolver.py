@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from kernels_core.errors import DependencyCycleError, EnvironmentVariableError
+from kernels_core.hub.patience import one_load
 from kernels_core.repository.builds import Build
 from kernels_core.repository.kernel_depends import needed_first, walk
 from kernels_core.repository.local import LocalRepository
@@ -65,6 +66,7 @@ class Resolver:
         """
         return self.resolve_all(repo_id, revision, version)[0]
 
+    @one_load()
     def resolve_all(
         self, repo_id: str, revision: str | None = None, version: int | str | None = None
     ) -> list[Build]:
@@ -81,6 +83,7 @@ class Resolver:
         build = repository.best_build(self.backend, self.device_index)
         return self._with_dependencies(build)[0]
 
+    @one_load()
     def has(
         self, repo_id: str, revision: str | None = None, version: int | str | None = None
     ) -> bool:
@@ -95,6 +98,7 @@ class Resolver:
             return False
         return True
 
+    @one_load()
     def decisions(
         self, repo_id: str, revision: str | None = None, version: int | str | None = None
     ) -> tuple[BuildDecision, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from kernels_core.hub.patience import one_load
 from kernels_core.hub.repository import HubRepository
 from kernels_core.hub.versions import Pinned
 from kernels_core.locks.lock import Lock, LockedKernel
@@ -21,6 +22,7 @@ from kernels_core.repository.metadata import KernelDependency
 _MOST_OTHERS = 200
 
 
+@one_load()
 def lock_project(requirements: Sequence[Requirement]) -> Lock:
     """Find the commits that a project's kernels, and all that they need, are at now."""
     own = {kernel.dependency: kernel for kernel in in_parallel(_lock_own, requirements)}

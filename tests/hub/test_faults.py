@@ -22,8 +22,8 @@ from hub_server import FAULTS, Forks, Hub, Request, client_environment, kernel_f
 FILES = kernel_files(also={"weights.bin": b"\0\1" * 3000})
 REPOSITORY = "org/activation"
 
-# Seconds. The second is what four attempts of at most `PATIENCE`, the waiting between them and a
-# busy machine may take together.
+# Seconds. The second is what four attempts of at most `PATIENCE`, the waiting between them and for
+# a server that limits requests, and a busy machine may take together.
 PATIENCE = 1
 BOUND = 30
 
@@ -102,6 +102,7 @@ class Loads:
         self._environment = client_environment(hub.endpoint, home) | {
             "HF_HUB_ETAG_TIMEOUT": str(PATIENCE),
             "HF_HUB_DOWNLOAD_TIMEOUT": str(PATIENCE),
+            "KERNELS_HUB_PATIENCE": "3",
         }
 
     def load(self) -> Any:
@@ -291,17 +292,19 @@ def test_counts(
 # Waiting for the server, within bounds
 
 
+@pytest.mark.parametrize("status", ["429", "503"])
 @pytest.mark.parametrize("retry_after", ["3600", "Wed, 21 Oct 2065 07:28:00 GMT"])
 def test_a_server_that_asks_for_a_long_pause_is_an_error_at_once(
-    forks: Forks, tmp_path: Path, retry_after: str
+    forks: Forks, tmp_path: Path, retry_after: str, status: str
 ) -> None:
     with Hub() as hub:
         publish(hub)
-        hub.fault("429", "refs", times=None, retry_after=retry_after)
+        hub.fault(status, "refs", times=None, retry_after=retry_after)
         outcome = Loads(forks, hub, tmp_path).load()
     assert outcome["seconds"] < 5
     assert "HubUnreachableError" in outcome["kinds"]
     assert "/refs" in outcome["request"]
+    assert ("KERNELS_HUB_PATIENCE" in outcome["message"]) == (status == "429")
 
 
 def test_a_date_to_retry_after_is_waited_for(forks: Forks, tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ FAULTS = (
     "latency",
 )
 
+# Answers that never end, a byte at a time: of the head, the body, or what may follow either.
+DRIPS = ("drip-head", "drip-body", "drip-continue", "drip-trailers")
+
 
 def flip_a_bit(content: bytes) -> bytes:
     """Other content of the same length."""
@@ -37,7 +40,7 @@ class Fault:
     """A fault of some requests.
 
     Attributes:
-        kind: one of `FAULTS`.
+        kind: one of `FAULTS` or `DRIPS`.
         match: the requests: their kind, their "METHOD path", or a function.
         times: how often, or None for always.
         seconds: how long a stall lasts, or the delay of "latency".
@@ -46,7 +49,7 @@ class Fault:
         hits: how often it happened.
     """
 
-    kind: str = attrs.field(validator=attrs.validators.in_(FAULTS))
+    kind: str = attrs.field(validator=attrs.validators.in_(FAULTS + DRIPS))
     match: str | Callable[[Request], bool]
     times: int | None = 1
     seconds: float = 60.0

@@ -30,6 +30,9 @@ class Hub:
             does. Large ones always are (302), to the storage of large files.
         page_size: how many entries a page of a listing holds.
         bandwidth: how many bytes of an answer are sent per second; 0 for all at once.
+        limit: how many requests to the API a window has; 0 for no limit. What is more is answered
+            as the real Hub does, with 429 and a `RateLimit` header.
+        window: seconds of a window.
         faults: the faults; see `fault`.
         publishers: by organization, whether it is a trusted publisher of kernels.
     """
@@ -40,6 +43,9 @@ class Hub:
         self.redirects = False
         self.page_size = 1000
         self.bandwidth = 0
+        self.limit = 0
+        self.window = 300.0
+        self._windows: dict[int, int] = {}  # number of a window: requests in it
         self.faults: list[Fault] = []
         self.publishers: dict[str, bool] = {}
         self._repositories: dict[tuple[str, str], Repository] = {}
@@ -155,6 +161,16 @@ class Hub:
 
     def answer(self, request: Request) -> Answer:
         """The answer without a fault."""
+        if self.limit and request.path.startswith("/api/"):
+            now = time.monotonic()
+            number = int(now // self.window)
+            with self._lock:
+                self._windows[number] = self._windows.get(number, 0) + 1
+                left = self.limit - self._windows[number]
+            if left < 0:
+                reset = max(1, round((number + 1) * self.window - now))
+                header = {"RateLimit": f'"api";r=0;t={reset}'}
+                return error(429, "", "We had to rate limit your IP", **header)
         for _, route, answer in _ROUTES:
             match = route.fullmatch(request.path)
             if match:

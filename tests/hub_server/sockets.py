@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 from hub_server.answers import Answer
-from hub_server.faults import Fault, changed
+from hub_server.faults import DRIPS, Fault, changed
 from hub_server.requests import Request
 
 if TYPE_CHECKING:
@@ -98,6 +98,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
             return
+        if kind in DRIPS:
+            self.close_connection = True
+            self._drip(kind)
+            return
         whole = head + body
         if kind in ("truncate", "stall-body"):
             whole = whole[: len(head) + len(body) // 2] if body else head[: len(head) // 2]
@@ -111,6 +115,20 @@ class _Handler(BaseHTTPRequestHandler):
             _shut_down(self.connection)
         else:
             request.status = answer.status
+
+    def _drip(self, kind: str) -> None:
+        """Send what never ends, ten pieces a second, until the client or the Hub closes."""
+        start = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+        chunked = start + b"Transfer-Encoding: chunked\r\n\r\n"
+        first, piece = {
+            "drip-head": (start + b"X-More: ", b"a"),
+            "drip-body": (chunked, b"1\r\n \r\n"),
+            "drip-continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+            "drip-trailers": (chunked + b"1\r\n \r\n0\r\nX-More: ", b"a"),
+        }[kind]
+        self.connection.sendall(first)
+        while not self.server.closing.wait(0.1):
+            self.connection.sendall(piece)
 
     def _send_at_bandwidth(self, content: bytes) -> None:
         bandwidth = self.server.hub.bandwidth
