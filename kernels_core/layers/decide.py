@@ -26,7 +26,9 @@ from kernels_core.layers.validation import (
     check_members,
     check_signature,
     conditions,
+    module_conditions,
     unmet,
+    unmet_by_module,
 )
 from kernels_core.mode import Mode
 
@@ -112,10 +114,16 @@ def _fall_back(
 def _by_conditions(decision: Decision) -> tuple[Decision | None, list[nn.Module], str]:
     """The decision for modules that meet the layer's conditions, the others, and why not."""
     assert decision.loaded is not None
-    required = conditions(decision.loaded.layer)
-    if not required:
+    group, layer = decision.planned.group, decision.loaded.layer
+    required = conditions(layer)
+    # A module that runs the layer met these before.
+    of_module = () if swapped_layer(group.current) is layer else module_conditions(layer)
+    if not required and not of_module:
         return decision, [], ""
-    checked = [(module, unmet(module, required)) for module in decision.planned.group.modules]
+    checked = [
+        (module, unmet(module, required) or unmet_by_module(module, layer, of_module))
+        for module in group.modules
+    ]
     unfit = [(module, reason) for module, reason in checked if reason]
     if not unfit:
         return decision, [], ""

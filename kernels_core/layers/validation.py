@@ -9,14 +9,15 @@ from __future__ import annotations
 import inspect
 import typing
 import weakref
-from collections.abc import Iterable
-from types import ModuleType
+from collections.abc import Callable, Iterable
+from types import BuiltinFunctionType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
 from torch import nn
 
 from kernels_core.errors import InvalidLayerError, LayerNotFoundError, SignatureMismatchError
+from kernels_core.layers.classes import original_class
 from kernels_core.layers.members import FLAGS, HARMLESS
 from kernels_core.repository.builds import Build
 
@@ -123,8 +124,16 @@ def conditions(layer: type[nn.Module]) -> Conditions:
     raw = [str(annotation) for annotation in _raw_annotations(layer).values()]
     if not any("Annotated" in text for text in raw):
         return ()
+    hints = _read_hints(layer, layer)
+    found = ((member, getattr(hints[member], "__metadata__", ())) for member in members)
+    return tuple((member, required) for member, required in found if required)
+
+
+def _read_hints(
+    holder: Any, layer: type[nn.Module], names: dict[str, Any] | None = None
+) -> dict[str, Any]:
     try:
-        hints = typing.get_type_hints(layer, include_extras=True)
+        return typing.get_type_hints(holder, names, include_extras=True)
     except Exception as error:
         raise InvalidLayerError(
             f"The annotations of layer {layer.__name__!r} cannot be read: {error}",
@@ -132,8 +141,6 @@ def conditions(layer: type[nn.Module]) -> Conditions:
             layer=layer.__name__,
             rule="annotations",
         ) from error
-    found = ((member, getattr(hints[member], "__metadata__", ())) for member in members)
-    return tuple((member, required) for member, required in found if required)
 
 
 def _raw_annotations(layer: type[nn.Module]) -> dict[str, Any]:
@@ -159,6 +166,86 @@ def unmet(module: nn.Module, required: Conditions) -> str:
 
 def _name_of(condition: Any) -> str:
     return getattr(condition, "__name__", repr(condition))
+
+
+def module_conditions(layer: type[nn.Module]) -> tuple[Callable[[nn.Module], object], ...]:
+    """What a layer requires of the whole module: the callables that annotate its forward's `self`.
+
+    They are called with a copy of the module, as `unmet_by_module` says.
+    """
+    forward: Any = layer.forward
+    first = next(iter(inspect.signature(forward).parameters), "")
+    annotation = forward.__annotations__.get(first)
+    if "Annotated" not in str(annotation):
+        return ()
+    holder = SimpleNamespace(__annotations__={first: annotation})
+    hints = _read_hints(holder, layer, forward.__globals__)
+    return tuple(one for one in getattr(hints[first], "__metadata__", ()) if callable(one))
+
+
+# By original class: what was found for a layer and a configuration of the class's instances.
+_found: weakref.WeakKeyDictionary[type, dict[Any, str]] = weakref.WeakKeyDictionary()
+
+
+def unmet_by_module(
+    module: nn.Module, layer: type[nn.Module], required: tuple[Callable[[nn.Module], object], ...]
+) -> str:
+    """Why a module does not meet the conditions on the whole of it, or "".
+
+    Each is called once for modules of one class with equal settings: with a copy that has the
+    original forward, the same tensors and no hooks, in training mode. A condition may give the copy
+    other members and call it, to compare what it computes with what the layer computes.
+    """
+    if not required:
+        return ""
+    original = original_class(type(module))
+    key = (layer, _settings(module))
+    known = _found.setdefault(original, {})
+    if key not in known:
+        known[key] = next(filter(None, (_objection(one, module) for one in required)), "")
+    return known[key]
+
+
+def _objection(condition: Callable[[nn.Module], object], module: nn.Module) -> str:
+    try:
+        # The device of the context may be "meta", and its dtypes those of autocast.
+        with torch.no_grad(), torch.device("cpu"), torch.autocast("cpu", enabled=False):
+            if condition(_copy_of(module)):
+                return ""
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        return f"its forward cannot be called to check the condition {_name_of(condition)} ({what})"
+    return f"its forward does not meet the condition {_name_of(condition)}"
+
+
+def _copy_of(module: nn.Module) -> nn.Module:
+    cls = original_class(type(module))
+    copied = cls.__new__(cls)
+    nn.Module.__init__(copied)
+    own = {"forward", *copied.__dict__}  # hooks, and the forward of a hook
+    copied.__dict__.update({k: v for k, v in module.__dict__.items() if k not in own})
+    copied._parameters.update(module._parameters)
+    copied._buffers.update(module._buffers)
+    for name, child in module._modules.items():
+        copied._modules[name] = None if child is None else _copy_of(child)
+    return copied
+
+
+_SETTINGS = (bool, int, float, str, type(None), FunctionType, BuiltinFunctionType)
+
+
+def _settings(module: nn.Module) -> tuple[Any, ...]:
+    values = (
+        (name, value)
+        for name, value in module.__dict__.items()
+        if isinstance(value, _SETTINGS) and name != "training"
+    )
+    tensors = ((name, tensor is None) for name, tensor in module._parameters.items())
+    children = (
+        (name, type(child), () if child is None else _settings(child))
+        for name, child in module._modules.items()
+    )
+    return (*values, *tensors, *children)
 
 
 def check_members(modules: Iterable[nn.Module], layer: type[nn.Module], repository: str) -> None:

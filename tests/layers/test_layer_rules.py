@@ -1,5 +1,7 @@
 """The rules for kernel layers, each broken by one edit."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -269,6 +271,114 @@ def test_without_another_candidate_the_forward_stays_and_the_report_says_why(mak
     kernelize(module, mode=Mode.INFERENCE, mapping={"Adopting": {"cpu": both}})
     reason = kernels_core.report(module).rows[0].reason
     assert [part.partition(": ")[2][:10] for part in reason.split("; ")] == ["its weight"] * 2
+
+
+OF_MODULE = """
+from typing import Annotated
+
+calls = []
+
+
+def adds(module) -> bool:
+    calls.append(module)
+    module.shift = torch.ones(1)
+    return torch.equal(module(torch.zeros(1)), torch.ones(1))
+
+
+class Add(nn.Module):
+    shift: torch.Tensor
+
+    def forward(self: Annotated[nn.Module, adds], x):
+        return 100 + x + self.shift
+
+
+class Twice(nn.Module):
+    def forward(self: "Annotated[Twice, lambda module: module.training]", x):
+        return 2 * x
+
+
+class Unreadable(nn.Module):
+    def forward(self: "Annotated[NoSuchName, 3]", x):
+        return x
+"""
+
+
+@use_kernel_forward_from_hub("Shifting")
+class Shifting(nn.Module):
+    def __init__(self, sign=1, noise=0.0):
+        super().__init__()
+        self.sign = sign
+        self.register_buffer("shift", torch.full((3,), 5.0))
+        self.dropout = nn.Dropout(noise)
+
+    def forward(self, x):
+        return self.dropout(x + self.sign * self.shift)
+
+
+def kernels_of(model):
+    return {(row.kernel, row.count) for row in kernels_core.report(model).rows}
+
+
+def test_a_condition_on_the_module_compares_what_it_computes(make_kernel):
+    kernel = make_kernel(OF_MODULE)
+    mapping = {"Shifting": {"cpu": kernel("Add")}}
+    model = nn.Sequential(*(Shifting(sign) for sign in (1, 1, -1, 1, 2, -1))).eval()
+    state, random = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    kernelize(model, mode=Mode.INFERENCE, mapping=mapping)
+    assert kernels_of(model) == {("Add", 3), (None, 3)}
+    assert [int(module(torch.zeros(1))[0]) for module in model] == [105, 105, -5, 105, 10, -5]
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, state[name])
+    assert torch.equal(random, torch.get_rng_state())
+    assert not any(module.training for module in model.modules())
+    (reason,) = {row.reason for row in kernels_core.report(model).rows} - {""}
+    assert reason.endswith("its forward does not meet the condition adds")
+    with pytest.raises(ValueError, match="does not meet the condition adds"):
+        kernelize(Shifting(-1), mode=Mode.INFERENCE, mapping=mapping, use_fallback=False)
+
+
+def test_a_condition_on_the_module_is_asked_once_for_modules_with_equal_settings(make_kernel):
+    repository = make_kernel(OF_MODULE)("Add")
+    calls = sys.modules[repository.load().__module__].calls
+    model = nn.Sequential(*(Shifting(sign) for sign in (3, 3, 3, 4, 3)))
+    for _ in range(2):
+        kernelize(model, mode=Mode.INFERENCE, mapping={"Shifting": {"cpu": repository}})
+    assert [module.sign for module in calls] == [3, 4]
+
+
+def test_a_condition_on_the_module_gets_a_copy_with_the_original_forward(make_kernel):
+    kernel = make_kernel(OF_MODULE)
+    module = Shifting()
+    hooked = []
+    module.register_forward_hook(lambda *given: hooked.append(given))
+    kernelize(module, mode=Mode.INFERENCE, mapping={"Shifting": {"cpu": kernel("Twice")}})
+    assert kernels_of(module) == {("Twice", 1)}
+    with torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
+        kernelize(module, mode=Mode.INFERENCE, mapping={"Shifting": {"cpu": kernel("Add")}})
+    assert kernels_of(module) == {("Add", 1)}
+    assert not hooked
+
+
+def test_what_training_adds_counts_although_the_module_is_not_in_training(make_kernel):
+    mapping = {"Shifting": {"cpu": make_kernel(OF_MODULE)("Add")}}
+    model = nn.Sequential(Shifting(noise=0.9999), Shifting()).eval()
+    kernelize(model, mode=Mode.INFERENCE, mapping=mapping)
+    assert kernels_of(model) == {("Add", 1), (None, 1)}
+
+
+def test_a_module_that_cannot_be_called_for_a_condition_is_left_alone(make_kernel):
+    module = Shifting(sign="?")
+    kernelize(
+        module, mode=Mode.INFERENCE, mapping={"Shifting": {"cpu": make_kernel(OF_MODULE)("Add")}}
+    )
+    (row,) = kernels_core.report(module).rows
+    assert "cannot be called to check the condition adds (TypeError: " in row.reason
+
+
+def test_a_condition_on_the_module_that_cannot_be_read_is_an_error(make_kernel):
+    mapping = {"Shifting": {"cpu": make_kernel(OF_MODULE)("Unreadable")}}
+    with pytest.raises(errors.InvalidLayerError, match="NoSuchName"):
+        kernelize(Shifting(), mode=Mode.INFERENCE, mapping=mapping)
 
 
 def test_conditions_that_cannot_be_read_are_an_error(make_kernel):

@@ -198,6 +198,19 @@ def test_rotary(
             assert torch.equal(mine, one.transpose(1, 2))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rotary_of_angles_for_both_halves_of_a_head(
+    kernel: ModuleType, device: torch.device, dtype: Any
+) -> None:
+    q, k = torch.randn((2, 2, 3, 5, 8), device=device, dtype=dtype)
+    cos, sin = torch.randn((2, 2, 5, 4), device=device, dtype=dtype)
+
+    def doubled(q: Tensor, k: Tensor, *half: Tensor) -> tuple[Tensor, Tensor]:
+        return rotated(q, k, *(torch.cat((one, one), -1) for one in half))
+
+    compare(kernel.apply_rotary_pos_emb, doubled, [q, k, cos, sin], fixed=2)
+
+
 @pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "unrecorded"])
 def test_rotary_of_heads_whose_elements_are_not_side_by_side(
     kernel: ModuleType, device: torch.device, recorded: bool

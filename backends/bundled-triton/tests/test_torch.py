@@ -16,6 +16,7 @@ from kernels_core import (
     Mode,
     kernelize,
     report,
+    unkernelize,
     use_kernel_forward_from_hub,
     use_kernelized_func,
 )
@@ -407,6 +408,29 @@ def test_a_dispatch_mode_sees_the_operators(kernel: ModuleType, device: torch.de
     assert any(name.startswith("rms_norm") for name in seen)
 
 
+@pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "plain"])
+@pytest.mark.parametrize("of_weight", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("of_input", [torch.float32, torch.bfloat16], ids=str)
+def test_layers_return_the_dtypes_that_they_returned(
+    kernel: ModuleType, device: torch.device, of_input: Any, of_weight: Any, autocast: bool
+) -> None:
+    norm, angle = Norm(8).to(device, of_weight), torch.randn(1, 3, 8, device=device).to(of_weight)
+    x = torch.randn(1, 2, 3, 8, device=device).to(of_input)
+
+    def run() -> list[torch.dtype]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            results = [*rotary(x, x, angle, angle), norm(x)]
+        return [result.dtype for result in results]
+
+    owner = Everything()
+    unkernelize(owner)
+    before = run()
+    mapping = bundled_mapping(device.type)
+    kernelize(owner, mode=Mode.TRAINING, device=device, mapping=mapping)
+    kernelize(norm, mode=Mode.TRAINING, device=device, mapping=mapping, use_fallback=False)
+    assert run() == before
+
+
 def test_autocast_gives_the_dtypes_that_torch_gives(
     kernel: ModuleType, device: torch.device
 ) -> None:
@@ -441,9 +465,58 @@ def test_a_gated_mlp_with_another_activation_is_refused(
 ) -> None:
     for mlp in (SwiGLU(8, nn.ReLU()), GEGLU(8, nn.SiLU())):
         mlp.to(device)
+        x = torch.randn(2, 8, device=device)
+        before = mlp(x)
+        kernelize(mlp, mode=Mode.INFERENCE, device=device, mapping=bundled_mapping(device.type))
+        (row,) = report(mlp).rows
+        assert row.kernel is None
+        assert "does not meet the condition gates_with" in row.reason
+        assert torch.equal(mlp(x), before)
+
+
+def test_a_gated_mlp_whose_activation_is_changed_later_computes_with_that_one(
+    kernel: ModuleType, device: torch.device
+) -> None:
+    for mlp in (SwiGLU(8, nn.SiLU()), GEGLU(8, nn.GELU())):
+        mlp.to(device)
         kernelize(mlp, mode=Mode.INFERENCE, mapping=bundled_mapping(device.type))
-        with pytest.raises(TypeError, match="this module's act_fn is"):
-            mlp(torch.randn(2, 8, device=device))
+        assert report(mlp).rows[0].kernel
+        mlp.act_fn = nn.ReLU()
+        x = torch.randn(2, 8, device=device)
+        assert torch.equal(mlp(x), MLP.forward(mlp, x))
+
+
+WRONG = {
+    Norm: lambda self, x: functional.rms_norm(x, (32,), 1 + self.weight, 1e-5),
+    AddNorm: lambda self, x, residual: (x + residual, Norm.forward(self, x + residual)),
+    LayerNorm: lambda self, x: nn.LayerNorm.forward(self, x.flip(-1)),
+    SiluAndMul: lambda self, x: Gated.forward(self, x.roll(x.shape[-1] // 2, -1)),
+    GeluAndMul: lambda self, x: functional.gelu(x[..., :4], approximate="tanh") * x[..., 4:],
+    GeluTanhAndMul: lambda self, x: functional.gelu(x[..., :4]) * x[..., 4:],
+    SwiGLU: lambda self, x: 2 * MLP.forward(self, x),
+    GEGLU: lambda self, x: 2 * MLP.forward(self, x),
+    Loss: lambda self, x, target: 2 * nn.CrossEntropyLoss.forward(self, x, target),
+}
+MADE = {
+    SiluAndMul: (nn.SiLU(),),
+    GeluAndMul: (nn.GELU(),),
+    GeluTanhAndMul: (nn.GELU("tanh"),),
+    SwiGLU: (32, nn.SiLU()),
+    GEGLU: (32, nn.GELU()),
+    Loss: (),
+}
+
+
+@pytest.mark.parametrize("cls", WRONG, ids=lambda cls: cls.__name__)
+def test_a_class_of_the_name_that_computes_something_else_is_refused(
+    kernel: ModuleType, device: torch.device, cls: type[nn.Module]
+) -> None:
+    other = type("Other", (cls,), {"forward": WRONG[cls]})
+    use_kernel_forward_from_hub(cls.kernel_layer_name)(other)
+    module = other(*MADE.get(cls, (32,)))
+    mapping = bundled_mapping(device.type)
+    kernelize(module, mode=Mode.INFERENCE, device=device, mapping=mapping)
+    assert "does not meet the condition" in report(module).rows[0].reason
 
 
 @pytest.mark.parametrize(
@@ -457,7 +530,7 @@ def test_a_gated_mlp_with_another_activation_is_refused(
         (lambda k: k.gated(torch.ones(2), torch.ones(2), "relu"), "Unknown activation 'relu'"),
         (lambda k: k.packed_gated(torch.ones(2, 3), "silu"), "must be even"),
         (
-            lambda k: k.apply_rotary_pos_emb(*torch.ones(2, 1, 1, 2, 8), *torch.ones(2, 1, 2, 4)),
+            lambda k: k.apply_rotary_pos_emb(*torch.ones(2, 1, 1, 2, 8), *torch.ones(2, 1, 2, 3)),
             "as wide as the heads",
         ),
     ],

@@ -4,6 +4,7 @@ Each runs as `kernelize` runs it: its forward on an instance of the class that i
 reference is the same formula in float64.
 """
 
+import copy
 import importlib
 from collections.abc import Callable
 from types import ModuleType
@@ -18,7 +19,16 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRMSNorm
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm, apply_rotary_pos_emb
 
 from kernels_backend_cpu.bundled import bundled_mapping
-from kernels_core import get_local_kernel
+from kernels_core import (
+    Mode,
+    get_local_kernel,
+    kernelize,
+    report,
+    unkernelize,
+    use_kernel_forward_from_hub,
+    use_kernelized_func,
+)
+from kernels_core.layers.classes import kernelized_class
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 HALVES = [torch.bfloat16, torch.float16]
@@ -68,6 +78,13 @@ def gradients(call: Callable[..., Tensor | tuple[Tensor, ...]], *tensors: Tensor
     return list(torch.autograd.grad(results, tensors, weights))
 
 
+def swapped(module: nn.Module, layer: type[nn.Module]) -> nn.Module:
+    """A copy of a module with the class that `kernelize` gives it."""
+    copied = copy.copy(module)
+    copied.__class__ = kernelized_class(type(module), layer)
+    return copied
+
+
 # RMSNorm
 
 
@@ -112,15 +129,26 @@ def test_norm_neither_overflows_nor_vanishes_in_float16(layers, recorded):
         torch.testing.assert_close(result, norm.weight.expand(2, 64))
 
 
-@pytest.mark.parametrize("dtype", HALVES)
-def test_norm_returns_the_dtype_of_the_input_where_the_weight_is_wider(layers, recorded, dtype):
-    # gpt-oss is loaded like this: the model in bfloat16, its norms in float32.
-    norm = GptOssRMSNorm(64)
-    nn.init.uniform_(norm.weight, 0.5, 1.5)
-    x = torch.randn(4, 64).to(dtype)
-    result = layers.RMSNorm.forward(norm, x)
-    assert result.dtype == dtype
-    assert torch.equal(result, norm(x))
+@pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "plain"])
+@pytest.mark.parametrize("of_weight", [*DTYPES, torch.float64])
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+def test_norm_returns_the_dtype_that_it_returned(layers, recorded, dtype, of_weight, autocast):
+    # gpt-oss returns the dtype of its input, Llama the wider one of input and weight.
+    for cls in (GptOssRMSNorm, LlamaRMSNorm):
+        norm = cls(64).to(of_weight)
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        x = torch.randn(4, 64).to(dtype)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            expected = norm(x)
+            result = swapped(norm, layers.RMSNorm)(x)
+        torch.testing.assert_close(result, expected)
+
+
+@pytest.mark.parametrize("shape", [(64,), (1, 64), (0, 64), (2, 0, 3, 64)])
+def test_norm_computes_what_broadcasts_with_its_weight(layers, recorded, shape):
+    norm = norm_of(1)
+    x = torch.randn(shape)
+    torch.testing.assert_close(swapped(norm, layers.RMSNorm)(x), norm(x))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -230,14 +258,44 @@ def test_mlp_knows_silu_by_its_names(layers, act_fn):
     assert torch.equal(layers.SwiGLUMLP.forward(mlp, x), expected)
 
 
+@use_kernel_forward_from_hub("SwiGLUMLP")
+class MLP(LlamaMLP):
+    def forward(self, x):
+        return super().forward(x)
+
+
+def kernel_of_mlp(mlp: LlamaMLP) -> str | None:
+    """What the MLP gets from `kernelize`; it computes the same afterwards."""
+    mlp.__class__ = MLP
+    x = torch.randn(3, 24)
+    before = mlp(x)
+    kernelize(mlp, mode=Mode.TRAINING, mapping=bundled_mapping())
+    torch.testing.assert_close(mlp(x), before)
+    (row,) = [row for row in report(mlp).rows if row.layer_name == "SwiGLUMLP"]
+    assert row.kernel or "does not meet the condition gates_with_silu" in row.reason
+    return row.kernel
+
+
 @pytest.mark.parametrize("act_fn", [nn.GELU(), ACT2FN["gelu_pytorch_tanh"], functional.relu])
-def test_mlp_with_another_activation_is_refused_by_name(layers, act_fn):
+def test_mlp_with_another_activation_is_left_alone(act_fn):
     mlp = mlp_of()
+    assert kernel_of_mlp(copy.deepcopy(mlp)) == "SwiGLUMLP"
     del mlp.act_fn
     mlp.act_fn = act_fn
-    name = getattr(act_fn, "__name__", type(act_fn).__name__)
-    with pytest.raises(TypeError, match=f"computes SiLU, but this module's act_fn is {name}"):
-        layers.SwiGLUMLP.forward(mlp, torch.randn(3, 24))
+    assert kernel_of_mlp(mlp) is None
+
+
+def test_mlp_whose_activation_is_changed_later_computes_with_that_one(layers):
+    mlp, x = mlp_of(), torch.randn(3, 24)
+    mlp = swapped(mlp, layers.SwiGLUMLP)
+    mlp.act_fn = nn.ReLU()
+    assert torch.equal(mlp(x), LlamaMLP.forward(mlp, x))
+
+
+def test_mlp_whose_gates_broadcast(layers, recorded):
+    mlp = mlp_of()
+    mlp.gate_proj, mlp.up_proj = Returns(torch.randn(3, 1)), Returns(torch.randn(3, 57))
+    assert torch.equal(swapped(mlp, layers.SwiGLUMLP)(torch.empty(0)), mlp(torch.empty(0)))
 
 
 # rotary_pos_emb
@@ -287,26 +345,115 @@ def test_rotation_errs_no_more_than_that_of_llama(layers, recorded, dtype):
         assert errors(our, reference)[1] <= errors(their, reference)[1]
 
 
-@pytest.mark.parametrize("model", ["esm", "hunyuan_vl", "modernbert", "olmo2"])
-@pytest.mark.parametrize(("dtype", "of_angles"), [(torch.bfloat16, torch.float32), DTYPES[:1] * 2])
-def test_rotation_is_that_of_models_that_return_the_dtype_of_queries(
-    layers, recorded, model, dtype, of_angles
+class Attention(nn.Module):
+    """Uses a function."""
+
+    def __init__(self, function):
+        super().__init__()
+        use_kernelized_func(function)  # which checks that it is extensible
+        self._kernel_funcs = {"function": function}
+
+
+@pytest.fixture
+def function_of():
+    """The rotation of a model, extensible and with its own forward."""
+    found = []
+
+    def get(model: str):
+        module = importlib.import_module(f"transformers.models.{model}.modeling_{model}")
+        function = module.apply_rotary_pos_emb
+        if not isinstance(function, nn.Module):
+            function = use_kernel_forward_from_hub("rotary_pos_emb")(function)
+        found.append(function)
+        return function
+
+    yield get
+    for function in found:
+        unkernelize(Attention(function))
+
+
+def kernelized_function(function) -> str | None:
+    """Which kernel a function gets."""
+    owner = Attention(function)
+    kernelize(owner, mode=Mode.TRAINING, device="cpu", mapping=bundled_mapping())
+    return report(owner).rows[0].kernel
+
+
+@pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "plain"])
+@pytest.mark.parametrize("model", ["esm", "gpt_oss", "hunyuan_vl", "llama", "modernbert", "olmo2"])
+@pytest.mark.parametrize("of_keys", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("of_angles", [torch.float32, torch.bfloat16])
+def test_rotation_returns_the_dtype_that_it_returned(
+    recorded, function_of, model, of_keys, of_angles, autocast
 ):
-    theirs = importlib.import_module(f"transformers.models.{model}.modeling_{model}")
-    q, k = torch.randn(2, 2, 4, 5, 64).to(dtype)
-    arguments = q, k, *angles(2, 5, 64, dtype=of_angles)
-    ours = layers.rotary_pos_emb.forward(None, *arguments)
-    torch.testing.assert_close(ours, theirs.apply_rotary_pos_emb(*arguments))
+    function = function_of(model)
+    q, k = torch.randn(2, 4, 5, 64).bfloat16(), torch.randn(2, 3, 5, 64).to(of_keys)
+    arguments = q, k, *angles(2, 5, 32 if model == "gpt_oss" else 64, dtype=of_angles)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        before = function(*arguments)
+        assert kernelized_function(function) == "rotary_pos_emb"
+        torch.testing.assert_close(function(*arguments), before, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("model", ["nanochat", "openai_privacy_filter", "cohere", "glm"])
+def test_another_rotation_is_left_alone(function_of, model):
+    function = function_of(model)
+    arguments = torch.randn(1, 2, 3, 16), torch.randn(1, 1, 3, 16)
+    half = model == "openai_privacy_filter"
+    arguments += angles(1, 3, 8 if half else 16)
+    before = function(*arguments)
+    assert kernelized_function(function) is None
+    for ours, theirs in zip(function(*arguments), before, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize(
-    ("q", "k", "cos", "sin"), [(16, 16, 8, 8), (16, 16, 12, 12), (16, 8, 16, 16), (16, 16, 16, 8)]
+    ("q", "k", "cos", "unsqueeze_dim"),
+    [
+        ((1, 4, 5, 16), (1, 2, 5, 16), (3, 5, 16), 1),
+        ((2, 4, 1, 16), (2, 2, 1, 16), (2, 5, 16), 1),
+        ((2, 4, 5, 16), (2, 2, 5, 16), (5, 16), 0),
+        ((4, 5, 16), (2, 5, 16), (5, 16), 0),
+        ((4, 5, 16), (2, 5, 16), (1, 1, 5, 16), 1),
+        ((2, 4, 5, 16), (2, 2, 5, 16), (2, 1, 16), 1),
+        ((2, 4, 5, 16), (2, 2, 5, 16), (2, 4, 5, 1), -1),
+        ((2, 4, 5, 16), (2, 2, 5, 16), (16,), 0),
+        ((0, 4, 5, 16), (0, 2, 5, 16), (1, 5, 16), 1),
+        ((2, 4, 0, 16), (2, 2, 0, 16), (2, 0, 16), 1),
+        ((2, 4, 5, 2), (2, 2, 5, 2), (2, 5, 1), 1),
+    ],
 )
-def test_rotation_of_another_width_is_refused(layers, q, k, cos, sin):
+def test_rotation_computes_all_that_the_function_computed(
+    recorded, function_of, q, k, cos, unsqueeze_dim
+):
+    function = function_of("llama")
+    arguments = (torch.randn(q), torch.randn(k), *angles(*cos), unsqueeze_dim)
+    try:
+        before = function(*arguments)
+    except RuntimeError:
+        before = None
+    assert kernelized_function(function) == "rotary_pos_emb"
+    if before is None:
+        with pytest.raises(RuntimeError):
+            function(*arguments)
+    else:
+        torch.testing.assert_close(function(*arguments), before)
+
+
+@pytest.mark.parametrize(
+    ("q", "k", "cos", "sin"), [(16, 16, 12, 12), (16, 8, 16, 16), (16, 16, 16, 8)]
+)
+def test_rotation_of_another_width_is_explained(kernel, q, k, cos, sin):
     q, k = torch.randn(1, 2, 3, q), torch.randn(1, 2, 3, k)
     cos, sin = torch.randn(1, 3, cos), torch.randn(1, 3, sin)
     with pytest.raises(ValueError, match="cos and sin must be as wide as the heads"):
-        layers.rotary_pos_emb.forward(None, q, k, cos, sin)
+        kernel.apply_rotary_pos_emb(q, k, cos, sin)
+
+
+def test_rotation_derivatives_are_right_with_angles_for_both_halves(kernel):
+    shapes = [(1, 2, 3, 4), (1, 1, 3, 4), (1, 3, 2), (1, 3, 2)]
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    assert torch.autograd.gradcheck(kernel.apply_rotary_pos_emb, inputs)
 
 
 def test_rotation_has_the_gradients_of_that_of_llama(layers):

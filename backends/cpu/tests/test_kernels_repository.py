@@ -65,7 +65,8 @@ def test_metadata_says_what_it_is() -> None:
 def test_the_package_exports_its_layers_and_functions(kernel: ModuleType) -> None:
     assert "layers" in kernel.__all__
     assert all(hasattr(kernel, name) for name in kernel.__all__)
-    exported = [v for v in vars(kernel.layers).values() if isinstance(v, type)]
+    defined = [v for v in vars(kernel.layers).values() if isinstance(v, type)]
+    exported = [v for v in defined if v.__module__ == kernel.layers.__name__]
     assert sorted(layer.__name__ for layer in exported) == NAMES
 
 

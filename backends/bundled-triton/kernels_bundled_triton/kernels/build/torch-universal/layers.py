@@ -1,33 +1,31 @@
 """The layers, by the names under which libraries know them.
 
-A layer is mapped by its name alone, so each documents the modules that it supports. Their forward
-runs on instances of the class that it is swapped into; the annotations are the members that it
-needs there.
+A layer is mapped by its name alone, so each says which modules it supports: the annotations are the
+members that it needs there, and what the annotation of `self` requires is checked before it is
+used. Its forward runs on instances of the class that it is swapped into. For arguments that it does
+not support, it calls the forward that they had.
 """
 
 import typing
+from typing import Annotated
 
 import torch
 from torch import nn
 
+from . import conditions
 from .activations import GELU, GELU_TANH, SILU, gated, packed_gated
+from .conditions import kind_of
+from .fallback import are_plain, own_forward
 from .loss import cross_entropy
 from .norms import add_rms_norm, layer_norm, rms_norm
-from .rotary import apply_rotary_pos_emb
-
-_SILU = {"SiLU": SILU, "SiLUActivation": SILU, "silu": SILU}
-_GELU = {
-    "GELUActivation": GELU,
-    "GELUTanh": GELU_TANH,
-    "PytorchGELUTanh": GELU_TANH,
-    "NewGELUActivation": GELU_TANH,
-}
+from .rotary import apply_rotary_pos_emb, can_rotate
 
 
 class RMSNorm(nn.Module):
     """Replaces a norm that multiplies by its weight, not by one plus the weight.
 
-    The result has the dtype of the input, even if the weight has a wider one.
+    If input and weight differ in dtype, which one the result has depends on the module, so its own
+    forward computes it.
     """
 
     has_backward = True
@@ -36,9 +34,16 @@ class RMSNorm(nn.Module):
     weight: torch.Tensor
     variance_epsilon: float
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self: Annotated["RMSNorm", conditions.multiplies_normed_by_weight],
+        hidden_states: torch.Tensor,
+    ) -> torch.Tensor:
         """Normalize the last dimension."""
-        return rms_norm(hidden_states, self.weight, self.variance_epsilon)
+        weight = self.weight
+        if are_plain(hidden_states, weight) and hidden_states.shape[-1:] == weight.shape:
+            return rms_norm(hidden_states, weight, self.variance_epsilon)
+        result: torch.Tensor = own_forward(self, RMSNorm)(self, hidden_states)
+        return result
 
 
 class FusedAddRMSNorm(nn.Module):
@@ -51,14 +56,25 @@ class FusedAddRMSNorm(nn.Module):
     variance_epsilon: float
 
     def forward(
-        self, hidden_states: torch.Tensor, residual: torch.Tensor
+        self: Annotated["FusedAddRMSNorm", conditions.adds_before_it_norms],
+        hidden_states: torch.Tensor,
+        residual: torch.Tensor,
     ) -> "tuple[torch.Tensor, torch.Tensor]":
         """Add the residual, then normalize the last dimension."""
-        return add_rms_norm(hidden_states, residual, self.weight, self.variance_epsilon)
+        weight = self.weight
+        if (
+            are_plain(hidden_states, residual, weight)
+            and hidden_states.shape == residual.shape
+            and hidden_states.shape[-1:] == weight.shape
+        ):
+            return add_rms_norm(hidden_states, residual, weight, self.variance_epsilon)
+        own = own_forward(self, FusedAddRMSNorm)
+        result: tuple[torch.Tensor, torch.Tensor] = own(self, hidden_states, residual)
+        return result
 
 
 class LayerNorm(nn.Module):
-    """Replaces `torch.nn.LayerNorm`; uses torch's over more than the last dimension."""
+    """Replaces `torch.nn.LayerNorm` of the last dimension."""
 
     has_backward = True
     can_torch_compile = True
@@ -68,14 +84,17 @@ class LayerNorm(nn.Module):
     eps: float
     normalized_shape: "tuple[int, ...]"
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 # torch's own name
+    def forward(
+        self: Annotated["LayerNorm", conditions.normalizes_last_dimension],
+        input: torch.Tensor,  # noqa: A002 # torch's own name
+    ) -> torch.Tensor:
         """Normalize the last dimension, then scale and shift it."""
-        # Under autocast torch normalizes into float32.
-        if len(self.normalized_shape) != 1 or torch.is_autocast_enabled(input.device.type):
-            return nn.functional.layer_norm(
-                input, self.normalized_shape, self.weight, self.bias, self.eps
-            )
-        return layer_norm(input, self.weight, self.bias, self.eps)
+        weight, bias = self.weight, self.bias
+        members = [member for member in (weight, bias) if member is not None]
+        if are_plain(input, *members) and input.shape[-1:] == self.normalized_shape:
+            return layer_norm(input, weight, bias, self.eps)
+        result: torch.Tensor = own_forward(self, LayerNorm)(self, input)
+        return result
 
 
 class SiluAndMul(nn.Module):
@@ -84,9 +103,14 @@ class SiluAndMul(nn.Module):
     has_backward = True
     can_torch_compile = True
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self: Annotated["SiluAndMul", conditions.multiplies_by_silu], x: torch.Tensor
+    ) -> torch.Tensor:
         """Multiply the second half of the features by the SiLU of the first."""
-        return packed_gated(x, SILU)
+        if are_plain(x) and x.shape[-1] % 2 == 0:
+            return packed_gated(x, SILU)
+        result: torch.Tensor = own_forward(self, SiluAndMul)(self, x)
+        return result
 
 
 class GeluAndMul(nn.Module):
@@ -95,9 +119,14 @@ class GeluAndMul(nn.Module):
     has_backward = True
     can_torch_compile = True
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self: Annotated["GeluAndMul", conditions.multiplies_by_gelu], x: torch.Tensor
+    ) -> torch.Tensor:
         """Multiply the second half of the features by the GELU of the first."""
-        return packed_gated(x, GELU)
+        if are_plain(x) and x.shape[-1] % 2 == 0:
+            return packed_gated(x, GELU)
+        result: torch.Tensor = own_forward(self, GeluAndMul)(self, x)
+        return result
 
 
 class GeluTanhAndMul(nn.Module):
@@ -106,13 +135,18 @@ class GeluTanhAndMul(nn.Module):
     has_backward = True
     can_torch_compile = True
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self: Annotated["GeluTanhAndMul", conditions.multiplies_by_gelu_tanh], x: torch.Tensor
+    ) -> torch.Tensor:
         """Multiply the second half of the features by the approximate GELU of the first."""
-        return packed_gated(x, GELU_TANH)
+        if are_plain(x) and x.shape[-1] % 2 == 0:
+            return packed_gated(x, GELU_TANH)
+        result: torch.Tensor = own_forward(self, GeluTanhAndMul)(self, x)
+        return result
 
 
 class SwiGLUMLP(nn.Module):
-    """Replaces a gated MLP whose activation is SiLU; another `act_fn` raises a TypeError.
+    """Replaces a gated MLP whose activation is SiLU.
 
     The projections are called as modules, with their hooks; the activation is not called.
     """
@@ -124,10 +158,14 @@ class SwiGLUMLP(nn.Module):
     up_proj: nn.Module
     down_proj: nn.Module
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self: Annotated["SwiGLUMLP", conditions.gates_with_silu], x: torch.Tensor
+    ) -> torch.Tensor:
         """Project up with a gate, and down again."""
-        kind = _kind(self, _SILU, default=SILU)
-        product = gated(self.gate_proj(x), self.up_proj(x), kind)
+        act_fn = getattr(self, "act_fn", None)
+        if act_fn is not None and kind_of(act_fn) != SILU:  # it was changed since
+            return typing.cast(torch.Tensor, own_forward(self, SwiGLUMLP)(self, x))
+        product = gated(self.gate_proj(x), self.up_proj(x), SILU)
         return typing.cast(torch.Tensor, self.down_proj(product))
 
 
@@ -145,9 +183,13 @@ class GEGLUMLP(nn.Module):
     down_proj: nn.Module
     act_fn: nn.Module
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self: Annotated["GEGLUMLP", conditions.gates_with_gelu], x: torch.Tensor
+    ) -> torch.Tensor:
         """Project up with a gate, and down again."""
-        kind = _kind(self, _GELU, default=None)
+        kind = kind_of(self.act_fn)
+        if kind not in (GELU, GELU_TANH):  # it was changed since
+            return typing.cast(torch.Tensor, own_forward(self, GEGLUMLP)(self, x))
         product = gated(self.gate_proj(x), self.up_proj(x), kind)
         return typing.cast(torch.Tensor, self.down_proj(product))
 
@@ -155,17 +197,16 @@ class GEGLUMLP(nn.Module):
 class rotary_pos_emb(nn.Module):  # noqa: N801 # named like the function
     """Replaces a rotation of the first half of each head against the second.
 
-    That is what functions of this name in transformers compute, with three exceptions. Those of
-    gpt-oss and the OpenAI privacy filter, whose cos and sin are half as wide, raise a ValueError.
-    NanoChat rotates in the other direction, which cannot be seen from the arguments: exclude it
-    with a condition. The result has the dtype of the queries and keys, even if cos has a wider one.
+    cos and sin are as wide as a head, or half as wide, like those of gpt-oss. If they differ from
+    queries and keys in dtype, which one the result has depends on the function, so its own code
+    computes it. A function that rotates pairs of elements, or the other way, is left alone.
     """
 
     has_backward = True
     can_torch_compile = True
 
     def forward(
-        self,
+        self: Annotated["rotary_pos_emb", conditions.rotates_first_half_against_second],
         q: torch.Tensor,
         k: torch.Tensor,
         cos: torch.Tensor,
@@ -173,7 +214,11 @@ class rotary_pos_emb(nn.Module):  # noqa: N801 # named like the function
         unsqueeze_dim: int = 1,
     ) -> "tuple[torch.Tensor, torch.Tensor]":
         """Rotate queries and keys by their positions."""
-        return apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim)
+        if are_plain(q, k, cos, sin) and can_rotate(q, k, cos, sin, unsqueeze_dim):
+            return apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim)
+        own = own_forward(self, rotary_pos_emb)
+        result: tuple[torch.Tensor, torch.Tensor] = own(self, q, k, cos, sin, unsqueeze_dim)
+        return result
 
 
 class CrossEntropyLoss(nn.Module):
@@ -188,7 +233,7 @@ class CrossEntropyLoss(nn.Module):
     label_smoothing: float
 
     def forward(
-        self,
+        self: Annotated["CrossEntropyLoss", conditions.is_cross_entropy],
         input: torch.Tensor,  # noqa: A002 # torch's own name
         target: torch.Tensor,
     ) -> torch.Tensor:
@@ -201,21 +246,3 @@ class CrossEntropyLoss(nn.Module):
             self.reduction,
             self.label_smoothing,
         )
-
-
-def _kind(mlp: nn.Module, kinds: "dict[str, str]", default: "str | None") -> str:
-    # By name: kernels import only torch, and libraries have classes of their own.
-    act_fn = getattr(mlp, "act_fn", None)
-    if act_fn is None and default is not None:
-        return default
-    named = type(act_fn) if isinstance(act_fn, nn.Module) else act_fn
-    name = getattr(named, "__name__", str(act_fn))
-    if name == "GELU" and GELU in kinds.values():
-        return GELU_TANH if getattr(act_fn, "approximate", "none") == "tanh" else GELU
-    if name not in kinds:
-        raise TypeError(
-            f"{type(mlp).__name__} computes {' or '.join(sorted(set(kinds.values())))}, but this "
-            f"module's act_fn is {name}: exclude such modules with a condition when making their "
-            "class extensible, or map another layer."
-        )
-    return kinds[name]

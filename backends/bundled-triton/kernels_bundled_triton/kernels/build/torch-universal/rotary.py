@@ -233,7 +233,7 @@ def apply_rotary_pos_emb(
         q: the queries, (batch, heads, length, size), or (batch, length, heads, size) with
             `unsqueeze_dim=2`; float32, bfloat16, float16 or float64.
         k: the keys, of the same head size; their number of heads may differ.
-        cos: (batch or 1, length, size).
+        cos: (batch or 1, length, size), or half as wide, for both halves of a head.
         sin: like `cos`.
         unsqueeze_dim: the dimension of the heads, which `cos` and `sin` lack.
 
@@ -248,14 +248,16 @@ def apply_rotary_pos_emb(
     )
     if again is not None:
         return again
-    q_shape, k_shape, cos_shape, sin_shape = q.shape, k.shape, cos.shape, sin.shape
-    if not q_shape[-1] == k_shape[-1] == cos_shape[-1] == sin_shape[-1]:
+    if not _widths_fit(q, k, cos, sin):
         raise ValueError(
-            "cos and sin must be as wide as the heads of queries and keys, but q is "
-            f"{tuple(q_shape)}, k {tuple(k_shape)}, cos {tuple(cos_shape)} and sin "
-            f"{tuple(sin_shape)}. If only a part of the head rotates, pass that part; if cos "
+            "cos and sin must be as wide as the heads of queries and keys, or half as wide, but q "
+            f"is {tuple(q.shape)}, k {tuple(k.shape)}, cos {tuple(cos.shape)} and sin "
+            f"{tuple(sin.shape)}. If only a part of the head rotates, pass that part; if cos "
             "and sin are for pairs of elements, use another layer."
         )
+    if cos.shape[-1] < q.shape[-1]:
+        cos, sin = torch.cat((cos, cos), -1), torch.cat((sin, sin), -1)
+    q_shape, k_shape, cos_shape, sin_shape = q.shape, k.shape, cos.shape, sin.shape
     tokens = 2 if unsqueeze_dim == 1 else 1
     served = (
         len(q_shape) == len(k_shape) == 4
@@ -272,6 +274,27 @@ def apply_rotary_pos_emb(
         return _composed(q, k, cos, sin, unsqueeze_dim)
     rotated_q, rotated_k = _ROTARY.run(q, k, cos, sin, unsqueeze_dim, False)
     return rotated_q, rotated_k
+
+
+def can_rotate(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, unsqueeze_dim: int
+) -> bool:
+    """Whether `apply_rotary_pos_emb` takes tensors of these shapes and broadcasts no head."""
+    if not (_widths_fit(q, k, cos, sin) and cos.dim() < min(q.dim(), k.dim())):
+        return False
+    if cos.shape != sin.shape:
+        return False
+    before = cos.unsqueeze(unsqueeze_dim).shape[-2::-1]
+    return all(all(map(_broadcasts, before, heads.shape[-2::-1])) for heads in (q, k))
+
+
+def _broadcasts(size: int, to: int) -> bool:
+    return size in (1, to)
+
+
+def _widths_fit(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> bool:
+    size, width = q.shape[-1], cos.shape[-1]
+    return k.shape[-1] == size and sin.shape[-1] == width and (width in (size, size / 2))
 
 
 def _composed(

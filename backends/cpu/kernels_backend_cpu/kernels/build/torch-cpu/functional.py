@@ -36,13 +36,13 @@ def silu_and_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
     Args:
         gate: what the activation is applied to.
-        up: what is gated, of the same shape.
+        up: what is gated.
 
     Returns:
         The product, in the wider dtype of the two.
     """
     activated = functional.silu(gate)  # not in place: a hook may have kept the gate
-    if torch.is_grad_enabled() or activated.dtype != up.dtype:
+    if torch.is_grad_enabled() or activated.dtype != up.dtype or activated.shape != up.shape:
         return activated * up
     return activated.mul_(up)
 
@@ -59,7 +59,7 @@ def apply_rotary_pos_emb(
     Args:
         q: the queries, (batch, heads, length, head size).
         k: the keys, of the same head size.
-        cos: (batch, length, head size).
+        cos: (batch or 1, length, head size), or half as wide, for both halves of a head.
         sin: like `cos`.
         unsqueeze_dim: the dimension of the heads, which `cos` and `sin` lack.
 
@@ -69,17 +69,41 @@ def apply_rotary_pos_emb(
     Raises:
         ValueError: the last dimensions differ.
     """
-    if not q.shape[-1] == k.shape[-1] == cos.shape[-1] == sin.shape[-1]:
+    if not _widths_fit(q, k, cos, sin):
         raise ValueError(
-            "cos and sin must be as wide as the heads of queries and keys, but q is "
-            f"{tuple(q.shape)}, k {tuple(k.shape)}, cos {tuple(cos.shape)} and sin "
+            "cos and sin must be as wide as the heads of queries and keys, or half as wide, but q "
+            f"is {tuple(q.shape)}, k {tuple(k.shape)}, cos {tuple(cos.shape)} and sin "
             f"{tuple(sin.shape)}. If only a part of the head rotates, pass that part; if cos "
             "and sin are for pairs of elements, use another layer."
         )
-    first, second = sin.chunk(2, dim=-1)
+    if cos.shape[-1] < q.shape[-1]:
+        cos, first, second = torch.cat((cos, cos), dim=-1), sin, sin
+    else:
+        first, second = sin.chunk(2, dim=-1)
     cos = cos.unsqueeze(unsqueeze_dim)
     sin = torch.cat((-first, second), dim=-1).unsqueeze(unsqueeze_dim)
     return _rotate(q, cos, sin), _rotate(k, cos, sin)
+
+
+def can_rotate(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, unsqueeze_dim: int
+) -> bool:
+    """Whether `apply_rotary_pos_emb` takes tensors of these shapes and broadcasts no head."""
+    if not (_widths_fit(q, k, cos, sin) and cos.dim() < min(q.dim(), k.dim())):
+        return False
+    if cos.shape != sin.shape:
+        return False
+    before = cos.unsqueeze(unsqueeze_dim).shape[-2::-1]
+    return all(all(map(_broadcasts, before, heads.shape[-2::-1])) for heads in (q, k))
+
+
+def _broadcasts(size: int, to: int) -> bool:
+    return size in (1, to)
+
+
+def _widths_fit(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> bool:
+    size, width = q.shape[-1], cos.shape[-1]
+    return k.shape[-1] == size and sin.shape[-1] == width and (width in (size, size / 2))
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, signed_sin: torch.Tensor) -> torch.Tensor:
