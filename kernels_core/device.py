@@ -7,8 +7,8 @@ This is the only core module that names device families, because the public API 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Iterable, Mapping
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import attrs
 
@@ -264,12 +264,16 @@ class LayerRepositoryProtocol(Protocol):
         ...
 
 
+# Where a mapping has a repository it may have several, which are tried in order.
+Served: TypeAlias = "LayerRepositoryProtocol | Sequence[LayerRepositoryProtocol]"
+
+
 class DeviceRepositories:
     """The repositories of one layer for one device type, by required properties and mode.
 
     Attributes:
         device_type: the device type that all of them are for.
-        entries: properties that an entry requires, or None -> mode -> repository, in the order of
+        entries: properties that an entry requires, or None -> mode -> repositories, in the order of
             registration.
         ranked: candidates that were found in the entries, by device and mode; cleared by `insert`.
 
@@ -285,22 +289,21 @@ class DeviceRepositories:
 
     def __init__(self, device_type: str) -> None:
         self.device_type = device_type
-        self.entries: dict[DeviceProperties | None, dict[Mode, LayerRepositoryProtocol]] = {}
+        self.entries: dict[
+            DeviceProperties | None, dict[Mode, tuple[LayerRepositoryProtocol, ...]]
+        ] = {}
         self.ranked: dict[Hashable, Any] = {}
 
-    def insert(
-        self,
-        device: Device,
-        repositories: LayerRepositoryProtocol | Mapping[Mode, LayerRepositoryProtocol],
-    ) -> None:
+    def insert(self, device: Device, repositories: Served | Mapping[Mode, Served]) -> None:
         """Add an entry; one with equal properties is replaced.
 
         Args:
             device: the devices that the entry is for.
-            repositories: one repository, which counts as `Mode.FALLBACK`, or one per mode.
+            repositories: a repository or a list of them, which counts as `Mode.FALLBACK`, or such
+                a value per mode.
 
         Raises:
-            MappingError: the device has another type, or the modes are empty.
+            MappingError: the device has another type, or the modes or a list are empty.
             MappingTypeError: something is not a repository, or a key is not a `Mode`.
         """
         if device.type != self.device_type:
@@ -318,22 +321,37 @@ class DeviceRepositories:
         return copied
 
 
-def _check_repository(repository: object) -> LayerRepositoryProtocol:
-    if not callable(getattr(repository, "load", None)) or isinstance(repository, type):
-        raise MappingTypeError(
-            f"{repository!r} is not a kernel repository: expected an object with a method "
-            f"load() -> type[nn.Module], such as a LayerRepository or LocalLayerRepository."
-        )
-    return repository  # type: ignore[return-value] # checked just above
+def _is_repository(value: object) -> bool:
+    return callable(getattr(value, "load", None)) and not isinstance(value, type)
 
 
-def _by_mode(repositories: object) -> dict[Mode, LayerRepositoryProtocol]:
-    if not isinstance(repositories, Mapping):
-        return {Mode.FALLBACK: _check_repository(repositories)}
+def _in_order(value: object) -> tuple[LayerRepositoryProtocol, ...]:
+    """The repositories in a list, or the one that stands in its place."""
+    several = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    if _is_repository(value) or not several:
+        repositories: tuple[Any, ...] = (value,)
+    else:
+        assert isinstance(value, Sequence)
+        repositories = tuple(value)
+    if not repositories:
+        raise MappingError("A device is mapped to an empty list: expected at least one repository.")
+    for repository in repositories:
+        if not _is_repository(repository):
+            raise MappingTypeError(
+                f"{repository!r} is not a kernel repository: expected an object with a method "
+                f"load() -> type[nn.Module], such as a LayerRepository or LocalLayerRepository, or "
+                f"a list of them."
+            )
+    return repositories
+
+
+def _by_mode(repositories: object) -> dict[Mode, tuple[LayerRepositoryProtocol, ...]]:
+    if _is_repository(repositories) or not isinstance(repositories, Mapping):
+        return {Mode.FALLBACK: _in_order(repositories)}
     if not repositories:
         raise MappingError("A device is mapped to an empty dict: expected at least one mode.")
     by_mode = {}
-    for mode, repository in repositories.items():
+    for mode, served in repositories.items():
         if not isinstance(mode, Mode):
             raise MappingTypeError(f"{mode!r} is not a Mode: expected, for example, Mode.TRAINING.")
         if not mode:
@@ -345,5 +363,5 @@ def _by_mode(repositories: object) -> dict[Mode, LayerRepositoryProtocol]:
                 UserWarning,
                 stacklevel=5,
             )
-        by_mode[mode] = _check_repository(repository)
+        by_mode[mode] = _in_order(served)
     return by_mode

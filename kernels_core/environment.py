@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from kernels_core.errors import EnvironmentVariableError
 
@@ -23,6 +24,20 @@ def flag(variable: str) -> bool:
     raise EnvironmentVariableError(
         f"{variable}={os.environ[variable]!r} is neither yes nor no: "
         f"use 1, true, yes or on, or 0, false, no or off.",
+        variable=variable,
+    )
+
+
+def choice(variable: str, values: Sequence[str]) -> str | None:
+    """The value of a variable that must be one of a few; None when it is unset or empty.
+
+    Raises `EnvironmentVariableError` for any other value.
+    """
+    value = os.environ.get(variable, "").strip().lower()
+    if value in ("", *values):
+        return value or None
+    raise EnvironmentVariableError(
+        f"{variable}={os.environ[variable]!r} is not one of {', '.join(values)}.",
         variable=variable,
     )
 

@@ -29,6 +29,7 @@ def kernelize(
     device: str | torch.device | Device | None = None,
     use_fallback: bool | KernelizeFallback = True,
     mapping: KernelMapping | None = None,
+    bundled: bool | None = None,
 ) -> _M:
     """Replace the forward of a model's extensible layers with kernels that fit.
 
@@ -42,8 +43,12 @@ def kernelize(
         device: the device to choose kernels for, for all layers, for example "cuda", "cuda:1" or a
             torch.device. By default it is each layer's own device.
         use_fallback: whether layers without a compatible kernel keep their forward; with False
-            that raises. `KernelizeFallback` flags allow individual cases.
-        mapping: the only mapping to use; by default the registered one.
+            that raises. `KernelizeFallback` flags allow individual cases; with
+            `KernelizeFallback.ALL` only a malformed argument raises.
+        mapping: the mapping to use instead of the registered one.
+        bundled: whether kernels that the installed backends bundle are used where the mapping has
+            none that can be used. By default only for programs that import `kernels`, or as
+            `KERNELS_BUNDLED` says.
 
     Returns:
         The model. `kernels_core.report(model)` says which kernel each layer runs, or why none.
@@ -69,7 +74,15 @@ def kernelize(
         ...         return x + x
         >>> model = kernelize(nn.Sequential(Doubling()), mode=Mode.INFERENCE, device="cpu")
     """
-    apply_plan(plan(model, mode=mode, device=device, use_fallback=use_fallback, mapping=mapping))
+    made = plan(
+        model,
+        mode=mode,
+        device=device,
+        use_fallback=use_fallback,
+        mapping=mapping,
+        bundled=bundled,
+    )
+    apply_plan(made)
     return model
 
 
@@ -81,6 +94,7 @@ def kernelized(
     device: str | torch.device | Device | None = None,
     use_fallback: bool | KernelizeFallback = True,
     mapping: KernelMapping | None = None,
+    bundled: bool | None = None,
 ) -> Iterator[_M]:
     """Kernelize a model inside a `with` block, and restore it at the end.
 
@@ -90,6 +104,7 @@ def kernelized(
         device: as for `kernelize`.
         use_fallback: as for `kernelize`.
         mapping: as for `kernelize`.
+        bundled: as for `kernelize`.
 
     Raises:
         KernelsError: see `kernelize`; every module is then as it was.
@@ -101,7 +116,14 @@ def kernelized(
         ...     model
         Linear(in_features=2, out_features=2, bias=True)
     """
-    made = plan(model, mode=mode, device=device, use_fallback=use_fallback, mapping=mapping)
+    made = plan(
+        model,
+        mode=mode,
+        device=device,
+        use_fallback=use_fallback,
+        mapping=mapping,
+        bundled=bundled,
+    )
     before = current_report(model)
     classes = apply_plan(made)
     try:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from kernels_core.device import Device
+from kernels_core.errors import StalePlanError
 from kernels_core.layers.copying import refer_by_name
 from kernels_core.layers.fallback import KernelizeFallback, allowed_cases
-from kernels_core.layers.mapping import KernelMapping, current_mapping, normalized
+from kernels_core.layers.mapping import KernelMapping, Levels, current_mapping, normalized
 from kernels_core.layers.report import (
     KernelizeReport,
     ReportRow,
@@ -18,7 +19,7 @@ from kernels_core.layers.report import (
     rows_to_dict,
     table,
 )
-from kernels_core.layers.swap import replace
+from kernels_core.layers.swap import refused, replace
 from kernels_core.mode import Mode, serving_modes
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from kernels_core.layers.candidates import PlannedGroup
+    from kernels_core.layers.decide import Decision
     from kernels_core.layers.swap import Change
 
 
@@ -79,6 +81,7 @@ def plan(
     device: str | torch.device | Device | None = None,
     use_fallback: bool | KernelizeFallback = True,
     mapping: KernelMapping | None = None,
+    bundled: bool | None = None,
 ) -> Plan:
     """Plan what `kernelize` would do, without loading or changing anything.
 
@@ -88,6 +91,7 @@ def plan(
         device: as for `kernelize`.
         use_fallback: as for `kernelize`.
         mapping: as for `kernelize`.
+        bundled: as for `kernelize`.
 
     Returns:
         The plan; print it, or `apply()` it.
@@ -110,8 +114,11 @@ def plan(
         raise TypeError(f"mode must be a Mode such as Mode.INFERENCE, got {mode!r}.")
     serving_modes(mode)
     allowed = allowed_cases(use_fallback)
-    repositories = current_mapping() if mapping is None else normalized(mapping)
-    return Plan(model, mode, allowed, plan_groups(model, mode, device, repositories))
+    if bundled is not None and not isinstance(bundled, bool):
+        raise TypeError(f"bundled must be True, False or None, got {bundled!r}.")
+    levels = current_mapping() if mapping is None else Levels((normalized(mapping),))
+    groups = plan_groups(model, mode, device, levels, bundled, allowed)
+    return Plan(model, mode, allowed, groups)
 
 
 def check_model(model: object) -> None:
@@ -126,13 +133,39 @@ def apply_plan(plan: Plan) -> list[Change]:
     """Apply a plan; returns the class of each group before and after, even if it is the same."""
     from kernels_core.layers.decide import decide
 
-    decided = [(one, one.planned.group) for one in decide(plan._groups, plan.mode, plan._allowed)]
+    decisions = decide(plan._groups, plan.mode, plan._allowed)
+    try:
+        return _apply(plan, decisions)
+    except StalePlanError:
+        raise
+    except Exception:
+        if plan._allowed != KernelizeFallback.ALL:
+            raise
+        return _apply(plan, [_unless_refused(decision) for decision in decisions])
+
+
+def _apply(plan: Plan, decisions: list[Decision]) -> list[Change]:
+    from kernels_core.layers.advice import advise
+
+    advise(plan.model, decisions)
+    decided = [(one, one.planned.group) for one in decisions]
     made = make_report(
         plan.model, plan.mode, ((one.row(), group.modules) for one, group in decided)
     )
     for planned in plan._groups:
         if planned.group.reference:
             refer_by_name(planned.group.original, planned.group.reference)
-    classes = [(group.current, one.cls, group.modules) for one, group in decided]
+    classes = [_change(one) for one in decisions]
     replace(plan.model, [change for change in classes if change[0] is not change[1]], made)
     return classes
+
+
+def _change(decision: Decision) -> Change:
+    group = decision.planned.group
+    return group.current, decision.cls, group.modules
+
+
+def _unless_refused(decision: Decision) -> Decision:
+    """The decision, or to keep the forward of modules that refuse another class."""
+    error = refused(_change(decision))
+    return decision if error is None else decision.kept(error)

@@ -21,13 +21,14 @@ from kernels_core.compat.provider import Provider, provider
 from kernels_core.device import EXAMPLE_TAGS
 from kernels_core.errors import PluginConflictError
 from kernels_core.host import HostInfo, host_info
+from kernels_core.layers.mapping import BUNDLED, bundled_position
 from kernels_core.plugins import Backend, BlockedPlugin, PluginFailure, Registry, registry
 from kernels_core.plugins.backend import describe
 from kernels_core.plugins.discovery import ALLOW_LIST, DENY_LIST
 from kernels_core.plugins.registry import NAMED, STRICT
 
 _FLAGS = (STRICT, "DISABLE_KERNEL_MAPPING")
-_VARIABLES = (ALLOW_LIST, DENY_LIST, NAMED, *_FLAGS)
+_VARIABLES = (ALLOW_LIST, DENY_LIST, NAMED, BUNDLED, *_FLAGS)
 
 _T = TypeVar("_T")
 
@@ -90,9 +91,15 @@ def diagnose(timeout: float) -> Diagnosis:
     """
     doctor = _Doctor(timeout)
     variables = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
-    doctor.attempt("read the environment", lambda: [environment.flag(name) for name in _FLAGS])
+    doctor.attempt("read the environment", _read_environment)
     with _seeing_everything():
         return doctor.diagnose(variables)
+
+
+def _read_environment() -> None:
+    for name in _FLAGS:
+        environment.flag(name)
+    bundled_position()
 
 
 @contextlib.contextmanager

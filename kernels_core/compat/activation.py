@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kernels_core.compat.version import check_version, decide
 from kernels_core.errors import CompatError
+from kernels_core.layers.mapping import use_bundled_by_default
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
@@ -30,7 +31,8 @@ def activate(version: str | None = None) -> None:
 
     From then on, `importlib.util.find_spec("kernels")` and `importlib.metadata.version("kernels")`
     refer to this package, too, in this process. Nothing is imported until a program imports
-    `kernels`. Calling it again has no effect; `deactivate` undoes it.
+    `kernels`. `kernelize` then also uses the kernels that installed backends bundle, where a
+    mapping has none that can be used. Calling it again has no effect; `deactivate` undoes it.
 
     Args:
         version: the version of Hugging Face `kernels` to report. By default it is determined when
@@ -62,6 +64,7 @@ def activate(version: str | None = None) -> None:
     _refuse_beside_the_wheel()
     _FINDER.version = version
     sys.meta_path.insert(0, _FINDER)
+    use_bundled_by_default(True)
 
 
 def deactivate() -> None:
@@ -74,6 +77,7 @@ def deactivate() -> None:
     if _FINDER not in sys.meta_path:
         return
     sys.meta_path.remove(_FINDER)
+    use_bundled_by_default(False)
     for name, module in list(sys.modules.items()):
         if is_name(name) and is_ours(module):
             del sys.modules[name]

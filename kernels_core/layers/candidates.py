@@ -6,7 +6,9 @@ kernel is imported: the same input gives the same candidates.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 import attrs
 import torch
@@ -14,14 +16,19 @@ from torch import nn
 
 from kernels_core import environment
 from kernels_core.device import Device, DeviceProperties, DeviceRepositories
+from kernels_core.errors import MissingDeviceError
 from kernels_core.hookspecs import Candidate, SelectionRequest
 from kernels_core.layers.fallback import KernelizeFallback, Obstacle
-from kernels_core.layers.mapping import Repositories
+from kernels_core.layers.mapping import Level, Levels, levels_to_search
 from kernels_core.layers.report import ReportRow
+from kernels_core.layers.repositories import name_of
 from kernels_core.layers.scan import Group, scan
 from kernels_core.layers.targets import Target, Targets
 from kernels_core.mode import Mode, serving_modes
 
+T = TypeVar("T")
+
+SWITCHED_OFF = "DISABLE_KERNEL_MAPPING is set"
 _FUNCTION_NOTE = "one function for the whole process"
 
 
@@ -30,9 +37,10 @@ class PlannedGroup:
     """A group of modules and what could replace their forward."""
 
     group: Group
+    device: str
     target: Target | None = None  # None if no backend serves the device, or none is needed
     candidates: tuple[Candidate, ...] = ()  # best first
-    obstacle: Obstacle | None = None  # why there is no candidate
+    obstacles: tuple[Obstacle, ...] = ()  # why there is no candidate
 
     def part(self, modules: list[nn.Module]) -> PlannedGroup:
         """This group with only some of its modules."""
@@ -42,8 +50,8 @@ class PlannedGroup:
         """The row of a plan."""
         return self.make_row(
             count=len(self.group.modules),
-            candidates=tuple(f"{one.repository} ({one.mode})" for one in self.candidates),
-            reason=self.group.kept or (self.obstacle.reason if self.obstacle else ""),
+            candidates=tuple(f"{name_of(one.repository)} ({one.mode})" for one in self.candidates),
+            reason=self.group.kept or "; ".join(one.reason for one in self.obstacles),
         )
 
     def make_row(self, *, note: str = "", **decision: Any) -> ReportRow:
@@ -52,7 +60,7 @@ class PlannedGroup:
         return ReportRow(
             layer_name=self.group.layer_name,
             class_name=self.group.function or self.group.original.__qualname__,
-            device=str(self.group.device),
+            device=self.device,
             backend=self.target.backend.name if self.target else None,
             note="; ".join(note for note in notes if note),
             **decision,
@@ -60,49 +68,103 @@ class PlannedGroup:
 
 
 def plan_groups(
-    model: nn.Module, mode: Mode, device: str | torch.device | Device | None, mapping: Repositories
+    model: nn.Module,
+    mode: Mode,
+    device: str | torch.device | Device | None,
+    mapping: Levels,
+    bundled: bool | None,
+    allowed: KernelizeFallback,
 ) -> tuple[PlannedGroup, ...]:
-    """Find the groups of extensible modules in a model, and the candidates for each."""
-    targets = Targets()
-    groups = scan(model, targets.given(device))
+    """Find the groups of extensible modules in a model, and the candidates for each.
+
+    With `KernelizeFallback.ALL`, only a malformed `device` raises.
+    """
+    total = allowed == KernelizeFallback.ALL
+    targets = Targets(total)
+    given = targets.given(device)
+    try:
+        groups = scan(model, given)
+    except MissingDeviceError as error:
+        if not total:
+            raise
+        groups = scan(model, targets.refuse(error, "unknown"))
+    for group in groups:
+        if group.error is not None and not total:
+            raise group.error
+    levels = _attempt(lambda: _levels(mapping, bundled), total)
+    planned = []
+    for group in groups:
+        found: PlannedGroup | Obstacle
+        if isinstance(levels, Obstacle):
+            found = levels
+        else:
+            found = _attempt(partial(_plan, group, mode, levels, targets), total)
+        planned.append(_kept(group, targets, found) if isinstance(found, Obstacle) else found)
+    return tuple(planned)
+
+
+def _levels(mapping: Levels, bundled: bool | None) -> tuple[Level, ...] | None:
+    """The levels to search; None if kernelization is switched off."""
     if environment.flag("DISABLE_KERNEL_MAPPING"):
-        for group in groups:
-            group.kept = group.kept or "DISABLE_KERNEL_MAPPING is set"
-    return tuple(_plan(group, mode, mapping, targets) for group in groups)
+        return None
+    return levels_to_search(mapping, bundled)
 
 
-def _plan(group: Group, mode: Mode, mapping: Repositories, targets: Targets) -> PlannedGroup:
-    if group.kept:
-        return PlannedGroup(group)
-    by_type = mapping.get(group.layer_name)
-    if by_type is None:
+def _attempt(work: Callable[[], T], total: bool) -> T | Obstacle:
+    """Do something that may fail; with `total`, an exception becomes an obstacle."""
+    try:
+        return work()
+    except Exception as error:
+        if not total:
+            raise
+        return Obstacle(KernelizeFallback.CANNOT_LOAD, str(error), error)
+
+
+def _kept(group: Group, targets: Targets, obstacle: Obstacle) -> PlannedGroup:
+    return PlannedGroup(group, targets.name(group.device), obstacles=(obstacle,))
+
+
+def _plan(
+    group: Group, mode: Mode, levels: tuple[Level, ...] | None, targets: Targets
+) -> PlannedGroup:
+    device = targets.name(group.device)
+    if levels is None:
+        group.kept = group.kept or SWITCHED_OFF
+    if group.kept or levels is None:
+        return PlannedGroup(group, device)
+    named = [level[group.layer_name] for level in levels if group.layer_name in level]
+    if not named:
         reason = f"the mapping has no layer {group.layer_name!r}"
-        return PlannedGroup(group, obstacle=Obstacle(KernelizeFallback.NO_LAYER, reason))
+        return _kept(group, targets, Obstacle(KernelizeFallback.NO_LAYER, reason))
     target = targets.find(group.device)
     if isinstance(target, Obstacle):
-        return PlannedGroup(group, obstacle=target)
+        return _kept(group, targets, target)
     name = target.backend.name
-    repositories = by_type.get(name)
-    if repositories is None:
-        reason = (
-            f"the mapping has {group.layer_name!r} for {', '.join(sorted(by_type))}, not for {name}"
-        )
-        return PlannedGroup(group, target, obstacle=Obstacle(KernelizeFallback.NO_DEVICE, reason))
-    ranked = _ranked(target, mode, repositories)
-    if isinstance(ranked, Obstacle):
-        return PlannedGroup(group, target, obstacle=ranked)
-    request = SelectionRequest(group.layer_name, mode, target.facts)
-    return PlannedGroup(group, target, target.backend.select(request, ranked))
+    found = [
+        _ranked(target, mode, by_type[name], group.layer_name)
+        for by_type in named
+        if name in by_type
+    ]
+    candidates = tuple(one for ranked in found if isinstance(ranked, tuple) for one in ranked)
+    obstacles = tuple(one for one in found if isinstance(one, Obstacle))
+    if not found:
+        types = ", ".join(sorted({device_type for by_type in named for device_type in by_type}))
+        reason = f"the mapping has {group.layer_name!r} for {types}, not for {name}"
+        obstacles = (Obstacle(KernelizeFallback.NO_DEVICE, reason),)
+    return PlannedGroup(group, device, target, candidates, () if candidates else obstacles)
 
 
 def _ranked(
-    target: Target, mode: Mode, repositories: DeviceRepositories
+    target: Target, mode: Mode, repositories: DeviceRepositories, layer_name: str
 ) -> tuple[Candidate, ...] | Obstacle:
+    """The candidates in one level, in the order that the backend's plugin gives them."""
     key = (target.backend, target.index, mode)
     ranked: tuple[Candidate, ...] | Obstacle | None = repositories.ranked.get(key)
     if ranked is None:
         ranked = repositories.ranked[key] = _rank(target, mode, repositories)
-    return ranked
+    if isinstance(ranked, Obstacle):
+        return ranked
+    return target.backend.select(SelectionRequest(layer_name, mode, target.facts), ranked)
 
 
 def _rank(
@@ -116,10 +178,10 @@ def _rank(
             f"no entry fits {target.facts.name}: {'; '.join(reasons)}",
         )
     candidates = tuple(
-        Candidate(repositories.entries[properties][served], served, properties)
+        Candidate(repository, served, properties)
         for properties in fitting
         for served in serving_modes(mode)
-        if served in repositories.entries[properties]
+        for repository in repositories.entries[properties].get(served, ())
     )
     if not candidates:
         registered = sorted({str(served) for p in fitting for served in repositories.entries[p]})

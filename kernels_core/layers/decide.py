@@ -1,15 +1,22 @@
-"""Deciding: for each group of modules, the first candidate that loads, validates and fits."""
+"""Deciding: for each group of modules, the first candidate that loads, validates and fits.
+
+All groups try their next candidate in the same round, so that what they need from the Hub is
+requested at once. A candidate that cannot be used gives way to the next, whatever the reason; only
+when none is left does the policy decide.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import attrs
 from torch import nn
 
 from kernels_core.errors import (
     ApplyError,
+    InvalidLayerError,
+    KernelsError,
     LayerModeError,
     LoadError,
     NoFittingBuildError,
@@ -19,8 +26,9 @@ from kernels_core.hookspecs import Candidate
 from kernels_core.layers.candidates import PlannedGroup
 from kernels_core.layers.classes import kernelized_class, swapped_layer
 from kernels_core.layers.fallback import KernelizeFallback, Obstacle
-from kernels_core.layers.load import LoadedLayer, Resolve, load_layer, resolve_ahead
+from kernels_core.layers.load import LoadedLayer, Resolutions, load_layer
 from kernels_core.layers.report import ReportRow
+from kernels_core.layers.repositories import name_of
 from kernels_core.layers.scan import FOREIGN_FORWARD, Group
 from kernels_core.layers.validation import (
     check_members,
@@ -41,118 +49,92 @@ class Decision:
     cls: type[nn.Module]  # the class that the modules get, which may be the one they have
     loaded: LoadedLayer | None = None  # None when the modules keep their forward
     candidate: Candidate | None = None  # where the layer came from
-    reason: str = ""  # why they keep their forward
+    obstacles: tuple[Obstacle, ...] = ()  # why other candidates were passed over, or all were
     note: str = ""  # what a user of the chosen kernel must know
 
     def row(self) -> ReportRow:
         """The row of a report, without the number of modules."""
+        reasons = tuple(obstacle.reason for obstacle in self.obstacles)
         if self.loaded is None or self.candidate is None:
-            return self.planned.make_row(count=0, reason=self.reason)
+            reason = self.planned.group.kept or "; ".join(reasons)
+            return self.planned.make_row(count=0, reason=reason)
         build = self.loaded.build
         return self.planned.make_row(
             count=0,
             kernel=self.loaded.layer.__name__,
-            repository=str(self.candidate.repository),
+            repository=name_of(self.candidate.repository),
             variant=build.variant if build else None,
             commit=build.commit if build else None,
             mode=str(self.candidate.mode),
+            passed_over=reasons,
             note=self.note,
         )
+
+    def kept(self, error: Exception) -> Decision:
+        """The decision after applying this one failed."""
+        obstacle = Obstacle(KernelizeFallback.CANNOT_LOAD, str(error), error)
+        group = self.planned.group
+        return Decision(self.planned, group.original, obstacles=(*self.obstacles, obstacle))
 
 
 def decide(
     planned: Iterable[PlannedGroup], mode: Mode, allowed: KernelizeFallback
 ) -> list[Decision]:
     """Decide for every group, and load the layers; raises where no fallback is allowed."""
-    planned = list(planned)
-    resolve = resolve_ahead(
-        (one.candidates[0].repository, one.target)
-        for one in planned
-        if one.candidates and one.target
-    )
-    return [decision for one in planned for decision in _decide(one, mode, allowed, resolve)]
+    searches = [_Search(one) for one in planned]
+    resolutions = Resolutions()
+    searching = [one for one in searches if one.candidates]
+    while searching:
+        resolutions.resolve_ahead(
+            (one.candidates[0].repository, one.planned.target)
+            for one in searching
+            if one.planned.target
+        )
+        for one in searching:
+            one.try_next(mode, allowed, resolutions)
+        searching = [one for one in searching if one.candidates]
+    return [decision for one in searches for decision in one.decisions(allowed)]
 
 
-def _decide(
-    planned: PlannedGroup, mode: Mode, allowed: KernelizeFallback, resolve: Resolve
-) -> Iterator[Decision]:
-    group = planned.group
-    if group.kept:
-        # A module that another package wrapped is left alone, with the class that it has.
-        cls = group.current if group.kept == FOREIGN_FORWARD else group.original
-        yield Decision(planned, cls, reason=group.kept)
-        return
-    obstacles = [planned.obstacle] if planned.obstacle else []
-    for candidate in planned.candidates:
-        outcome = _try(candidate, planned, mode, resolve)
-        if isinstance(outcome, Decision):
-            fit, unfit, reason = _by_conditions(outcome)
-            if fit is not None:
-                yield fit
-            if not unfit:
-                return
-            planned = planned.part(unfit)
-            outcome = Obstacle(
-                KernelizeFallback.NO_COMPATIBLE_PROPERTIES, f"{candidate.repository}: {reason}"
-            )
-        if outcome.case is KernelizeFallback.CANNOT_LOAD and outcome.case not in allowed:
-            raise _refusal(group, outcome)
-        obstacles.append(outcome)
-    yield _fall_back(planned, obstacles, allowed)
+class _Search:
+    """The search for the kernels of one group."""
 
+    def __init__(self, planned: PlannedGroup) -> None:
+        self.planned = planned  # with the modules that have no kernel yet
+        self.candidates = deque(planned.candidates)
+        self.found: list[Decision] = []
+        self.obstacles = list(planned.obstacles)
+        self.is_served = False  # whether every module has a kernel
 
-def _fall_back(
-    planned: PlannedGroup, obstacles: list[Obstacle], allowed: KernelizeFallback
-) -> Decision:
-    for obstacle in obstacles:
-        if obstacle.case not in allowed:
-            raise _refusal(planned.group, obstacle)
-    reason = "; ".join(obstacle.reason for obstacle in obstacles)
-    return Decision(planned, planned.group.original, reason=reason)
+    def try_next(self, mode: Mode, allowed: KernelizeFallback, resolutions: Resolutions) -> None:
+        """Try the next candidate, for the modules that have no kernel yet."""
+        candidate = self.candidates.popleft()
+        name = name_of(candidate.repository)
+        try:
+            obstacle = self._try(candidate, name, mode, resolutions)
+        except NoFittingBuildError as error:
+            obstacle = Obstacle(KernelizeFallback.NO_BUILD, str(error), error)
+        except (LoadError, ApplyError) as error:
+            obstacle = Obstacle(KernelizeFallback.CANNOT_LOAD, str(error), error)
+        except Exception as error:
+            if allowed != KernelizeFallback.ALL:
+                raise
+            reason = str(error)
+            if not isinstance(error, KernelsError):
+                reason = f"{name}: {type(error).__name__}: {reason}"
+            obstacle = Obstacle(KernelizeFallback.CANNOT_LOAD, reason, error)
+        if obstacle is None:
+            self.is_served = True
+            self.candidates.clear()
+        else:
+            self.obstacles.append(obstacle)
 
-
-def _by_conditions(decision: Decision) -> tuple[Decision | None, list[nn.Module], str]:
-    """The decision for modules that meet the layer's conditions, the others, and why not."""
-    assert decision.loaded is not None
-    group, layer = decision.planned.group, decision.loaded.layer
-    required = conditions(layer)
-    # A module that runs the layer met these before.
-    of_module = () if swapped_layer(group.current) is layer else module_conditions(layer)
-    if not required and not of_module:
-        return decision, [], ""
-    checked = [
-        (module, unmet(module, required) or unmet_by_module(module, layer, of_module))
-        for module in group.modules
-    ]
-    unfit = [(module, reason) for module, reason in checked if reason]
-    if not unfit:
-        return decision, [], ""
-    fit = [module for module, reason in checked if not reason]
-    part = attrs.evolve(decision, planned=decision.planned.part(fit)) if fit else None
-    return part, [module for module, _ in unfit], unfit[0][1]
-
-
-def _refusal(group: Group, obstacle: Obstacle) -> Exception:
-    if obstacle.error is not None:
-        return obstacle.error
-    return NoKernelError(
-        f"No kernel for layer {group.layer_name!r} ({group.original.__qualname__}) on "
-        f"{group.device}: {obstacle.reason}. Map one, or pass use_fallback=True to keep the "
-        f"original forward.",
-        layer=group.layer_name,
-        reason=obstacle.reason,
-    )
-
-
-def _try(
-    candidate: Candidate, planned: PlannedGroup, mode: Mode, resolve: Resolve
-) -> Decision | Obstacle:
-    group = planned.group
-    repository: Any = candidate.repository
-    name = str(repository)
-    assert planned.target is not None
-    try:
-        loaded = load_layer(repository, planned.target, resolve)
+    def _try(
+        self, candidate: Candidate, name: str, mode: Mode, resolutions: Resolutions
+    ) -> Obstacle | None:
+        planned, group = self.planned, self.planned.group
+        assert planned.target is not None
+        loaded = load_layer(candidate.repository, planned.target, resolutions)
         lacking = loaded.lacks(candidate.mode)
         if lacking:
             raise LayerModeError(
@@ -171,8 +153,66 @@ def _try(
         if swapped_layer(group.current) is not loaded.layer:  # else they were checked before
             check_members(group.modules, loaded.layer, name)
         cls = kernelized_class(group.current, loaded.layer)
-    except NoFittingBuildError as error:
-        return Obstacle(KernelizeFallback.NO_BUILD, str(error), error)
-    except (LoadError, ApplyError) as error:
-        return Obstacle(KernelizeFallback.CANNOT_LOAD, str(error), error)
-    return Decision(planned, cls, loaded, candidate, note=note)
+        fit, unfit, reason = _by_conditions(group, loaded.layer, name)
+        if fit:
+            part = planned if not unfit else planned.part(fit)
+            passed_over = tuple(self.obstacles)
+            self.found.append(Decision(part, cls, loaded, candidate, passed_over, note))
+        if not unfit:
+            return None
+        self.planned = planned.part(unfit)
+        return Obstacle(KernelizeFallback.NO_COMPATIBLE_PROPERTIES, f"{name}: {reason}")
+
+    def decisions(self, allowed: KernelizeFallback) -> Iterator[Decision]:
+        """What was found, and what the modules without a kernel get."""
+        yield from self.found
+        if self.is_served:
+            return
+        group = self.planned.group
+        for obstacle in self.obstacles:
+            if obstacle.case not in allowed:
+                raise _refusal(group, obstacle)
+        # A module that another package wrapped is left alone, with the class that it has.
+        cls = group.current if group.kept == FOREIGN_FORWARD else group.original
+        yield Decision(self.planned, cls, obstacles=tuple(self.obstacles))
+
+
+def _by_conditions(
+    group: Group, layer: type[nn.Module], name: str
+) -> tuple[list[nn.Module], list[nn.Module], str]:
+    """The modules that meet a layer's conditions, the others, and why not."""
+    required = conditions(layer)
+    # A module that runs the layer met these before.
+    of_module = () if swapped_layer(group.current) is layer else module_conditions(layer)
+    if not required and not of_module:
+        return group.modules, [], ""
+    try:
+        checked = [
+            (module, unmet(module, required) or unmet_by_module(module, layer, of_module))
+            for module in group.modules
+        ]
+    except Exception as error:
+        raise InvalidLayerError(
+            f"A condition of layer {layer.__name__!r} of {name} raised {type(error).__name__}: "
+            f"{error}",
+            repository=name,
+            layer=layer.__name__,
+            rule="conditions",
+        ) from error
+    reasons = [reason for _, reason in checked if reason]
+    if not reasons:
+        return group.modules, [], ""
+    fit = [module for module, reason in checked if not reason]
+    return fit, [module for module, reason in checked if reason], reasons[0]
+
+
+def _refusal(group: Group, obstacle: Obstacle) -> Exception:
+    if obstacle.error is not None:
+        return obstacle.error
+    return NoKernelError(
+        f"No kernel for layer {group.layer_name!r} ({group.original.__qualname__}) on "
+        f"{group.device}: {obstacle.reason}. Map one, or pass use_fallback=True to keep the "
+        f"original forward.",
+        layer=group.layer_name,
+        reason=obstacle.reason,
+    )

@@ -19,7 +19,9 @@ class KernelizeFallback(Flag):
         NO_BUILD: the repository exists, but none of its builds fits this machine.
         CANNOT_LOAD: everything else that can go wrong from resolving to validating.
         DEFAULT: all but `CANNOT_LOAD`; what `use_fallback=True` means.
-        ALL: every case.
+        ALL: every case, and also what raises under every other policy: a device that no backend
+            serves, a backend that fails, an entry for a mode that its layer does not support.
+            Only malformed arguments raise.
 
     Example:
         >>> KernelizeFallback.NO_BUILD in KernelizeFallback.DEFAULT

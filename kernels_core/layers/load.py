@@ -5,24 +5,22 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
 from torch import nn
 
-from kernels_core.errors import KernelImportError, KernelsError
+from kernels_core.errors import EnvironmentVariableError, KernelImportError, KernelsError
 from kernels_core.hub.patience import one_load
-from kernels_core.layers.repositories import HubLayer, ResolvableRepository
+from kernels_core.layers.repositories import HubLayer, ResolvableRepository, name_of
 from kernels_core.layers.targets import Target
 from kernels_core.layers.validation import check_layer
 from kernels_core.loading.resolver import warm_up
 from kernels_core.mode import Mode
-from kernels_core.parallel import in_parallel
+from kernels_core.parallel import Cancelled, in_parallel
 from kernels_core.plugins import Backend
 from kernels_core.repository.builds import Build
-
-Resolve = Callable[[ResolvableRepository, Target], Build]
 
 _Key = tuple[Any, Backend, int]
 
@@ -49,54 +47,56 @@ _loaded_lock = threading.Lock()
 _builds: weakref.WeakKeyDictionary[type[nn.Module], Build] = weakref.WeakKeyDictionary()
 
 
-@one_load()
-def resolve_ahead(candidates: Iterable[tuple[Any, Target]]) -> Resolve:
-    """Resolve those repositories that are on the Hub and not loaded yet, in parallel.
+class Resolutions:
+    """The builds that one `kernelize` call resolved on the Hub, each of them once."""
 
-    The returned function returns these builds, or raises what was raised for the one repository,
-    and resolves all other repositories when it is called.
-    """
-    on_hub = dict.fromkeys(
-        (repository, target.backend, target.index)
-        for repository, target in candidates
-        if isinstance(repository, HubLayer) and not _known(repository, target)
-    )
-    if len(on_hub) < 2:
-        return _resolve
-    warm_up()
-    resolved = dict(zip(on_hub, in_parallel(_outcome, on_hub), strict=True))
+    def __init__(self) -> None:
+        self._outcomes: dict[_Key, Build | BaseException] = {}
 
-    def resolve(repository: ResolvableRepository, target: Target) -> Build:
+    def resolve_ahead(self, candidates: Iterable[tuple[Any, Target]]) -> None:
+        """Resolve those repositories that are on the Hub and not loaded yet, in parallel."""
+        new = dict.fromkeys(
+            (repository, target.backend, target.index)
+            for repository, target in candidates
+            if isinstance(repository, HubLayer) and not _known(repository, target)
+        )
+        wanted = [key for key in new if key not in self._outcomes]
+        if len(wanted) > 1:
+            warm_up()
+        try:
+            with one_load():
+                self._outcomes.update(zip(wanted, in_parallel(_outcome, wanted), strict=True))
+        except EnvironmentVariableError as error:
+            self._outcomes.update(dict.fromkeys(wanted, error))
+
+    def build(self, repository: ResolvableRepository, target: Target) -> Build:
+        """The build of a repository, or what was raised for it."""
         outcome = None
         if isinstance(repository, HubLayer):
-            outcome = resolved.get((repository, target.backend, target.index))
+            outcome = self._outcomes.get((repository, target.backend, target.index))
         if outcome is None:
-            return _resolve(repository, target)
+            return repository.resolve(target.backend, target.index)
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
-
-    return resolve
-
-
-def _resolve(repository: ResolvableRepository, target: Target) -> Build:
-    return repository.resolve(target.backend, target.index)
 
 
 def _outcome(key: tuple[HubLayer, Backend, int]) -> Build | BaseException:
     repository, backend, index = key
     try:
         return repository.resolve(backend, index)
-    except (Exception, SystemExit) as error:
+    except (KeyboardInterrupt, Cancelled):
+        raise
+    except BaseException as error:
         return error
 
 
-def load_layer(repository: Any, target: Target, resolve: Resolve) -> LoadedLayer:
+def load_layer(repository: Any, target: Target, resolutions: Resolutions) -> LoadedLayer:
     """Load the layer of a repository for a device, or return the one that was loaded before."""
     known = _known(repository, target)
     if known is not None:
         return known
-    loaded = _load(repository, target, resolve)
+    loaded = _load(repository, target, resolutions)
     with _loaded_lock, contextlib.suppress(TypeError):
         return _loaded.setdefault((repository, target.backend, target.index), loaded)
     return loaded
@@ -109,21 +109,23 @@ def _known(repository: Any, target: Target) -> LoadedLayer | None:
         return None
 
 
-def _load(repository: Any, target: Target, resolve: Resolve) -> LoadedLayer:
-    name = str(repository)
+def _load(repository: Any, target: Target, resolutions: Resolutions) -> LoadedLayer:
+    name = name_of(repository)
     build = None
     try:
         if isinstance(repository, ResolvableRepository):
-            build = resolve(repository, target)
+            build = resolutions.build(repository, target)
             layer = repository.load_layer(build)
         else:
             layer = repository.load()
-    except KernelsError:
+    except (KernelsError, KeyboardInterrupt, Cancelled):
         raise
-    # A kernel is foreign code: whatever it raises on import, sys.exit() included, is its failure.
-    except (Exception, SystemExit) as error:
+    # A kernel is foreign code: whatever it raises on import is its failure, also sys.exit() and a
+    # panic in native code, which are no Exception.
+    except BaseException as error:
+        of = f"{name} (variant {build.variant})" if build else name
         raise KernelImportError(
-            f"{name} could not be loaded: {type(error).__name__}: {error}", repository=name
+            f"{of} could not be loaded: {type(error).__name__}: {error}", repository=name
         ) from error
     check_layer(layer, repository=name, name=getattr(layer, "__name__", repr(layer)))
     if build is not None:

@@ -1,37 +1,72 @@
-"""Kernel mappings: which repository serves which layer, per device and mode.
+"""Kernel mappings: which repositories serve which layer, per device and mode.
 
-There is a process-wide mapping and, inside a `use_kernel_mapping`, one that belongs to the current
-context (`contextvars`). Both are replaced as a whole and never changed in place, so readers need no
-lock. Declaring a mapping needs no network, no torch and no plugin.
+A mapping has levels, searched from first to last: one per `use_kernel_mapping` around the code, the
+innermost first, then the registered one, and below them the kernels that installed backends bundle.
+Levels are replaced as a whole and never changed in place, so readers need no lock. Declaring a
+mapping needs no network, no torch and no plugin.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from kernels_core.device import Device, DeviceRepositories, LayerRepositoryProtocol
-from kernels_core.errors import MappingTypeError
+import attrs
+
+from kernels_core import environment
+from kernels_core.device import Device, DeviceRepositories, LayerRepositoryProtocol, Served
+from kernels_core.errors import MappingError, MappingTypeError
 from kernels_core.mode import Mode
 
-_Served: TypeAlias = "LayerRepositoryProtocol | Mapping[Mode, LayerRepositoryProtocol]"
+if TYPE_CHECKING:
+    from kernels_core.plugins import Registry
 
-# The type of a mapping's keys is invariant, so dicts with only one kind of key are named too.
-KernelMapping: TypeAlias = (
-    "Mapping[str, Mapping[Device | str, Any] | Mapping[Device, _Served] | Mapping[str, _Served]]"
+# The type of a mapping's keys and values is invariant, so dicts with only one kind are named too.
+_ByMode: TypeAlias = (
+    "Mapping[Mode, Any] | Mapping[Mode, LayerRepositoryProtocol] "
+    "| Mapping[Mode, Sequence[LayerRepositoryProtocol]]"
 )
-"""What users write: layer name -> device -> repository, or mode -> repository."""
+KernelMapping: TypeAlias = (
+    "Mapping[str, Mapping[Device | str, Any] | Mapping[Device, Served | _ByMode] "
+    "| Mapping[str, Served | _ByMode]]"
+)
+"""What users write: layer name -> device -> repository or list of them, or mode -> such a value."""
 
 
-# What `KernelMapping` becomes: layer name -> device type -> repositories.
-Repositories: TypeAlias = "Mapping[str, Mapping[str, DeviceRepositories]]"
+# One level: layer name -> device type -> repositories.
+Level: TypeAlias = "Mapping[str, Mapping[str, DeviceRepositories]]"
 
-_base: Repositories = {}
+
+@attrs.frozen(eq=False)
+class Levels:
+    """A mapping: its levels, the first one first, and whether bundled kernels may stand below."""
+
+    levels: tuple[Level, ...]
+    takes_bundled: bool = True
+
+    def extended(self, added: Level, inherit: bool) -> Levels:
+        """With one more level in front, or with nothing else."""
+        return attrs.evolve(self, levels=(added, *self.levels)) if inherit else _alone(added)
+
+    def merged(self, added: Level, inherit: bool) -> Levels:
+        """With more entries in the first level, or with nothing else."""
+        if not inherit:
+            return _alone(added)
+        first, *others = self.levels
+        return attrs.evolve(self, levels=(_overlaid(first, added), *others))
+
+
+def _alone(level: Level) -> Levels:
+    return Levels((level,), takes_bundled=False)
+
+
+_base = Levels(({},))
 _base_lock = threading.Lock()
-_context: ContextVar[Repositories | None] = ContextVar("kernels_core_mapping", default=None)
+_context: ContextVar[Levels | None] = ContextVar("kernels_core_mapping", default=None)
 
 
 def _as_device(device: object) -> Device:
@@ -48,7 +83,7 @@ def _expect_mapping(value: object, of_what: str) -> Mapping[Any, Any]:
     return value
 
 
-def normalized(mapping: KernelMapping) -> Repositories:
+def normalized(mapping: KernelMapping) -> Level:
     """What a user wrote, checked and copied, so that the user's dicts are never aliased."""
     result: dict[str, Mapping[str, DeviceRepositories]] = {}
     for layer_name, devices in _expect_mapping(mapping, "A kernel mapping").items():
@@ -64,8 +99,8 @@ def normalized(mapping: KernelMapping) -> Repositories:
     return result
 
 
-def _overlaid(base: Repositories, added: Repositories) -> Repositories:
-    """A new mapping: `base` with the entries of `added`, which take precedence."""
+def _overlaid(base: Level, added: Level) -> Level:
+    """A new level: `base` with the entries of `added`, which replace equal ones."""
     result = dict(base)
     for layer_name, by_type in added.items():
         merged = dict(result.get(layer_name, ()))
@@ -79,7 +114,7 @@ def _overlaid(base: Repositories, added: Repositories) -> Repositories:
     return result
 
 
-def current_mapping() -> Repositories:
+def current_mapping() -> Levels:
     """The mapping that `kernelize` uses in this context."""
     context = _context.get()
     return _base if context is None else context
@@ -93,9 +128,11 @@ def register_kernel_mapping(mapping: KernelMapping, inherit_mapping: bool = True
 
     Args:
         mapping: layer name -> device (`Device` or device type) -> repository, or mode ->
-            repository. A bare repository counts as `Mode.FALLBACK`. An entry for the same layer,
-            device type and equal properties replaces the earlier one.
-        inherit_mapping: with False, all earlier entries are erased first.
+            repository. A bare repository counts as `Mode.FALLBACK`. In place of a repository there
+            may be a list of them, which are tried in order. An entry for the same layer, device
+            type and equal properties replaces the earlier one.
+        inherit_mapping: with False, all earlier entries are erased first, and kernels that
+            backends bundle are not used.
 
     Raises:
         MappingError: a value that cannot be used.
@@ -111,10 +148,10 @@ def register_kernel_mapping(mapping: KernelMapping, inherit_mapping: bool = True
     added = normalized(mapping)
     context = _context.get()
     if context is not None:
-        _context.set(_overlaid(context if inherit_mapping else {}, added))
+        _context.set(context.merged(added, inherit_mapping))
         return
     with _base_lock:
-        _base = _overlaid(_base if inherit_mapping else {}, added)
+        _base = _base.merged(added, inherit_mapping)
 
 
 class _MappingContext:
@@ -122,11 +159,10 @@ class _MappingContext:
         # Here, so that bad input fails where it is written and the caller may reuse the dicts.
         self._added = normalized(mapping)
         self._inherit = inherit_mapping
-        self._tokens: list[Token[Repositories | None]] = []
+        self._tokens: list[Token[Levels | None]] = []
 
     def __enter__(self) -> None:
-        below = current_mapping() if self._inherit else {}
-        self._tokens.append(_context.set(_overlaid(below, self._added)))
+        self._tokens.append(_context.set(current_mapping().extended(self._added, self._inherit)))
 
     def __exit__(
         self,
@@ -142,7 +178,8 @@ def use_kernel_mapping(mapping: KernelMapping, inherit_mapping: bool = True) -> 
 
     Args:
         mapping: as for `register_kernel_mapping`.
-        inherit_mapping: whether it extends the mapping outside; with False it replaces it.
+        inherit_mapping: whether the mapping outside, and below it the kernels that backends
+            bundle, are used where this one has no kernel that can be used.
 
     Returns:
         The context manager. It can be entered several times.
@@ -185,3 +222,57 @@ def bundled_mapping() -> dict[str, dict[Device | str, Any]]:
         for layer_name, devices in mapping.items():
             merged.setdefault(layer_name, {}).update(devices)
     return merged
+
+
+BUNDLED = "KERNELS_BUNDLED"
+
+_by_default = False
+_bundled: tuple[Registry, Level] | None = None
+
+
+def use_bundled_by_default(value: bool) -> None:
+    """Whether bundled kernels are used where neither the caller nor the environment decides."""
+    global _by_default
+    _by_default = value
+
+
+def bundled_position() -> str | None:
+    """Where the environment puts bundled kernels: "off", "fallback", "first", or nowhere."""
+    return environment.choice(BUNDLED, ("off", "fallback", "first"))
+
+
+def levels_to_search(mapping: Levels, bundled: bool | None) -> tuple[Level, ...]:
+    """The levels of a mapping, with the bundled kernels where the caller or the environment says.
+
+    Raises EnvironmentVariableError, and what finding plugins raises.
+    """
+    position = bundled_position()
+    wanted = bundled
+    if wanted is None:
+        wanted = _by_default if position is None else position != "off"
+    if not wanted or not mapping.takes_bundled:
+        return mapping.levels
+    if position == "first":
+        return (_bundled_level(), *mapping.levels)
+    return (*mapping.levels, _bundled_level())
+
+
+def _bundled_level() -> Level:
+    """The bundled kernels; kept, so that what was found in them is kept, too."""
+    global _bundled
+    from kernels_core.plugins import Backend, registry
+
+    plugins = registry()
+    if _bundled is None or _bundled[0] is not plugins:
+        level: Level = {}
+        for backend, mapping in plugins.call_each(Backend.bundled).items():
+            try:
+                level = _overlaid(level, normalized(mapping))
+            except (MappingError, MappingTypeError) as error:
+                warnings.warn(
+                    f"The kernels that {backend.distribution} bundles are not used: {error}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        _bundled = plugins, level
+    return _bundled[1]

@@ -33,6 +33,7 @@ class ReportRow:
         mode: the mode for which the kernel is registered, or None.
         candidates: in a plan, the repositories that will be tried, in this order.
         reason: why they keep their forward; "" if they run a kernel.
+        passed_over: why candidates that come before the kernel in the mapping are not used.
         note: what a user of the kernel must know; usually "".
     """
 
@@ -48,6 +49,7 @@ class ReportRow:
     mode: str | None = None
     candidates: tuple[str, ...] = ()
     reason: str = ""
+    passed_over: tuple[str, ...] = ()
     note: str = ""
 
     @property
@@ -62,7 +64,9 @@ class ReportRow:
             parts.append(f"variant {self.variant}")
         if self.commit:
             parts.append(f"commit {self.commit}")
-        return ", ".join(parts) + (f" ({self.note})" if self.note else "")
+        notes = [self.note] if self.note else []
+        notes += [f"passed over: {' '.join(reason.split())}" for reason in self.passed_over]
+        return ", ".join(parts) + (f" ({'; '.join(notes)})" if notes else "")
 
 
 @attrs.frozen(eq=False)

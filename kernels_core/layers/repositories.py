@@ -43,6 +43,14 @@ class ResolvableRepository(LayerRepositoryProtocol, Protocol):
         ...
 
 
+def name_of(repository: object) -> str:
+    """A repository for people; it may be a user's own, whose `__str__` fails."""
+    try:
+        return str(repository)
+    except Exception:
+        return object.__repr__(repository)
+
+
 class _LayerRepository(abc.ABC):
     """What the repositories of this package share."""
 

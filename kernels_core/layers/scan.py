@@ -32,6 +32,7 @@ class Group:
     __slots__ = (
         "current",
         "device",
+        "error",
         "function",
         "kept",
         "layer_name",
@@ -55,6 +56,8 @@ class Group:
         self.device = device
         # Why they keep their forward whatever the mapping says, or "".
         self.kept = kept
+        # What their condition raised.
+        self.error: Exception | None = None
         # The name of the extensible function whose module is the only one in the group, or "".
         self.function = function
         # Where that function can be found, if it does not know itself; see `reference_to`.
@@ -77,6 +80,7 @@ class _Class:
         "cls",
         "condition",
         "device",
+        "errors",
         "groups",
         "is_plain",
         "layer_name",
@@ -102,13 +106,20 @@ class _Class:
         self.members: list[nn.Module] = []
         # By reason to keep the forward, and device.
         self.groups: dict[tuple[str, torch.device], Group] = {}
+        # What the condition raised, by the reason that came of it.
+        self.errors: dict[str, Exception] = {}
 
     def kept(self, module: nn.Module) -> str:
         """Why a module keeps its forward whatever the mapping says, or ""."""
         if self.overridden:
             return self.overridden
-        if self.condition is not None and not self.condition(module):
-            return CONDITION
+        try:
+            if self.condition is not None and not self.condition(module):
+                return CONDITION
+        except Exception as error:
+            reason = _raised(error)
+            self.errors[reason] = error
+            return reason
         return FOREIGN_FORWARD if has_foreign_forward(module) else ""
 
     def add(self, module: nn.Module, kept: str, device: torch.device) -> None:
@@ -116,10 +127,15 @@ class _Class:
         group = self.groups.get((kept, device))
         if group is None:
             group = self.groups[kept, device] = Group(self.layer_name, self.cls, device, kept=kept)
+            group.error = self.errors.get(kept)
         group.modules.append(module)
         # Of two modules on the meta device, one may be offloaded: each of them is checked.
         if not kept and device.type != "meta":
             self.device, self.members = device, group.modules
+
+
+def _raised(error: Exception) -> str:
+    return f"its condition raised {type(error).__name__}: {error}"
 
 
 class _Walk:
@@ -294,10 +310,15 @@ def _function_group(function: nn.Module, name: str, owners: list[nn.Module], wal
     layer_name, _ = mark_of(original_class(cls))
     assert layer_name is not None, "use_kernelized_func accepts only functions with a name"
     condition = getattr(cls, "kernel_condition", None)
-    asking = [owner for owner in owners if condition is None or condition(owner)]
+    error = None
+    try:
+        asking = [owner for owner in owners if condition is None or condition(owner)]
+        kept = "" if asking else CONDITION
+    except Exception as raised:
+        asking, kept, error = [], _raised(raised), raised
     device = walk.given or walk.device_of((asking or owners)[0])
-    kept = "" if asking else CONDITION
     group = Group(layer_name, cls, device, kept=kept, function=name)
+    group.error = error
     group.reference = reference_to(function, group.original, owners)
     group.modules.append(function)
     return group

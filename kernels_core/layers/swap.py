@@ -101,6 +101,17 @@ def _assign(changes: Iterable[Change]) -> None:
             ) from error
 
 
+def refused(change: Change) -> Exception | None:
+    """What changing the class of some modules raises; they have their own class afterwards."""
+    try:
+        _assign([change])
+    except Exception as error:
+        return error
+    finally:
+        put_back([change])
+    return None
+
+
 def put_back(changes: Iterable[Change]) -> None:
     """Give modules the class that they had before some changes, whatever they have now."""
     for before, _, modules in changes:

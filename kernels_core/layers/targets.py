@@ -21,21 +21,42 @@ class Target:
 
 
 class Targets:
-    """Looks up the target of each torch device once per `kernelize` call."""
+    """Looks up the target of each torch device once per `kernelize` call.
 
-    def __init__(self) -> None:
+    With `total`, no device raises: one that cannot be served is an obstacle.
+    """
+
+    def __init__(self, total: bool = False) -> None:
+        self._total = total
         self._found: dict[torch.device, Target | Obstacle] = {}
+        self._names: dict[torch.device, str] = {}
 
     def given(self, device: str | torch.device | Device | None) -> torch.device | None:
         """The torch device that the `device` argument names. Raises if no backend can serve it."""
         if device is None:
             return None
         name, index = _parse(device)
-        # The name of a backend is not always what torch calls its devices.
-        torch_type = registry().backend_for(name).info.torch_device_type
-        parsed = torch.device(torch_type) if index is None else torch.device(torch_type, index)
-        self._found[parsed] = _target(parsed, name)
+        try:
+            # The name of a backend is not always what torch calls its devices.
+            torch_type = registry().backend_for(name).info.torch_device_type
+            parsed = torch.device(torch_type) if index is None else torch.device(torch_type, index)
+            self._found[parsed] = _target(parsed, name)
+        except Exception as error:
+            if not self._total:
+                raise
+            return self.refuse(error, str(device.type if isinstance(device, Device) else device))
         return parsed
+
+    def refuse(self, error: Exception, name: str) -> torch.device:
+        """Let a device be an obstacle; returns the torch device that stands for it."""
+        device = torch.device("meta")
+        self._found[device] = _obstacle(error)
+        self._names[device] = name
+        return device
+
+    def name(self, device: torch.device) -> str:
+        """The device for people."""
+        return self._names.get(device) or str(device)
 
     def find(self, device: torch.device) -> Target | Obstacle:
         """The target of a device that a module is on, or why it has none.
@@ -44,8 +65,27 @@ class Targets:
         """
         found = self._found.get(device)
         if found is None:
-            found = self._found[device] = _find(device)
+            found = self._found[device] = self._find(device)
         return found
+
+    def _find(self, device: torch.device) -> Target | Obstacle:
+        if device.type == "meta":
+            return Obstacle(
+                KernelizeFallback.NO_DEVICE,
+                "its tensors are on the meta device, which computes nothing",
+            )
+        try:
+            return _target(device, device.type)
+        except (BackendNotInstalledError, BackendUnavailableError, PluginError) as error:
+            return _obstacle(error)
+        except Exception as error:
+            if not self._total:
+                raise
+            return _obstacle(error)
+
+
+def _obstacle(error: Exception) -> Obstacle:
+    return Obstacle(KernelizeFallback.NO_DEVICE, str(error), error)
 
 
 def _parse(device: str | torch.device | Device) -> tuple[str, int | None]:
@@ -59,18 +99,6 @@ def _parse(device: str | torch.device | Device) -> tuple[str, int | None]:
     if ":" in device and not (number.isascii() and number.isdecimal()):
         raise ValueError(f"device {device!r} is not of the form 'type' or 'type:index'.")
     return name, int(number) if number else None
-
-
-def _find(device: torch.device) -> Target | Obstacle:
-    if device.type == "meta":
-        return Obstacle(
-            KernelizeFallback.NO_DEVICE,
-            "its tensors are on the meta device, which computes nothing",
-        )
-    try:
-        return _target(device, device.type)
-    except (BackendNotInstalledError, BackendUnavailableError, PluginError) as error:
-        return Obstacle(KernelizeFallback.NO_DEVICE, str(error), error)
 
 
 def _target(device: torch.device, name: str) -> Target:

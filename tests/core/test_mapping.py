@@ -26,11 +26,21 @@ def _empty_mapping():
         yield
 
 
-def plain(mapping=None):
-    """The mapping as nested plain dicts."""
+def plain(mapping=None, level=0):
+    """A level of the mapping as nested plain dicts, the first one by default."""
+    levels = (current_mapping() if mapping is None else mapping).levels
     return {
-        layer: {device: dict(those.entries) for device, those in devices.items()}
-        for layer, devices in (current_mapping() if mapping is None else mapping).items()
+        layer: {
+            device: {
+                properties: {
+                    mode: those[0] if len(those) == 1 else list(those)
+                    for mode, those in by_mode.items()
+                }
+                for properties, by_mode in repositories.entries.items()
+            }
+            for device, repositories in devices.items()
+        }
+        for layer, devices in levels[level].items()
     }
 
 
@@ -67,22 +77,56 @@ def test_not_inheriting_erases_first():
     assert list(plain()) == ["Other"]
 
 
-def test_a_context_extends_and_is_undone():
+def test_a_context_comes_before_what_is_outside_and_is_undone():
     register_kernel_mapping({"Kept": {"cuda": ONE}, "Layer": {"cuda": ONE, "rocm": ONE}})
-    before = current_mapping()
+    before, outside = current_mapping(), plain()
     with use_kernel_mapping({"Layer": {"cuda": TWO, "cpu": THREE}}):
-        assert plain()["Kept"] == {"cuda": {None: {Mode.FALLBACK: ONE}}}
         assert plain()["Layer"] == {
             "cuda": {None: {Mode.FALLBACK: TWO}},
-            "rocm": {None: {Mode.FALLBACK: ONE}},
             "cpu": {None: {Mode.FALLBACK: THREE}},
         }
+        assert plain(level=1) == outside
+        inside = current_mapping()
         with use_kernel_mapping({"Inner": {"cpu": ONE}}, inherit_mapping=False):
-            assert list(plain()) == ["Inner"]
             register_kernel_mapping({"Registered inside": {"cpu": ONE}})
-            assert len(plain()) == 2
-        assert list(plain()) == ["Kept", "Layer"]
+            assert list(plain()) == ["Inner", "Registered inside"]
+            assert len(current_mapping().levels) == 1, "nothing from outside"
+        with use_kernel_mapping({"Inner": {"cpu": ONE}}):
+            assert [list(plain(level=level)) for level in range(3)] == [
+                ["Inner"],
+                ["Layer"],
+                ["Kept", "Layer"],
+            ]
+        assert current_mapping() is inside
     assert current_mapping() is before
+
+
+def test_a_list_may_stand_where_a_repository_may():
+    mapping = {"Layer": {"cuda": [ONE, TWO], "rocm": {Mode.TRAINING: (TWO, ONE)}, "cpu": [THREE]}}
+    register_kernel_mapping(mapping)
+    assert plain()["Layer"] == {
+        "cuda": {None: {Mode.FALLBACK: [ONE, TWO]}},
+        "rocm": {None: {Mode.TRAINING: [TWO, ONE]}},
+        "cpu": {None: {Mode.FALLBACK: THREE}},
+    }
+    mapping["Layer"]["cuda"].append(THREE)
+    assert plain()["Layer"]["cuda"] == {None: {Mode.FALLBACK: [ONE, TWO]}}, "never aliased"
+    register_kernel_mapping({"Layer": {"cuda": THREE}})
+    assert plain()["Layer"]["cuda"] == {None: {Mode.FALLBACK: THREE}}, "a list is replaced whole"
+
+
+class InParts(tuple):
+    """A user's own repository that is a sequence, too."""
+
+    def load(self):
+        raise AssertionError("declaring must not load")
+
+
+def test_a_repository_that_is_a_sequence_is_one_repository():
+    own = InParts(["org", "name"])
+    register_kernel_mapping({"Layer": {"cpu": own, "cuda": [own, ONE]}})
+    assert plain()["Layer"]["cpu"][None][Mode.FALLBACK] is own
+    assert plain()["Layer"]["cuda"][None][Mode.FALLBACK] == [own, ONE]
 
 
 def test_a_context_is_undone_after_an_exception():
@@ -108,11 +152,11 @@ def test_outside_a_context_a_mapping_is_for_all_threads():
     def outside_any_context():
         register_kernel_mapping({"Process-wide": {"cpu": ONE}})
         register_kernel_mapping({"Another": {"cpu": ONE}})
-        thread = threading.Thread(target=lambda: seen.append(sorted(current_mapping())))
+        thread = threading.Thread(target=lambda: seen.append(sorted(plain())))
         thread.start()
         thread.join()
         register_kernel_mapping({}, inherit_mapping=False)
-        seen.append(sorted(current_mapping()))
+        seen.append(sorted(plain()))
 
     contextvars.Context().run(outside_any_context)
     assert seen == [["Another", "Process-wide"], []]
@@ -123,10 +167,8 @@ def test_inside_a_context_a_mapping_is_for_this_context_alone():
     with use_kernel_mapping({"Layer": {"cpu": ONE}}):
         context = contextvars.copy_context()
         threads = [
-            threading.Thread(target=lambda: seen.append(list(current_mapping()))),
-            threading.Thread(
-                target=context.run, args=(lambda: seen.append(list(current_mapping())),)
-            ),
+            threading.Thread(target=lambda: seen.append(list(plain()))),
+            threading.Thread(target=context.run, args=(lambda: seen.append(list(plain())),)),
         ]
         for thread in threads:
             thread.start()
@@ -184,6 +226,14 @@ def test_a_repository_is_anything_with_load_and_is_never_copied():
         ({"Layer": {"cpu:0": ONE}}, ValueError, "'cpu:0' is not a lower-case name"),
         ({"Layer": {"cpu": "org/one"}}, TypeError, "'org/one' is not a kernel repository"),
         ({"Layer": {"cpu": LayerRepository}}, TypeError, "is not a kernel repository"),
+        ({"Layer": {"cpu": ["org/one"]}}, TypeError, "'org/one' is not a kernel repository"),
+        ({"Layer": {"cpu": [ONE, [TWO]]}}, TypeError, "or a list of them"),
+        ({"Layer": {"cpu": [{Mode.TRAINING: ONE}]}}, TypeError, "is not a kernel repository"),
+        ({"Layer": {"cpu": {ONE, TWO}}}, TypeError, "or a list of them"),
+        ({"Layer": {"cpu": iter([ONE])}}, TypeError, "is not a kernel repository"),
+        ({"Layer": {"cpu": None}}, TypeError, "None is not a kernel repository"),
+        ({"Layer": {"cpu": []}}, ValueError, "mapped to an empty list"),
+        ({"Layer": {"cpu": {Mode.TRAINING: ()}}}, ValueError, "mapped to an empty list"),
         ({"Layer": {"cpu": {}}}, ValueError, "mapped to an empty dict"),
         ({"Layer": {"cpu": {"TRAINING": ONE}}}, TypeError, "'TRAINING' is not a Mode"),
         ({"Layer": {"cpu": {Mode(0): ONE}}}, ValueError, "registered without a mode"),

@@ -29,6 +29,11 @@ def model():
     return nn.Sequential(Scale(), nn.Linear(3, 3), nn.ModuleDict({"inner": Scale()}))
 
 
+def but_for(case):
+    """Every case of fallback but one."""
+    return KernelizeFallback.ALL & ~case
+
+
 def factor(module):
     """Which forward a Scale runs: 1 its own, 10 or 100 a kernel's."""
     return (module(X) / (module.weight * X)).mean().item()
@@ -301,10 +306,13 @@ def test_an_entry_for_a_mode_that_its_layer_lacks_is_an_error(scaled, registered
     register_kernel_mapping({"Scale": {"cpu": {registered: scaled("InferenceOnly")}}})
     module = Scale()
     with pytest.raises(ValueError, match=f"InferenceOnly.*does not support {lacking}") as caught:
-        kernelize(module, mode=registered, use_fallback=KernelizeFallback.ALL)
+        kernelize(module, mode=registered, use_fallback=but_for(KernelizeFallback.NO_LAYER))
     assert caught.value.layer == "Scale"
     assert "kernel" in caught.value.repository
     assert type(module) is Scale
+    entry = {registered: [scaled("InferenceOnly"), scaled("Times10")]}
+    with pytest.raises(ValueError, match=f"does not support {lacking}"):
+        kernelize(module, mode=registered, mapping={"Scale": {"cpu": entry}})
 
 
 def test_a_fallback_that_cannot_serve_the_mode_gives_way(scaled):
@@ -489,9 +497,12 @@ def test_a_condition_that_raises_leaves_the_model_as_it_was(scaled):
 def test_bad_arguments(scaled, arguments, error, text):
     register_kernel_mapping({"Scale": {"cpu": scaled("Times10")}})
     module = Scale()
-    with pytest.raises(error, match=text):
-        kernelize(module, **{"use_fallback": KernelizeFallback.ALL, **arguments})
+    with pytest.raises(error, match=text) as caught:
+        kernelize(module, **{"use_fallback": but_for(KernelizeFallback.NO_BUILD), **arguments})
     assert type(module) is Scale
+    if not isinstance(caught.value, (errors.UnknownDeviceError, errors.BackendUnavailableError)):
+        with pytest.raises(error, match=text):
+            kernelize(module, **{"use_fallback": KernelizeFallback.ALL, **arguments})
 
 
 def test_a_model_is_a_module():
@@ -506,7 +517,11 @@ def test_a_model_is_a_module():
 def test_a_requested_device_that_is_not_available_is_never_replaced_by_the_cpu(scaled, device):
     register_kernel_mapping({"Scale": {"cpu": scaled("Times10")}})
     with pytest.raises(RuntimeError, match=device.partition(":")[0]):
-        kernelize(Scale(), mode=Mode.INFERENCE, device=device, use_fallback=KernelizeFallback.ALL)
+        kernelize(Scale(), mode=Mode.INFERENCE, device=device)
+    module = kernelize(
+        Scale(), mode=Mode.INFERENCE, device=device, use_fallback=KernelizeFallback.ALL
+    )
+    assert type(module) is Scale
 
 
 def test_a_layer_with_another_signature(scaled):

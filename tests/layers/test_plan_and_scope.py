@@ -156,6 +156,7 @@ def test_the_report_covers_every_module(scaled):
                 "mode": "FALLBACK",
                 "candidates": (),
                 "reason": "",
+                "passed_over": (),
                 "note": "",
                 "decision": row.decision,
             }

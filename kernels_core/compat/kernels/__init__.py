@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from kernels_core.compat.activation import reported_version
 from kernels_core.compat.exports import NAMES, lazily
+from kernels_core.layers.mapping import use_bundled_by_default
 
 if TYPE_CHECKING:
     from kernels_core.api.kernelize import kernelize as kernelize
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
 
     __version__: str
 else:
+    if __name__ == "kernels":  # and not a kernel that imports it under another name
+        use_bundled_by_default(True)
+
     _get = lazily(__name__, NAMES)
 
     def __getattr__(name: str) -> object:

@@ -1,0 +1,47 @@
+"""What users should know though nothing fails, said once per process.
+
+A notice is a `RuntimeWarning` at the caller's line, and a warning of the logger `kernels_core`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Hashable
+
+logger = logging.getLogger("kernels_core")
+
+_said: set[Hashable] = set()
+
+
+def is_new(about: Hashable) -> bool:
+    """Whether nothing was said about this before; from now on, something was."""
+    known = len(_said)
+    _said.add(about)
+    return len(_said) > known
+
+
+def say(text: str) -> None:
+    """Warn the caller of this package."""
+    # Where no logging is configured, Python would print the text a second time.
+    if logger.hasHandlers():
+        logger.warning(text)
+    warnings.warn(text, RuntimeWarning, stacklevel=_level_of_caller())
+
+
+def say_once(about: Hashable, text: str) -> None:
+    """Warn the caller of this package, unless something was said about this before."""
+    if is_new(about):
+        say(text)
+
+
+def _level_of_caller() -> int:
+    frame = sys._getframe(1)
+    level = 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGES):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+_PACKAGES = ("kernels_core.", "contextlib")
