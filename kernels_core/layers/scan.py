@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from kernels_core.errors import MissingDeviceError
+from kernels_core.layers.children import UsualClasses, children_of, each_module
 from kernels_core.layers.classes import original_class
 from kernels_core.layers.copying import reference_to
 from kernels_core.layers.extensible import Condition, mark_of
@@ -146,6 +147,8 @@ class _Walk:
         self.given = given
         # None: the class is not extensible.
         self.classes: dict[type[nn.Module], _Class | None] = {}
+        self.usual = UsualClasses()
+        self.unusual: set[type[nn.Module]] = set()
         self.owners: list[nn.Module] = []
         self._parents: dict[int, nn.Module] = {}
         self._found: dict[int, torch.device | None] = {}
@@ -154,7 +157,7 @@ class _Walk:
     def _walk(self) -> None:
         # One long function, because a function call per module would slow the walk down.
         given = self.given
-        classes = self.classes
+        classes, unusual = self.classes, self.unusual
         # Modules are told apart as torch does in Module.modules(): by their hash and equality.
         # None is a child that is not set, to be skipped like a module that was seen before.
         seen: set[Any] = {None}
@@ -178,7 +181,7 @@ class _Walk:
                     kept = "" if is_plain else known.kept(module)
                     device = given
                     if device is None:
-                        for parameter in attributes["_parameters"].values():
+                        for parameter in module._parameters.values():
                             if parameter is not None:
                                 device = parameter.device
                                 break
@@ -189,9 +192,15 @@ class _Walk:
                         known.members.append(module)
                     else:
                         known.add(module, kept, given or self.device_of(module))
-                children = attributes["_modules"]
-                if children:
-                    pending.append(iter(children.values()))
+                if unusual and type(module) in unusual:
+                    pending.append(iter(children_of(module, self.usual)))
+                    break
+                try:
+                    members = attributes["_modules"]
+                except KeyError:  # it has them through `__getattr__`
+                    members = module._modules
+                if members:
+                    pending.append(iter(members.values()))
                     break  # these first, then the rest of this one
             else:
                 pending.pop()
@@ -200,6 +209,8 @@ class _Walk:
         layer_name, overriding = mark_of(original_class(cls))
         known = None if layer_name is None else _Class(cls, layer_name, overriding)
         self.classes[cls] = known
+        if not self.usual[cls]:
+            self.unusual.add(cls)
         return known
 
     def device_of(self, module: nn.Module) -> torch.device:
@@ -207,12 +218,12 @@ class _Walk:
 
         For a module whose tensors are offloaded it is the one that its hook computes on.
         """
-        device = _first_device(module)
+        device = _first_device(module, self.usual)
         ancestor = self._parent(module) if device is None else None
         while device is None and ancestor is not None:
             key = id(ancestor)
             if key not in self._found:
-                self._found[key] = _first_device(ancestor)
+                self._found[key] = _first_device(ancestor, self.usual)
             device = self._found[key]
             ancestor = self._parent(ancestor)
         if device is None:
@@ -226,7 +237,7 @@ class _Walk:
 
     def _execution_device(self, module: nn.Module) -> torch.device | None:
         """The device on which accelerate's hook on a module, or below or above it, computes."""
-        for below in module.modules():
+        for below in each_module(module, self.usual):
             device = _hook_device(below)
             if device is not None:
                 return device
@@ -246,7 +257,7 @@ class _Walk:
             pending = [self.model]
             while pending:
                 parent = pending.pop()
-                for child in parent._modules.values():
+                for child in children_of(parent, self.usual):
                     if child not in (None, self.model) and id(child) not in parents:
                         parents[id(child)] = parent
                         pending.append(child)
@@ -261,7 +272,9 @@ class _Walk:
         return found
 
 
-def _first_device(module: nn.Module) -> torch.device | None:
+def _first_device(
+    module: nn.Module, usual: UsualClasses, seen: set[int] | None = None
+) -> torch.device | None:
     """The device of the first parameter or buffer in a module or below it, or None."""
     for parameter in module._parameters.values():
         if parameter is not None:
@@ -269,10 +282,14 @@ def _first_device(module: nn.Module) -> torch.device | None:
     for buffer in module._buffers.values():
         if buffer is not None:
             return buffer.device
-    for child in module._modules.values():
-        device = None if child is None else _first_device(child)
-        if device is not None:
-            return device
+    if seen is None:
+        seen = set()  # a module may contain itself
+    seen.add(id(module))
+    for child in module._modules.values() if usual[type(module)] else children_of(module, usual):
+        if child is not None and id(child) not in seen:
+            device = _first_device(child, usual, seen)
+            if device is not None:
+                return device
     return None
 
 

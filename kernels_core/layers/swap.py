@@ -18,6 +18,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from kernels_core.errors import ApplyError, StalePlanError
+from kernels_core.layers.children import each_module
 from kernels_core.layers.classes import swapped_layer
 from kernels_core.layers.report import KernelizeReport, current_report, set_report
 
@@ -51,7 +52,7 @@ def kernelized_modules(model: nn.Module) -> dict[type[nn.Module], list[nn.Module
     """The modules of a model whose forward was replaced, and its functions, by their class."""
     by_class: dict[type[nn.Module], list[nn.Module]] = {}
     functions: dict[nn.Module, None] = {}
-    for module in model.modules():
+    for module in each_module(model):
         if swapped_layer(type(module)) is not None:
             by_class.setdefault(type(module), []).append(module)
         functions.update(dict.fromkeys(module.__dict__.get("_kernel_funcs", {}).values()))

@@ -24,9 +24,11 @@ from importlib.machinery import (
     ExtensionFileLoader,
     FileFinder,
     ModuleSpec,
+    PathFinder,
     SourceFileLoader,
 )
 from importlib.util import spec_from_file_location
+from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -116,12 +118,18 @@ class _Import:
 class _PackageLoader(_SourceLoader):
     """Loads the package of a build; when that fails, its submodules must go too."""
 
+    _is_new = False
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        self._is_new = True  # the import system does not call this to reload a module
+        return super().create_module(spec)
+
     def exec_module(self, module: ModuleType) -> None:
         try:
             super().exec_module(module)
         except BaseException:
             inside = f"{self.name}."
-            for name in [name for name in sys.modules if name.startswith(inside)]:
+            for name in [name for name in sys.modules if self._is_new and name.startswith(inside)]:
                 sys.modules.pop(name, None)
             raise
 
@@ -140,22 +148,19 @@ class _Finder:
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Called by the import system for every module that is not imported yet."""
-        if not fullname.startswith(_PREFIX):
-            return None
-        if path is None:
-            return self._package_spec(fullname)
-        for directory in path:
-            finder = FileFinder(directory, *_LOADERS)
-            spec = finder.find_spec(fullname, target)
-            if spec is not None:
-                return spec
-        # After None, the next finder would be called, which reads bytecode.
-        raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
-
-    def _package_spec(self, fullname: str) -> ModuleSpec | None:
-        build = self.builds.get(fullname)
+        build = build_of(fullname)
         if build is None:
             return None
+        if path is None:
+            return self._package_spec(fullname, build)
+        # After None, the other finders are called: the usual one looks in the same directories,
+        # with what is in this cache for them. It would read bytecode otherwise.
+        for directory in path:
+            if _is_inside(directory, build.package):
+                sys.path_importer_cache[directory] = FileFinder(directory, *_LOADERS)
+        return PathFinder.find_spec(fullname, path, target)
+
+    def _package_spec(self, fullname: str, build: Build) -> ModuleSpec | None:
         file = build.package / "__init__.py"
         return spec_from_file_location(
             fullname,
@@ -163,6 +168,11 @@ class _Finder:
             loader=_PackageLoader(fullname, str(file)),
             submodule_search_locations=[str(build.package)],
         )
+
+
+def _is_inside(directory: str, package: Path) -> bool:
+    # The package may have put other directories into its `__path__`.
+    return Path(directory) == package or package in Path(directory).parents
 
 
 _FINDER = _Finder()

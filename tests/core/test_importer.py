@@ -7,6 +7,7 @@ import inspect
 import linecache
 import pickle
 import py_compile
+import shutil
 import subprocess
 import sys
 import threading
@@ -364,3 +365,127 @@ def test_other_modules_are_none_of_its_business(make_build: MakeBuild, tmp_path:
     assert importlib.util.find_spec("no_such_module_anywhere") is None
     assert importlib.util.find_spec("kernel_build_of_someone_else") is None
     assert importlib.util.find_spec("json.tool") is not None
+
+
+# As in a package on the path
+
+PROBES = {
+    "find_spec of a submodule": "importlib.util.find_spec(f'{__name__}.sub').origin[-6:]",
+    "find_spec of a missing one": "importlib.util.find_spec(f'{__name__}._fast')",
+    "find_spec of a missing one, relative": "importlib.util.find_spec('._fast', __package__)",
+    "find_spec below a package": "importlib.util.find_spec('.pack._fast', __package__)",
+    "find_spec below a folder": "importlib.util.find_spec('.folder._fast', __package__)",
+    "find_spec below a module": "raised(lambda: importlib.util.find_spec('.sub.x', __package__))",
+    "find_spec below a missing one": "raised(lambda: importlib.util.find_spec('._a.b', __name__))",
+    "import of a missing one": "raised(lambda: importlib.import_module('._fast', __package__))",
+    "import of a missing one, absolute": "raised(lambda: __import__(f'{__name__}._fast'))",
+    "missing name": "raised(lambda: exec('from .sub import nothing', globals()))",
+    "import at run time": "late().value",
+    "lazy attribute": "sys.modules[__name__].lazy.value",
+    "missing attribute": "raised(lambda: sys.modules[__name__].nothing)",
+    "iter_modules": "sorted((m.name, m.ispkg) for m in pkgutil.iter_modules(__path__))",
+    "walk_packages": "sorted(m.name for m in pkgutil.walk_packages(__path__, '.'))",
+    "get_data": "pkgutil.get_data(__name__, 'data.txt')",
+    "resources": "resources.files(__package__).joinpath('data.txt').read_text()",
+    "resources of a package": "resources.files(pack).joinpath('d.txt').read_text()",
+    "resources of a folder": "resources.files(f'{__name__}.folder').joinpath('d.txt').read_text()",
+    "resources as files": "resources.as_file(resources.files(__package__)).__enter__() == here",
+    "source": "inspect.getsource(sys.modules[__name__]) == (here / '__init__.py').read_text()",
+    "line": "linecache.getline(__file__, 1, globals())",
+    "spec": "(__spec__.name == __name__, __spec__.parent == __name__, __spec__.has_location)",
+    "path": "[os.path.samefile(path, here) for path in __path__]",
+    "spec of a folder": "importlib.import_module('.folder', __package__).__spec__.origin",
+    "source of a submodule": "sub.__loader__.get_source(__name__ + '.sub')",
+    "submodules are attributes": "[part.__name__[len(__name__) :] for part in (sub, pack)]",
+    "reload of a submodule": "importlib.reload(sub) is sub",
+    "circular imports": "circle_a.b.a is circle_a",
+    "run as a program": "runpy.run_module(f'{__name__}.late')['value']",
+    "run a file": "runpy.run_path(str(here / 'sub.py'))['value']",
+    "pickled function": "pickle.loads(pickle.dumps(raised)) is raised",
+    "found again": "sys.modules[__name__] is importlib.import_module(__name__)",
+    "in a thread": "ThreadPoolExecutor().submit(late).result().value",
+    "metadata of others": "importlib.metadata.version('pytest')",
+    "another directory in the path": (
+        "(__path__.append(str(here / 'folder')), importlib.import_module('.deep', __name__).b)"
+    ),
+    "lazy loader": "lazily('.late').value",
+}
+PROBED = {
+    "__init__.py": """
+import importlib.metadata, importlib.util, inspect, linecache
+import os, pathlib, pickle, pkgutil, runpy, sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+from . import circle_a, pack, sub
+here = pathlib.Path(__file__).parent
+
+def raised(function):
+    try:
+        return function()
+    except Exception as error:
+        said = str(error).replace(str(here), "HERE").replace(__name__, "NAME")
+        return type(error), said, getattr(error, "name", "").replace(__name__, "NAME")
+
+def late():
+    return importlib.import_module(".late", __package__)
+
+def lazily(name):
+    spec = importlib.util.find_spec(name, __package__)
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+def __getattr__(name):
+    if name == "lazy":
+        return late()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def probe(text):
+    return eval(text, globals())
+""",
+    "sub.py": "value = 5\nname = __name__",
+    "late.py": "value = 6",
+    "circle_a.py": "from . import circle_b as b",
+    "circle_b.py": "from . import circle_a as a",
+    "pack/__init__.py": "",
+    "pack/d.txt": "in pack",
+    "folder/deep.py": "b = 7",
+    "folder/d.txt": "in folder",
+    "data.txt": "in the package",
+}
+
+
+@pytest.mark.parametrize("probe", PROBES.values(), ids=PROBES)
+def test_a_kernel_sees_what_a_package_on_the_path_sees(
+    make_build: MakeBuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, probe: str
+) -> None:
+    build = make_build(PROBED)
+    shutil.copytree(build.package, tmp_path / "plain" / "probed_package")
+    monkeypatch.syspath_prepend(str(tmp_path / "plain"))
+    try:
+        expected = importlib.import_module("probed_package").probe(probe)
+    finally:
+        for name in modules_of("probed_package"):
+            del sys.modules[name]
+    assert import_build(build).probe(probe) == expected
+
+
+def test_what_is_not_found_is_looked_up_in_no_bytecode_either(make_build: MakeBuild) -> None:
+    build = make_build({"__init__.py": "import importlib.util", "sub/a.py": "", "a.py": ""})
+    for source in (build.package / "a.py", build.package / "sub" / "a.py"):
+        py_compile.compile(str(source), str(source.with_suffix(".pyc")), doraise=True)
+        source.unlink()
+    module = import_build(build)
+    sys.path_importer_cache.clear()
+    for name in ("a", "sub.a"):
+        assert importlib.util.find_spec(f"{module.__name__}.{name}") is None
+
+
+def test_a_failed_reload_keeps_the_submodules(make_build: MakeBuild) -> None:
+    build = make_build({"__init__.py": "from . import ops", "ops.py": ""})
+    module = import_build(build)
+    (build.package / "__init__.py").write_text("raise ValueError('in the middle of an edit')")
+    with pytest.raises(ValueError, match="in the middle"):
+        importlib.reload(module)
+    assert sys.modules[f"{module.__name__}.ops"] is module.ops

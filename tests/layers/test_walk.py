@@ -8,6 +8,7 @@ from torch import nn
 
 import kernels_core
 from kernels_core import Mode, kernelize, register_kernel_mapping, use_kernel_forward_from_hub
+from kernels_core.errors import MissingDeviceError
 
 X = torch.ones(3)
 
@@ -133,3 +134,101 @@ def test_buffers_determine_the_device_too():
         "0": "Times10",
         "1": None,
     }
+
+
+def traced(part):
+    return torch.jit.trace(part, X)
+
+
+def exported(part):
+    return torch.export.export(part, (X,)).module()
+
+
+class Proxy(nn.Module):
+    """Gets its children through `__getattr__`."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.__dict__["hidden"] = {"part": part}
+        del self.__dict__["_modules"]
+
+    def __getattr__(self, name):
+        return self.__dict__["hidden"] if name == "_modules" else super().__getattr__(name)
+
+
+class Property(nn.Module):
+    _modules = property(
+        lambda self: self.__dict__["kept"], lambda self, value: self.__dict__.update(kept=value)
+    )
+
+    def __init__(self, part):
+        super().__init__()
+        self._modules["part"] = part
+
+
+class Lazy(nn.Module):
+    """Has a child that only `children` knows."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.__dict__["hidden"] = part
+
+    def named_children(self):
+        yield "part", self.hidden
+        yield "nothing", None
+
+    def forward(self, x):
+        return self.hidden(x)
+
+
+class Listing(Lazy):
+    named_children = nn.Module.named_children
+
+    def named_modules(self, memo=None, prefix="", remove_duplicate=True):
+        yield from super().named_modules(memo, prefix, remove_duplicate)
+        yield from self.hidden.named_modules(memo, f"{prefix}.hidden", remove_duplicate)
+
+
+@pytest.mark.parametrize(
+    "make", [torch.jit.script, traced, exported, torch.fx.symbolic_trace], ids=lambda f: f.__name__
+)
+@pytest.mark.parametrize("arguments", [{}, {"device": "cpu"}], ids=["own device", "given device"])
+def test_a_part_that_was_turned_into_a_graph_is_left_alone(make, arguments):
+    part = make(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).eval())
+    model = nn.ModuleDict({"part": part, "scale": Scale()})
+    expected = part(X)
+    assert decisions(model, **arguments) == {"scale": "Times10"}
+    assert torch.equal(part(X), expected)
+    kernelize(part, mode=Mode.INFERENCE)
+    kernelize(nn.Sequential(part), mode=Mode.INFERENCE)
+
+
+def test_a_layer_without_tensors_is_where_the_traced_part_beside_it_is(make_kernel):
+    @use_kernel_forward_from_hub("Twice")
+    class Twice(nn.Module):
+        def forward(self, x):
+            return 2 * x
+
+    kernel = make_kernel("class Thrice(nn.Module):\n    def forward(self, x): return 3 * x")
+    model = nn.Sequential(nn.Sequential(Twice(), traced(nn.Linear(3, 3))))
+    assert decisions(model, mapping={"Twice": {"cpu": kernel("Thrice")}}) == {"0.0": "Thrice"}
+
+
+@pytest.mark.parametrize("parent", [Proxy, Property, Lazy, Listing])
+@pytest.mark.parametrize("arguments", [{}, {"device": "cpu"}], ids=["own device", "given device"])
+def test_children_are_found_by_what_the_module_offers(parent, arguments):
+    shared = Scale()
+    model = nn.Sequential(parent(nn.Sequential(shared)), nn.Sequential(parent(shared), Scale()))
+    kernelize(model, mode=Mode.INFERENCE, **arguments)
+    assert [row.count for row in kernels_core.report(model).rows] == [2]
+    assert type(shared).forward is not Scale.forward
+    kernels_core.unkernelize(model)
+    assert type(shared) is Scale
+
+
+@pytest.mark.parametrize("parent", [nn.Sequential, Proxy, Property, Lazy, Listing])
+def test_a_device_is_searched_below_what_contains_itself(parent):
+    model = nn.Sequential()
+    model.append(parent(model))
+    with pytest.raises(MissingDeviceError):
+        kernelize(model, mode=Mode.INFERENCE)
