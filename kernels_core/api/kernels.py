@@ -42,7 +42,7 @@ def get_kernel(
 
     Args:
         repo_id: the repository, "org/name".
-        revision: branch, tag or commit; "main" by default.
+        revision: branch, tag, commit or ref such as "refs/pr/1"; "main" by default.
         version: instead of a revision, a PEP 440 specifier such as ">=0.0.3,<0.1" over the
             version tags, or an int, the branch of that major version.
         backend: which backend to choose a build for, for example "cpu"; by default the one that
@@ -92,7 +92,7 @@ def has_kernel(
 
     Args:
         repo_id: the repository, "org/name".
-        revision: branch, tag or commit; "main" by default.
+        revision: branch, tag, commit or ref such as "refs/pr/1"; "main" by default.
         version: as for `get_kernel`.
         backend: as for `get_kernel`.
         trust_remote_code: accepted for symmetry; nothing of the repository is run.
@@ -138,7 +138,7 @@ def install_kernel(
 
     Args:
         repo_id: the repository, "org/name".
-        revision: branch, tag or commit; "main" by default.
+        revision: branch, tag, commit or ref such as "refs/pr/1"; "main" by default.
         version: as for `get_kernel`.
         backend: as for `get_kernel`.
         trust_remote_code: as for `get_kernel`.

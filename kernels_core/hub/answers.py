@@ -79,7 +79,17 @@ def refs_from_json(value: Any, key: str) -> Refs:
     return Refs(
         branches=dict(schema.required(mapping, "branches", read_named, key)),
         tags=dict(schema.required(mapping, "tags", read_named, key)),
+        others=dict(schema.optional(mapping, "others", read_named, key) or ()),
     )
+
+
+def read_revision(answer: Answer) -> str:
+    """Read the commit of a revision."""
+
+    def read(value: Any, key: str) -> str:
+        return schema.required(schema.read_object(value, key), "sha", _commit, key)
+
+    return _parsed(answer, read)
 
 
 def read_publisher(answer: Answer) -> bool:

@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from kernels_core.errors import CacheError, KernelsError
 from kernels_core.hub.answers import TreeFile
 from kernels_core.repository import schema
 from kernels_core.repository.atomic import replacing
+from kernels_core.repository.paths import is_safe
 
 logger = logging.getLogger("kernels_core")
 
@@ -165,7 +165,7 @@ class RepositoryCache:
 
         Its tools remove snapshots without such a record.
         """
-        if not re.fullmatch(r"[\w.-]+", ref):
+        if not is_safe(ref):
             return
         path = self.path / "refs" / ref
         try:

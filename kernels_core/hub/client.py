@@ -26,11 +26,12 @@ from kernels_core.hub.answers import (
     read_file,
     read_publisher,
     read_refs,
+    read_revision,
     read_tree_page,
 )
 from kernels_core.hub.single_flight import SingleFlight
 from kernels_core.hub.transport import ATTEMPTS, Request, fetch, offline
-from kernels_core.hub.versions import Refs
+from kernels_core.hub.versions import Pinned, Refs, is_listed
 
 if TYPE_CHECKING:
     from kernels_core.hub.transport import Answer
@@ -90,11 +91,51 @@ class HubClient:
         """Try this type first when a repository is requested."""
         self._types.setdefault(repo_id, repository_type)
 
-    def refs(self, repo_id: str, *, agent: str = "", earlier: Refs | None = None) -> Refs:
-        """The branches and tags of a repository.
+    def refs(
+        self,
+        repo_id: str,
+        revision: str | None = None,
+        *,
+        agent: str = "",
+        earlier: Refs | None = None,
+    ) -> Refs:
+        """The branches and tags of a repository, and the revision if it is another that exists.
 
         When the Hub is not reachable, `earlier` is used instead for the rest of the process.
         """
+        refs = self._branches_and_tags(repo_id, agent, earlier)
+        if revision is None or is_listed(refs, revision):
+            return refs
+        commit = self._commit_of(repo_id, revision, agent, earlier)
+        if commit is None:
+            return refs
+        return attrs.evolve(refs, others={**refs.others, revision: commit})
+
+    def _commit_of(
+        self, repo_id: str, revision: str, agent: str, earlier: Refs | None
+    ) -> str | None:
+        known = earlier.others.get(revision) if earlier else None
+
+        def send(request: Request) -> str:
+            return fetch(request, read_revision, attempts=_attempts(known))
+
+        def send_or_recall() -> str | None:
+            path = f"revision/{quote(revision, safe='')}"
+            try:
+                return self._send_as_either_type(repo_id, path, send, agent)
+            except HubNotFoundError as error:
+                if error.missing == "repository":
+                    raise
+                return None
+            except HubUnreachableError as error:
+                if known is None:
+                    raise
+                logger.warning("Using the last known commit of %s. %s", revision, error)
+                return known
+
+        return self._once.get(("revision", self.endpoint, repo_id, revision), send_or_recall)
+
+    def _branches_and_tags(self, repo_id: str, agent: str, earlier: Refs | None) -> Refs:
 
         def send(request: Request) -> Refs:
             return fetch(request, read_refs, attempts=_attempts(earlier))
@@ -115,10 +156,11 @@ class HubClient:
         refs: Refs | None = self._once.known(("refs", self.endpoint, repo_id))
         return refs
 
-    def invalidate(self, repo_id: str, commit: str) -> None:
-        """Forget the files of a commit, and the repository's branches and tags."""
+    def invalidate(self, repo_id: str, pinned: Pinned) -> None:
+        """Forget the files of a commit, the repository's branches and tags, and a revision."""
+        self._once.forget(("revision", self.endpoint, repo_id, pinned.ref))
         self._once.forget(("refs", self.endpoint, repo_id))
-        self._once.forget(("tree", self.endpoint, repo_id, commit))
+        self._once.forget(("tree", self.endpoint, repo_id, pinned.commit))
 
     def tree(self, repo_id: str, commit: str, *, agent: str = "") -> tuple[TreeFile, ...]:
         """The files below `build` in a commit, in the order of their paths, all of them safe."""

@@ -28,12 +28,13 @@ _METADATA = "metadata.json"
 def cached_refs(cache: RepositoryCache) -> Refs | None:
     """The branches and tags that were loaded, as branches; None when there are none."""
     found = {}
-    with contextlib.suppress(OSError):
-        for path in sorted((cache.path / "refs").iterdir()):
+    refs = cache.path / "refs"
+    for folder, _, names in os.walk(refs):
+        for path in sorted(Path(folder, name) for name in names):
             with contextlib.suppress(OSError, UnicodeDecodeError):
                 commit = path.read_text(encoding="utf-8").strip()
                 if is_commit(commit):
-                    found[path.name] = commit
+                    found[path.relative_to(refs).as_posix()] = commit
     return Refs(found, {}) if found else None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import attrs
@@ -31,12 +31,11 @@ def has_refs(cache: RepositoryCache) -> bool:
 def remember_refs(cache: RepositoryCache, refs: Refs) -> None:
     """Keep the branches and tags of a repository."""
 
-    def listed(named: dict[str, str]) -> list[dict[str, str]]:
+    def listed(named: Mapping[str, str]) -> list[dict[str, str]]:
         return [{"name": name, "targetCommit": commit} for name, commit in named.items()]
 
-    cache.remember(
-        _REFS, {"branches": listed(dict(refs.branches)), "tags": listed(dict(refs.tags))}
-    )
+    named = {"branches": refs.branches, "tags": refs.tags, "others": refs.others}
+    cache.remember(_REFS, {kind: listed(names) for kind, names in named.items()})
 
 
 def recall_tree(cache: RepositoryCache, commit: str) -> tuple[TreeFile, ...] | None:

@@ -28,7 +28,7 @@ from kernels_core.hub.client import REPOSITORY_TYPES, client
 from kernels_core.hub.install import METADATA_FILE, HubBuild, Installer
 from kernels_core.hub.single_flight import SingleFlight
 from kernels_core.hub.trust import check_trust, is_allowed_here
-from kernels_core.hub.versions import Pinned, Refs, choose_ref, is_commit, newer_versions
+from kernels_core.hub.versions import Pinned, Refs, choose_ref, is_commit, is_listed, newer_versions
 from kernels_core.parallel import in_background, in_parallel
 from kernels_core.plugins import Backend
 from kernels_core.repository.builds import Build, BuildSelector, make_build
@@ -93,21 +93,23 @@ class HubRepository:
 
     # Versions
 
-    def refs(self) -> Refs:
-        """Its branches and tags; those last seen when the Hub is not reachable."""
+    def refs(self, revision: str | None = None) -> Refs:
+        """Its branches and tags, and a revision; those last seen when the Hub is not reachable."""
         earlier = records.recall_refs(self.cache)
         if self.is_offline:
             if earlier is None and not records.has_refs(self.cache):
                 earlier = foreign.cached_refs(self.cache)
             if earlier is None:
                 raise self.not_cached("its branches and tags")
+            if revision is not None and not is_listed(earlier, revision):
+                raise self.not_cached(f"the commit of {revision}")
             return earlier
-        return client().refs(self.repo_id, agent=self.agent, earlier=earlier)
+        return client().refs(self.repo_id, revision, agent=self.agent, earlier=earlier)
 
     def pin(self, revision: str | None = None, version: int | str | None = None) -> Pinned:
         """The commit that a version or revision means; no request is sent for a commit."""
         needs_refs = revision is None or not is_commit(revision)
-        refs = self.refs() if needs_refs else Refs({}, {})
+        refs = self.refs(revision) if needs_refs else Refs({}, {})
         return choose_ref(refs, repo_id=self.repo_id, revision=revision, version=version)
 
     # Builds
@@ -233,14 +235,19 @@ class HubRepository:
             yield
         except (DigestError, HubAnswerError, HubNotFoundError):
             # The list of files, or which commit the version means, may have been garbled.
-            self._invalidate(pinned.commit)
+            self._invalidate(pinned)
             raise
         if self.is_offline:
             return
         cache = self.cache
-        refs = client().known_refs(self.repo_id)
-        if refs is not None and refs != records.recall_refs(cache):
-            records.remember_refs(cache, refs)
+        refs, earlier = client().known_refs(self.repo_id), records.recall_refs(cache)
+        if refs is not None:
+            others = {**(earlier.others if earlier else {}), **refs.others}
+            if not is_commit(pinned.ref) and pinned.ref not in {*refs.branches, *refs.tags}:
+                others[pinned.ref] = pinned.commit
+            refs = attrs.evolve(refs, others=others)
+            if refs != earlier:
+                records.remember_refs(cache, refs)
         if records.recall_tree(cache, pinned.commit) is None:
             builds = self.builds(pinned.commit).values()
             files = tuple(file for build in builds for file in build.files.values())
@@ -248,11 +255,11 @@ class HubRepository:
         if not is_commit(pinned.ref):
             cache.keep_ref(pinned.ref, pinned.commit)
 
-    def _invalidate(self, commit: str) -> None:
-        client().invalidate(self.repo_id, commit)
-        _builds.forget(self._key(commit))
+    def _invalidate(self, pinned: Pinned) -> None:
+        client().invalidate(self.repo_id, pinned)
+        _builds.forget(self._key(pinned.commit))
         if not self.is_offline:
-            records.forget_tree(self.cache, commit)
+            records.forget_tree(self.cache, pinned.commit)
 
     # Trust
 

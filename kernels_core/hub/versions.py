@@ -15,10 +15,13 @@ from packaging.version import Version
 
 from kernels_core.errors import VersionNotFoundError
 from kernels_core.repository.names import check_reference
+from kernels_core.repository.paths import is_safe
 
 DEFAULT_REVISION = "main"
 
 _COMMIT = re.compile(r"[0-9a-fA-F]{40}")
+_SHORT_COMMIT = re.compile(r"[0-9a-fA-F]{7,39}")
+_REF = re.compile(r"(?!.*(\.\.|/\.|@\{|\.lock(/|$)|\.$))[^\s~^:?*\[\\]+")
 _MAJOR_BRANCH = re.compile(r"v(0|[1-9][0-9]{0,8})")
 _SHOWN = 20
 
@@ -30,10 +33,13 @@ class Refs:
     Attributes:
         branches: commit by name of the branch.
         tags: commit by name of the tag.
+        others: commit by what else the Hub takes as a revision, such as `refs/pr/1` or the first
+            digits of a commit, as far as it was asked.
     """
 
     branches: Mapping[str, str]
     tags: Mapping[str, str]
+    others: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -56,14 +62,27 @@ def is_commit(text: str) -> bool:
     return _COMMIT.fullmatch(text) is not None
 
 
+def is_listed(refs: Refs, revision: str) -> bool:
+    """Whether refs have all that the Hub knows about a revision.
+
+    It lists branches and tags. Pull requests and the first digits of commits it has to be asked
+    for, by names that `git check-ref-format` allows, which are safe as parts of paths and URLs.
+    """
+    if not (revision.startswith("refs/") or _SHORT_COMMIT.fullmatch(revision)):
+        return True
+    known = _find(refs, "", revision) is not None
+    return known or _REF.fullmatch(revision) is None or not is_safe(revision)
+
+
 def choose_ref(
     refs: Refs, *, repo_id: str, revision: str | None = None, version: int | str | None = None
 ) -> Pinned:
     """The commit that a version or revision means, "main" by default.
 
     A revision is a branch, a tag (the branch where both have the name; `refs/tags/NAME` means the
-    tag) or a whole commit, which needs no refs. A specifier takes the highest matching tag, an int
-    the branch of that major version. Raises a VersionNotFoundError that lists what exists.
+    tag), one of the other refs, or a whole commit, which needs no refs. A specifier takes the
+    highest matching tag, an int the branch of that major version. Raises a VersionNotFoundError
+    that lists what exists.
     """
     check_reference(revision, version)
     if version is None:
@@ -103,16 +122,11 @@ def newest_version(refs: Refs) -> int | None:
 def _by_revision(refs: Refs, repo_id: str, revision: str) -> Pinned:
     if is_commit(revision):
         return Pinned(revision.lower(), revision.lower())
-    for prefix, pin in (("refs/heads/", _branch), ("refs/tags/", _tag)):
-        if revision.startswith(prefix):
-            pinned = pin(refs, repo_id, revision[len(prefix) :])
-            break
-    else:
-        pinned = _branch(refs, repo_id, revision) or _tag(refs, repo_id, revision)
+    pinned = _find(refs, repo_id, revision)
     if pinned is not None:
         return pinned
     hint = ""
-    if re.fullmatch(r"[0-9a-fA-F]{7,39}", revision):
+    if _SHORT_COMMIT.fullmatch(revision):
         hint = " A commit must be given with all of its 40 hexadecimal digits."
     raise VersionNotFoundError(
         f"{repo_id} has no branch or tag {revision!r}. Its branches: {_listed(refs.branches)}. "
@@ -120,6 +134,15 @@ def _by_revision(refs: Refs, repo_id: str, revision: str) -> Pinned:
         repository=repo_id,
         available=(*refs.branches, *refs.tags),
     )
+
+
+def _find(refs: Refs, repo_id: str, revision: str) -> Pinned | None:
+    for prefix, pin in (("refs/heads/", _branch), ("refs/tags/", _tag)):
+        if revision.startswith(prefix):
+            return pin(refs, repo_id, revision[len(prefix) :])
+    if revision in refs.others:
+        return Pinned(revision, _commit(repo_id, revision, refs.others[revision]))
+    return _branch(refs, repo_id, revision) or _tag(refs, repo_id, revision)
 
 
 def _by_major(refs: Refs, repo_id: str, major: int) -> Pinned:

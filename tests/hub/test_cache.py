@@ -196,6 +196,33 @@ def test_the_hub_client_finds_what_was_fetched_and_the_other_way_round(
     assert revision.refs == {"main"}
 
 
+@pytest.mark.parametrize("by", ["hub client", "this package"])
+def test_refs_with_slashes_are_recorded_as_the_hub_client_does(
+    hub: Hub,
+    monkeypatch: pytest.MonkeyPatch,
+    reread_environment: Callable[[], None],
+    tmp_path: Path,
+    by: str,
+) -> None:
+    from huggingface_hub import scan_cache_dir, snapshot_download
+
+    cache = tmp_path / "hf-home" / "hub"
+    commit = hub.add(REPOSITORY, kernel_files(), branch="feature/x", ref="refs/pr/1")
+    for ref in ("refs/pr/1", "feature/x"):
+        if by == "this package":
+            install_kernel(REPOSITORY, revision=ref)
+        else:
+            snapshot_download(REPOSITORY, repo_type="kernel", revision=ref)
+    ((revision,),) = [repo.revisions for repo in scan_cache_dir(cache).repos]
+    assert revision.refs == {"refs/pr/1", "feature/x"}
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    reread_environment()
+    forget()
+    for ref in ("refs/pr/1", "feature/x"):
+        path = install_kernel(REPOSITORY, revision=ref, trust_remote_code=True)
+        assert commit in path.parts
+
+
 def test_without_symbolic_links(
     hub: Hub,
     commit: str,

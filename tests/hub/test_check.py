@@ -64,12 +64,12 @@ def test_the_publisher_need_not_be_trusted(hub: Hub) -> None:
 
 def test_the_newest_version_is_checked_unless_a_revision_is_given(hub: Hub) -> None:
     nine = kernel_files(digest=True, version=9)
-    one = hub.add("org/activation", nine, branch="v9", tag="v9.0.1")
+    one = hub.add("org/activation", nine, branch="v9", tag="v9.0.1", ref="refs/pr/9")
     two = kernel_files(digest=True, version=10)
     hub.add("org/activation", two, branch="v10")
     hub.add("org/activation", kernel_files(version=11), branch="main")
     assert check("org/activation", select=FAMILIES).subject.startswith("org/activation at v10 (")
-    for revision in ("v9", "v9.0.1", "refs/tags/v9.0.1", one):
+    for revision in ("v9", "v9.0.1", "refs/tags/v9.0.1", "refs/pr/9", one[:8], one):
         report = check("org/activation", revision=revision, select=FAMILIES)
         assert (report.clean, one[:12] in report.subject) == (True, True)
     assert not check("org/activation", revision="main", select=FAMILIES).clean

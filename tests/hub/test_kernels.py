@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hub_server import Hub, forget, kernel_files, longest_chain
@@ -349,3 +351,60 @@ def test_a_program_that_uses_directories_only_imports_no_client(fresh_python: An
     )
     assert fresh_python(program) is False
     assert "kernels_core" in sys.modules
+
+
+# Other revisions that the Hub takes
+
+REFS = ["refs/pr/1", "refs/convert/kernel", "refs/heads/feature/x", "feature/x", "refs/tags/a/b"]
+
+
+@pytest.fixture
+def refs(hub: Hub) -> str:
+    """Each of `REFS` has a kernel of its own; returns the commit of the pull request."""
+    for name in REFS[1:]:
+        kind = name.split("/")[1] if name.startswith("refs/") else "heads"
+        place = {"heads": "branch", "tags": "tag", "convert": "ref"}[kind]
+        short = name if place == "ref" else name.removeprefix(f"refs/{kind}/")
+        hub.add(REPOSITORY, says(short), **{"branch": None, place: short})
+    return hub.add(REPOSITORY, says("refs/pr/1"), branch=None, ref="refs/pr/1")
+
+
+@pytest.mark.parametrize("revision", REFS)
+def test_a_full_ref_is_a_revision(hub: Hub, refs: str, revision: str) -> None:
+    expected = revision.removeprefix("refs/heads/").removeprefix("refs/tags/")
+    assert get_kernel(REPOSITORY, revision=revision).answer == expected
+    assert has_kernel(REPOSITORY, revision=revision)
+    asked = [request.path for request in hub.requests if request.kind == "info"]
+    path = f"/api/kernels/{REPOSITORY}/revision/{quote(revision, safe='')}"
+    assert asked == [path] * (revision in REFS[:2]), "only what is no branch or tag"
+
+
+def test_the_first_digits_of_a_commit_are_what_the_hub_makes_of_them(hub: Hub, refs: str) -> None:
+    assert get_kernel(REPOSITORY, revision=refs[:9]).answer == "refs/pr/1"
+    assert get_loaded_kernels()[-1].build.commit == refs
+
+
+@pytest.mark.parametrize(
+    "revision",
+    ["refs/pr/7", "refs/heads/pr/1", "abcdef0", "refs/pr/../pr/1", "refs/../../x", "refs/pr/1\n",
+     "refs//pr/1", "refs/pr/1/", "refs/.hidden", "refs/pr/1?x=1", "refs\\pr\\1", "refs/a:b", ""],
+)  # fmt: skip
+def test_a_ref_that_is_not_there_or_none_is_an_error(hub: Hub, refs: str, revision: str) -> None:
+    with pytest.raises(errors.VersionNotFoundError, match="has no branch or tag"):
+        get_kernel(REPOSITORY, revision=revision)
+    assert {request.path.count("..") for request in hub.requests} == {0}
+
+
+@pytest.mark.parametrize("said", ["../../../evil", "main", "0" * 41, None])
+def test_an_answer_that_is_no_commit_is_refused(hub: Hub, refs: str, said: object) -> None:
+    body = json.dumps({"sha": said}).encode()
+    hub.fault("corrupt", "info", times=None, change=lambda _: body)
+    with pytest.raises(errors.HubAnswerError):
+        get_kernel(REPOSITORY, revision="refs/pr/1")
+
+
+def test_a_pull_request_that_got_a_commit_is_the_new_one(hub: Hub, refs: str) -> None:
+    assert get_kernel(REPOSITORY, revision="refs/pr/1").answer == "refs/pr/1"
+    hub.add(REPOSITORY, says("newer"), branch=None, ref="refs/pr/1")
+    forget()
+    assert get_kernel(REPOSITORY, revision="refs/pr/1").answer == "newer"

@@ -47,10 +47,12 @@ def test_an_int_a_specifier_a_revision_and_what_they_need_are_locked(
         if tag == "v0.0.10":
             old = commit
     main_ = hub.add("org/plain", kernel_files("plain"))
+    pull = hub.add("org/pulled", kernel_files("pulled"), branch="main", ref="refs/pr/1")
     require(
         project,
         '"org/plain" = { revision = "main" }',
         '"org/major" = 2',
+        '"org/pulled" = { revision = "refs/pr/1" }',
         '"org/old" = ">=0.0.3,<0.1"',
     )
     result = run(project)
@@ -60,10 +62,14 @@ def test_an_int_a_specifier_a_revision_and_what_they_need_are_locked(
         {"dependency": {"repo-id": "org/major", "version": 2}, "lock": {"commit": major}},
         {"dependency": {"repo-id": "org/old", "revision": "v0.0.10"}, "lock": {"commit": old}},
         {"dependency": {"repo-id": "org/plain", "revision": "main"}, "lock": {"commit": main_}},
+        {
+            "dependency": {"repo-id": "org/pulled", "revision": "refs/pr/1"},
+            "lock": {"commit": pull},
+        },
     ]
     found = read_lock(project / "kernels.lock")
     assert found.kernel("org/major").depends == (KernelDependency("org/base", version=1),)
-    assert [kernel.direct for kernel in found.kernels] == [False, True, True, True]
+    assert [kernel.direct for kernel in found.kernels] == [False, True, True, True, True]
     assert all(set(kernel.variants or ()) == {"torch-cpu"} for kernel in found.kernels)
     assert run(project, "--check").exit_code == 0
 

@@ -31,7 +31,7 @@ def commit(hub: Hub) -> str:
         answer = get_kernel_dep("org/base").answer
         """
     files = kernel_files(source=source, kernel_depends=[{"repo-id": BASE, "version": 1}])
-    return hub.add(REPOSITORY, files, branch="v1", tag="v0.0.1")
+    return hub.add(REPOSITORY, files, branch="v1", tag="v0.0.1", ref="refs/pr/1")
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def go_offline(
 
 
 @pytest.mark.parametrize("how", ["HF_HUB_OFFLINE", "server down", "503"])
-@pytest.mark.parametrize("by", ["version", "specifier", "branch", "commit"])
+@pytest.mark.parametrize("by", ["version", "specifier", "branch", "pull request", "commit"])
 def test_what_was_loaded_once_loads_without_the_hub(
     hub: Hub, commit: str, go_offline: GoOffline, how: str, by: str
 ) -> None:
@@ -63,6 +63,7 @@ def test_what_was_loaded_once_loads_without_the_hub(
         "version": {"version": 1},
         "specifier": {"version": ">=0.0.1"},
         "branch": {"revision": "v1"},
+        "pull request": {"revision": "refs/pr/1"},
         "commit": {"revision": commit},
     }[by]
     first = get_kernel(REPOSITORY, **arguments)

@@ -92,6 +92,7 @@ class Repository:
     Attributes:
         repo_id: "org/name".
         repo_type: "kernel" or "model".
+        others: what its revisions are beside its branches, tags and commits, by ref.
         pages_forever: whether listings never end.
         next_page: the address of the next page of listings, instead of one here.
         more_entries: entries of listings beside those of the files.
@@ -105,6 +106,7 @@ class Repository:
     commits: dict[str, Commit] = attrs.field(factory=dict)
     branches: dict[str, str] = attrs.field(factory=dict)
     tags: dict[str, str] = attrs.field(factory=dict)
+    others: dict[str, str] = attrs.field(factory=dict)
 
     def commit(self, files: Mapping[str, bytes | str], lfs: Iterable[str]) -> str:
         """Make a commit of files, those that match a pattern in large-file storage."""
@@ -119,11 +121,14 @@ class Repository:
         return oid
 
     def find(self, revision: str) -> Commit | None:
-        """The commit that a branch, a tag or a commit's id names."""
+        """The commit that a ref, or a commit's id or its first digits, names."""
+        if revision in self.others:
+            return self.commits[self.others[revision]]
         for prefix in ("refs/heads/", "refs/tags/"):
             revision = revision.removeprefix(prefix)
         oid = self.branches.get(revision) or self.tags.get(revision) or revision
-        return self.commits.get(oid)
+        short = [commit for known, commit in self.commits.items() if known.startswith(oid)]
+        return short[0] if len(short) == 1 and len(oid) >= 7 else None
 
     def refs(self) -> dict[str, list[dict[str, str]]]:
         """Its branches and tags, as the Hub lists them."""

@@ -74,13 +74,15 @@ class Hub:
         *,
         branch: str | None = "main",
         tag: str | None = None,
+        ref: str | None = None,
         repo_type: str = "kernel",
         publisher_trusted: bool = True,
         lfs: Iterable[str] = (),
     ) -> str:
         """Commit files to a repository, which is made with its first commit; return the commit.
 
-        `lfs` has patterns of the files in large-file storage.
+        `ref` is one that the Hub does not list, such as "refs/pr/1". `lfs` has patterns of the
+        files in large-file storage.
         """
         key = repo_type, repo_id
         with self._lock:
@@ -90,6 +92,8 @@ class Hub:
                 repository.branches[branch] = commit
             if tag is not None:
                 repository.tags[tag] = commit
+            if ref is not None:
+                repository.others[ref] = commit
             self.publishers[repo_id.split("/")[0]] = publisher_trusted
         return commit
 

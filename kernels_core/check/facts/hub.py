@@ -72,7 +72,7 @@ def _check_name(repo_id: str) -> None:
 def _pin(hub: HubClient, repo_id: str, revision: str | None) -> Pinned:
     if revision is not None and is_commit(revision):
         return choose_ref(Refs({}, {}), repo_id=repo_id, revision=revision)
-    refs = hub.refs(repo_id)
+    refs = hub.refs(repo_id, revision)
     newest = newest_version(refs) if revision is None else None
     return choose_ref(refs, repo_id=repo_id, revision=revision, version=newest)
 
