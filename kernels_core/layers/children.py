@@ -8,18 +8,21 @@ Most keep their children in `__dict__["_modules"]`. A traced module gets them th
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 _CHILDREN, _MODULES = ("children", "named_children"), ("modules", "named_modules")
 
 
 def _overrides(cls: type[nn.Module], names: tuple[str, ...]) -> bool:
+    from torch import nn
+
     return any(getattr(cls, name) is not getattr(nn.Module, name) for name in names)
 
 
-class UsualClasses(dict[type[nn.Module], bool]):
+class UsualClasses(dict["type[nn.Module]", bool]):
     """By class, whether `_modules` is where nn.Module keeps it, and has all children."""
 
     def __missing__(self, cls: type[nn.Module]) -> bool:
