@@ -69,7 +69,7 @@ def discover() -> Discovered:
     """Find installed backend plugins; an entry point that is on the path twice counts once."""
     plugins: dict[tuple[str, str, str], FoundPlugin] = {}
     errors = []
-    for distribution in metadata.distributions():
+    for distribution in _installed():
         try:
             for found in _plugins_of(distribution):
                 entry = found.entry_point
@@ -85,6 +85,25 @@ def discover() -> Discovered:
         [plugins[key] for key in sorted(plugins, key=lambda key: (key[1], key[0], key[2]))],
         tuple(sorted(errors, key=str)),
     )
+
+
+def _installed() -> Iterator[metadata.Distribution]:
+    """The distributions that Python sees: of those with one name, the first on the path.
+
+    `metadata.entry_points` selects them likewise, but fails for all when it cannot read one.
+    """
+    seen = set()
+    for distribution in metadata.distributions():
+        try:
+            # By the name of its directory, which is faster to get than the one in its metadata.
+            name = distribution._normalized_name  # type: ignore[attr-defined]  # not in typeshed
+        except Exception:  # it has no name at all
+            yield distribution
+            continue
+        # pip renames what it is about to remove, and ignores what an interrupted removal left.
+        if name not in seen and not name.startswith("~"):
+            seen.add(name)
+            yield distribution
 
 
 def _apply_lists(plugins: list[FoundPlugin], errors: tuple[PluginError, ...]) -> Discovered:
