@@ -6,6 +6,7 @@ the core can rely on it, and every failure is a `PluginError` that names the hoo
 
 from __future__ import annotations
 
+import copy
 import reprlib
 import threading
 import traceback
@@ -13,7 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from kernels_core.device import Device, DeviceFacts, DeviceProperties
-from kernels_core.errors import BackendUnavailableError, PluginError, UnknownDeviceError
+from kernels_core.errors import (
+    BackendUnavailableError,
+    KernelsError,
+    PluginError,
+    UnknownDeviceError,
+)
 from kernels_core.hookspecs import (
     BackendInfo,
     BackendTag,
@@ -112,6 +118,18 @@ def describe(error: BaseException) -> str:
     return traceback.format_exception_only(error)[-1].strip()
 
 
+def without_frames(error: PluginError) -> PluginError:
+    """A copy to keep or to raise again, whose cause is the traceback as text.
+
+    Frames would keep alive what callers have in their variables, such as a model.
+    """
+    copied = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    if error.__traceback__ or (error.__cause__ and error.__cause__.__traceback__):
+        copied.__cause__ = KernelsError("\n" + "".join(traceback.format_exception(error)))
+    return copied
+
+
 class Backend:
     """One usable backend plugin.
 
@@ -160,16 +178,16 @@ class Backend:
                 if self._detected is None:
                     self._detected = self._detect()
         if isinstance(self._detected, PluginError):
-            # Without its old traceback, which would grow with every call that raises it.
-            raise self._detected.with_traceback(None)
+            raise without_frames(self._detected)
         return self._detected
 
-    def _detect(self) -> Detection | PluginError:
+    def _detect(self) -> Detection:
         host = host_info()
         try:
             return self._hooks.call("kernels_detect", Detection, host)
         except PluginError as error:
-            return error
+            self._detected = without_frames(error)
+            raise
 
     def device_facts(self, index: int) -> DeviceFacts:
         """Describe one device.

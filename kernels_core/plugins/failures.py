@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from kernels_core.errors import PluginConflictError, PluginError
-from kernels_core.plugins.backend import Backend
+from kernels_core.plugins.backend import Backend, without_frames
 from kernels_core.plugins.discovery import DENY_LIST
 
 
@@ -28,7 +28,8 @@ class PluginFailure:
     def of(cls, error: PluginError) -> PluginFailure:
         """Record an exception."""
         text = "".join(traceback.format_exception(error))
-        return cls(error.plugin, error.distribution, error.phase, error, text)
+        kept = without_frames(error)
+        return cls(error.plugin, error.distribution, error.phase, kept, text)
 
     @property
     def names(self) -> frozenset[str]:

@@ -18,7 +18,7 @@ from kernels_core.errors import (
     UnknownDeviceError,
 )
 from kernels_core.hookspecs import BackendTag, Detection
-from kernels_core.plugins.backend import Backend
+from kernels_core.plugins.backend import Backend, without_frames
 from kernels_core.plugins.discovery import BlockedPlugin
 from kernels_core.plugins.failures import PluginFailure, conflict
 
@@ -164,7 +164,8 @@ class Registry:
                 return backend
         _raise_conflict(failure for failure in failed if failure.error.backend == requested)
         errors = [found for found in detections.values() if isinstance(found, PluginError)]
-        errors += [failure.error for failure in failed if failure.error not in errors]
+        said = [str(error) for error in errors]
+        errors += [failure.error for failure in failed if str(failure.error) not in said]
         raise BackendUnavailableError(
             "\n  ".join([problem, *_reasons(detections), *map(str, errors), *map(str, blocked)]),
             backend=requested or (candidates[0].name if candidates else ""),
@@ -217,7 +218,7 @@ class Registry:
         that raises `PluginConflictError`.
         """
         if text in self._contested_tags:
-            raise self._contested_tags[text].with_traceback(None)
+            raise without_frames(self._contested_tags[text])
         results = self.call_each(lambda backend: backend.parse_tag(text))
         failed = set(self.backends.values()) - set(results)
         if failed:
@@ -229,7 +230,7 @@ class Registry:
             self._quarantine(tags)
             for error in errors.values():
                 self._record(error)
-            raise self._contested_tags[text]
+            raise without_frames(self._contested_tags[text])
         return next(iter(tags.values()), None)
 
     # Every plugin in isolation
@@ -284,4 +285,4 @@ def _preference(backend: Backend) -> tuple[int, str]:
 def _raise_conflict(failed: Iterable[PluginFailure]) -> None:
     for failure in failed:
         if isinstance(failure.error, PluginConflictError):
-            raise failure.error.with_traceback(None)
+            raise without_frames(failure.error)
