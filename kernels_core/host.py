@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import platform
 import sys
 import sysconfig
+import threading
+import traceback
+from collections.abc import Iterator
 from importlib import metadata
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import attrs
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
+
+from kernels_core.errors import DependencyError
 
 _CPU_NAMES = {"arm64": "aarch64", "amd64": "x86_64"}
 
@@ -68,28 +76,113 @@ def _release(version: str) -> tuple[int, int]:
     return parsed.major, parsed.minor
 
 
-def _torch_info(os_name: str) -> TorchInfo | None:
-    # Programs without torch must get a result. If torch is installed and cannot be imported, its
-    # exception is the most useful one.
-    if "torch" not in sys.modules and importlib.util.find_spec("torch") is None:
-        return None
-    import torch
+def find_module(name: str) -> ModuleSpec | None:
+    """Find a top-level module without importing it; None for a directory without any Python file.
 
-    version = str(torch.__version__)
-    abi = bool(torch.compiled_with_cxx11_abi()) if os_name == "linux" else None
-    return TorchInfo(version=version, release=_release(version), cxx11_abi=abi)
+    Such a directory, which is left over or has the name by chance, is an empty package for Python.
+    """
+    try:
+        spec = importlib.util.find_spec(name)
+    except ValueError:  # it is in sys.modules and does not say where it is from
+        return None
+    return None if spec is None or is_leftover(spec) else spec
+
+
+def is_leftover(spec: ModuleSpec) -> bool:
+    """Whether a module is a namespace package: directories without `__init__.py`."""
+    # It has no loader before it is imported.
+    is_namespace = spec.loader is None or "Namespace" in type(spec.loader).__name__
+    return is_namespace and spec.submodule_search_locations is not None
+
+
+_importing = threading.Lock()
+_failure = ""
+
+
+def import_torch() -> ModuleType | None:
+    """torch, or None where it is not installed or only an empty directory is left of it.
+
+    Raises a DependencyError where it is installed and cannot be imported. It is then not imported
+    again in this process, which could end in a segmentation fault.
+    """
+    if "torch" not in sys.modules:
+        with _importing:
+            _import_torch()
+    torch = sys.modules.get("torch")
+    spec = getattr(torch, "__spec__", None)
+    return None if spec is not None and is_leftover(spec) else torch
+
+
+def _import_torch() -> None:
+    global _failure
+    if "torch" in sys.modules or find_module("torch") is None:
+        return
+    # Python removes a module whose import failed, but not its submodules.
+    if not _failure and any(name.startswith("torch.") for name in tuple(sys.modules)):
+        _failure = "an earlier import of it in this process failed"
+    if _failure:
+        raise _unusable_torch()
+    try:
+        importlib.import_module("torch")
+    except Exception as error:
+        _failure = traceback.format_exception_only(error)[-1].strip()
+        raise _unusable_torch() from error
+
+
+def _unusable_torch() -> DependencyError:
+    return DependencyError(
+        f"torch is installed but could not be imported: {_failure}. Repair or reinstall it, and "
+        f"start another process: it cannot be imported twice in one.",
+        repository="",
+        missing=("torch",),
+    )
+
+
+def _torch_info(os_name: str) -> TorchInfo | None:
+    torch = import_torch()
+    if torch is None:
+        return None
+    try:
+        version = str(torch.__version__)
+        abi = bool(torch.compiled_with_cxx11_abi()) if os_name == "linux" else None
+        return TorchInfo(version=version, release=_release(version), cxx11_abi=abi)
+    except (AttributeError, InvalidVersion) as error:
+        raise DependencyError(
+            f"What `import torch` imports, {getattr(torch, '__file__', None)}, is not a complete "
+            f"PyTorch ({error}). If it is a file or directory of your own, rename it; otherwise "
+            f"reinstall torch.",
+            repository="",
+            missing=("torch",),
+        ) from error
+
+
+def installed_distributions(name: str) -> Iterator[metadata.Distribution]:
+    """The distributions of a name, but for those that an interrupted removal left damaged."""
+    for found in metadata.Distribution.discover(name=name):
+        # Without a METADATA file some versions of Python return None here, and others raise.
+        with contextlib.suppress(Exception):
+            if found.version:
+                yield found
+
+
+def installed_version(name: str) -> str | None:
+    """The version of a distribution; None where it is not installed."""
+    return next((found.version for found in installed_distributions(name)), None)
 
 
 def _tvm_ffi_release() -> tuple[int, int] | None:
     try:
-        return _release(metadata.version("apache-tvm-ffi"))
-    except metadata.PackageNotFoundError:
+        return _release(installed_version("apache-tvm-ffi") or "")
+    except InvalidVersion:
         return None
 
 
 @functools.cache
 def host_info() -> HostInfo:
-    """Describe this machine. Imports torch when it is installed, and uses no device."""
+    """Describe this machine. Imports torch when it is installed, and uses no device.
+
+    Raises a DependencyError where torch is installed and cannot be used.
+    """
     os_name = platform.system().lower()
     machine = platform.machine().lower()
     return HostInfo(

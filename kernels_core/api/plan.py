@@ -106,10 +106,10 @@ def plan(
         >>> print(kernels_core.plan(model, mode=kernels_core.Mode.INFERENCE, device="cpu"))
         no extensible layers
     """
+    check_model(model)
     # Imported here, so that `kernelize` and `plan` can be imported without torch.
     from kernels_core.layers.candidates import plan_groups
 
-    check_model(model)
     if not isinstance(mode, Mode):
         raise TypeError(f"mode must be a Mode such as Mode.INFERENCE, got {mode!r}.")
     serving_modes(mode)
@@ -123,9 +123,11 @@ def plan(
 
 def check_model(model: object) -> None:
     """Raise TypeError for anything but an nn.Module."""
-    from torch import nn
+    # Imported here, because declaring layers must not import importlib.metadata.
+    from kernels_core.host import import_torch
 
-    if not isinstance(model, nn.Module):
+    torch = import_torch()
+    if torch is None or not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {model!r}.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import itertools
 import os
 import traceback
@@ -138,8 +139,10 @@ class _Doctor:
             self._examine(examinations, loaded)
         reports = tuple(examination.report for examination in examinations)
         failures = _merge(loaded.failures, *(e.failures for e in examinations))
-        unserved = self._unserved(loaded, reports, failures) if known else ()
+        unserved = self._unserved(loaded, reports, failures) if known and host else ()
         default = self._who_serves(loaded.default_backend, reports)
+        if host is not None and host.torch is None:
+            self._look_for_leftovers()
         import_kernels = self.attempt("find out which package 'import kernels' imports", provider)
         if import_kernels and import_kernels.problem:
             self._problems.append(Problem(import_kernels.problem))
@@ -170,6 +173,17 @@ class _Doctor:
             # If several claim one tag, the registry records that as their failure.
             with contextlib.suppress(PluginConflictError):
                 loaded.parse_tag(text)
+
+    def _look_for_leftovers(self) -> None:
+        spec = importlib.util.find_spec("torch")
+        for directory in (spec.submodule_search_locations if spec else None) or ():
+            self._problems.append(
+                Problem(
+                    f"`import torch` imports {directory}, a directory without torch's files, so "
+                    f"torch counts as not installed. Remove or rename the directory, or install "
+                    f"torch."
+                )
+            )
 
     def _unserved(
         self,

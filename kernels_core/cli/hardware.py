@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 import attrs
 
 from kernels_core.device import backend_name, install_hint
+from kernels_core.host import import_torch
 
 
 @attrs.frozen
@@ -30,9 +31,8 @@ class UnservedDevice:
 def seen_devices() -> tuple[SeenDevice, ...]:
     """The host's processor, and the accelerator that torch was built for, if there is one."""
     processor = SeenDevice("cpu", "cpu", "this machine's processor")
-    try:
-        import torch
-    except ModuleNotFoundError:
+    torch = import_torch()
+    if torch is None:
         return (processor,)
     accelerators = getattr(torch, "accelerator", None)  # torch before 2.6 has none
     if accelerators is None or not accelerators.is_available():

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import metadata
-
 import attrs
 
 from kernels_core.compat import activation
 from kernels_core.compat.version import decide
+from kernels_core.host import installed_distributions
 
 
 @attrs.frozen
@@ -41,19 +40,16 @@ def provider() -> Provider:
     answer = decide()
     if activation.is_active():
         return Provider("kernels-core", activation.reported_version(), answer.reason)
-    installed = sorted({(found.version, str(found.locate_file(""))) for found in _distributions()})
+    distributions = list(installed_distributions(activation.NAME))
+    installed = sorted({(found.version, str(found.locate_file(""))) for found in distributions})
     if not installed:
         note = f"kernels_core.compat.activate() reports version {answer.version}: "
         return Provider("nothing", None, note + answer.reason)
-    version = metadata.version(activation.NAME)
+    version = distributions[0].version
     ours = version.endswith(f"+{activation.LOCAL}")
     name = "the wheel of kernels-core" if ours else "Hugging Face kernels"
     note = "ordinary files" if ours else "kernels_core.compat.activate() replaces it"
     return Provider(name, version, note, _several(installed))
-
-
-def _distributions() -> list[metadata.Distribution]:
-    return list(metadata.distributions(name=activation.NAME))
 
 
 def _several(installed: list[tuple[str, str]]) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
 from collections.abc import Iterable
-from importlib import metadata as distributions
 
 from kernels_core.errors import DependencyError
+from kernels_core.host import find_module, installed_version
 from kernels_core.repository.metadata import Metadata
 
 # Names that kernels declare for packages that are distributed under another one.
@@ -36,10 +35,10 @@ def _missing_packages(requirements: Iterable[str]) -> Iterable[str]:
     for text in requirements:
         requirement = Requirement(text)
         distribution = _DISTRIBUTIONS.get(requirement.name.lower(), requirement.name)
-        try:
-            version = distributions.version(distribution)
+        version = installed_version(distribution)
+        if version is not None:
             found = requirement.specifier.contains(version, prereleases=True)
-        except distributions.PackageNotFoundError:
+        else:
             # What is importable without being installed (a checkout on the path, a package under
             # another name) counts as well, but its version is not known.
             found = not requirement.specifier and _importable(requirement.name)
@@ -50,4 +49,4 @@ def _missing_packages(requirements: Iterable[str]) -> Iterable[str]:
 def _importable(name: str) -> bool:
     module = name.replace("-", "_")
     # A dotted name would import its parents.
-    return module.isidentifier() and importlib.util.find_spec(module) is not None
+    return module.isidentifier() and find_module(module) is not None

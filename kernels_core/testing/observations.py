@@ -16,7 +16,7 @@ from kernels_core import hookspecs
 from kernels_core.device import DeviceFacts
 from kernels_core.errors import PluginError
 from kernels_core.hookspecs import BackendInfo, Detection
-from kernels_core.host import HostInfo, host_info
+from kernels_core.host import HostInfo, host_info, import_torch
 from kernels_core.plugins import registry
 from kernels_core.plugins.backend import Backend, Hooks
 from kernels_core.testing.processes import ProcessError, can_fork, run_forked
@@ -165,10 +165,9 @@ def _use_devices(backend: Backend) -> str:
 
 def _device_module(torch_device_type: str) -> Any:
     try:
-        import torch
-
-        return torch.get_device_module(torch_device_type)
-    except (ImportError, RuntimeError):  # no torch, or torch does not know the type
+        torch = import_torch()
+        return torch and torch.get_device_module(torch_device_type)
+    except (ImportError, RuntimeError):  # torch is broken, or does not know the type
         return None
 
 

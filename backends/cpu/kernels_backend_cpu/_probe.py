@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import attrs
 
+from kernels_core.host import import_torch
+
 
 @attrs.frozen
 class Processor:
@@ -39,9 +41,8 @@ def processor() -> Processor:
 
 
 def _torch_capabilities() -> Mapping[str, object]:
-    try:
-        import torch
-    except ModuleNotFoundError:
+    torch = import_torch()
+    if torch is None:
         return {}
     get_capabilities = getattr(torch.cpu, "get_capabilities", dict)
     return dict(get_capabilities())
