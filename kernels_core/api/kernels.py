@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from kernels_core import environment
 from kernels_core.errors import (
     HubNotFoundError,
     NoFittingBuildError,
@@ -328,7 +329,9 @@ def get_kernel_variants(
     if isinstance(repo, str):
         return list(_resolver(repo, backend, revision, version).decisions(repo, revision, version))
     chosen = registry().backend_or_default(backend)
-    return list(LocalRepository(Path(repo)).decisions(chosen, FIRST_DEVICE))
+    return list(
+        LocalRepository(environment.expand_home(repo, "repo")).decisions(chosen, FIRST_DEVICE)
+    )
 
 
 def _lock(lockfile: str | os.PathLike[str] | None) -> Lock:
@@ -337,7 +340,7 @@ def _lock(lockfile: str | os.PathLike[str] | None) -> Lock:
     # Takes 2 ms, and most programs have no lock.
     from kernels_core.locks.installed import find_lock
 
-    return find_lock(None if lockfile is None else Path(lockfile))
+    return find_lock(None if lockfile is None else environment.expand_home(lockfile, "lockfile"))
 
 
 def _resolver(

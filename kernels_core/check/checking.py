@@ -19,6 +19,7 @@ from kernels_core.check.report import Finding, Report
 from kernels_core.check.rule import Problem, Rule, Scope, judged
 from kernels_core.check.rules import selected_rules
 from kernels_core.check.rules.completeness import outdated
+from kernels_core.environment import expand_home
 from kernels_core.errors import CheckError
 
 Progress = Callable[[str, int, int], None]
@@ -69,7 +70,7 @@ def check(
     """
     rules = selected_rules(select, ignore)
     patterns = tuple(variants)
-    path = Path(subject).expanduser()
+    path = expand_home(subject, "subject")
     if path.exists() and revision is not None:
         raise CheckError(
             f"{path} is a local path, which has no revision {revision!r}; only repositories on the "

@@ -22,7 +22,7 @@ from kernels_core.cli.check_formats import as_github, as_json, as_sarif, rule_as
 from kernels_core.cli.check_text import as_text, printable
 from kernels_core.cli.output import as_table
 from kernels_core.cli.program import Failure, is_quiet
-from kernels_core.errors import CheckError
+from kernels_core.errors import CheckError, EnvironmentVariableError
 
 # So that it fits on one line of a terminal.
 _WIDTH = 78
@@ -45,7 +45,7 @@ def checked(subject: str, *, select: Iterable[str], ignore: Iterable[str], **how
     try:
         with progress_line() as progress:
             return check(subject, select=select, ignore=ignore, progress=progress, **how)
-    except CheckError as error:
+    except (CheckError, EnvironmentVariableError) as error:
         raise _failure(printable(str(error)), error) from None
     except Exception as error:
         # Python would exit with status 1, which means that the check found something.

@@ -18,7 +18,7 @@ from kernels_core.cli.output import (
     show,
     width,
 )
-from kernels_core.cli.program import Program
+from kernels_core.cli.program import Program, UserPath
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,7 +59,7 @@ def doctor(as_json: bool, timeout: float) -> None:
 @click.argument("name")
 @click.option(
     "--directory",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=UserPath(exists=True, file_okay=False, path_type=Path),
     default=".",
     show_default=True,
     help="Parent of the project's directory.",
@@ -80,7 +80,7 @@ def new_backend(name: str, directory: Path) -> None:
 
 
 _project = click.argument(
-    "project", type=click.Path(exists=True, file_okay=False, path_type=Path), default="."
+    "project", type=UserPath(exists=True, file_okay=False, path_type=Path), default="."
 )
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -161,11 +161,11 @@ def download(
 
 
 @main.command()
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output", type=UserPath(path_type=Path))
 @click.argument("kernels", nargs=-1, metavar="[KERNEL]...")
 @click.option(
     "--project",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=UserPath(exists=True, file_okay=False, path_type=Path),
     help="Bundle everything in the lock of this project.",
 )
 @_selection
@@ -205,8 +205,8 @@ def bundle(
 
 
 @main.command()
-@click.argument("path", metavar="BUNDLE", type=click.Path(exists=True, path_type=Path))
-@click.argument("directory", required=False, type=click.Path(path_type=Path))
+@click.argument("path", metavar="BUNDLE", type=UserPath(exists=True, path_type=Path))
+@click.argument("directory", required=False, type=UserPath(path_type=Path))
 @click.option("--digest", help="The digest that the bundle must have: sha256:...")
 @_json
 def unbundle(path: Path, directory: Path | None, digest: str | None, as_json: bool) -> None:
@@ -242,7 +242,7 @@ def compat() -> None:
     "-o",
     "--output",
     "directory",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=UserPath(file_okay=False, path_type=Path),
     default=".",
     show_default=True,
     help="Directory to write the wheel to.",

@@ -12,6 +12,9 @@ from typing import Any, NoReturn
 
 import click
 
+from kernels_core.environment import expand_home
+from kernels_core.errors import EnvironmentVariableError
+
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as in shells: 128 plus the number of the signal."""
 
@@ -71,6 +74,21 @@ def is_quiet() -> bool:
     """Whether the command that runs was called with `--quiet`."""
     context = click.get_current_context(silent=True)
     return context is not None and bool(context.meta.get(_QUIET))
+
+
+class UserPath(click.Path):
+    """A path in which `~` is a home directory: shells leave it as it is in `--option=~/path`."""
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> Any:
+        """Called by click with the path as it was given."""
+        name = parameter.human_readable_name if parameter else "path"
+        try:
+            expanded = os.fspath(expand_home(value, name))
+        except EnvironmentVariableError as error:
+            self.fail(str(error), parameter, context)
+        return super().convert(expanded, parameter, context)
 
 
 class Program(click.Group):

@@ -21,7 +21,8 @@ from typing import Any
 
 import attrs
 
-from kernels_core.errors import CacheError, KernelsError
+from kernels_core import environment
+from kernels_core.errors import CacheError, EnvironmentVariableError, KernelsError
 from kernels_core.hub.answers import TreeFile
 from kernels_core.repository import schema
 from kernels_core.repository.atomic import replacing
@@ -30,6 +31,8 @@ from kernels_core.repository.paths import is_safe
 logger = logging.getLogger("kernels_core")
 
 CACHE_VARIABLE = "KERNELS_CACHE"
+# Where the Hub client looks for the directory of its cache, in this order.
+_HUB_VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
 
 _RECORDS = "kernels-core"
 _FORMAT = 1
@@ -40,13 +43,32 @@ _INCOMPLETE = ".incomplete"
 
 
 def cache_root() -> Path:
-    """The directory of all repositories: `KERNELS_CACHE`, else the Hub client's cache."""
-    named = os.environ.get(CACHE_VARIABLE)
-    if named:
-        return Path(named).expanduser().absolute()
+    """The directory of all repositories: `KERNELS_CACHE`, else the Hub client's cache.
+
+    Raises an EnvironmentVariableError where it would be in a home directory that does not exist.
+    """
+    named = environment.path(CACHE_VARIABLE)
+    if named is not None:
+        return named.absolute()
     from huggingface_hub import constants
 
-    return Path(constants.HF_HUB_CACHE)
+    found = Path(constants.HF_HUB_CACHE)
+    if not found.is_absolute():
+        _check_relative(found)
+    return found
+
+
+def _check_relative(cache: Path) -> None:
+    """Allow a relative cache only if a variable says so, not where the client found no home."""
+    decisive = next((name for name in _HUB_VARIABLES if name in os.environ), environment.HOME)
+    if decisive == environment.HOME or os.environ[decisive][:1] in ("", "~", "$"):
+        value = f"={os.environ[decisive]!r}" if decisive in os.environ else ", which is not set,"
+        raise EnvironmentVariableError(
+            f"{decisive}{value} gives the Hub client no directory for its cache: it would use "
+            f"{str(cache)!r} in the working directory. Set {CACHE_VARIABLE} or {decisive} to an "
+            f"absolute path.",
+            variable=decisive,
+        )
 
 
 @attrs.frozen

@@ -11,6 +11,7 @@ has time-outs and retries for some calls only; here all requests have them.
 from __future__ import annotations
 
 import functools
+import os
 import random
 import threading
 import time
@@ -305,7 +306,11 @@ def _common_headers(agent: str) -> dict[str, str]:
     from huggingface_hub import constants, get_token
 
     headers = {}
-    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    token = None
+    if not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
+        # Without a home directory, the client would read a file of the working directory.
+        has_file = not constants.HF_TOKEN_PATH.startswith("~")
+        token = get_token() if has_file else os.environ.get("HF_TOKEN")
     if token:
         headers["authorization"] = f"Bearer {token}"
     if not constants.HF_HUB_DISABLE_TELEMETRY:

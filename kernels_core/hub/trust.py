@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import attrs
 
+from kernels_core import environment
 from kernels_core.errors import (
     HubError,
     HubUnreachableError,
@@ -261,16 +262,21 @@ def trust_file() -> Path | None:
     """The path of the user's trust list; None when there is no place for it.
 
     That is the path in `KERNELS_TRUST_FILE` (empty for none), else `kernels-core/trust.toml` in the
-    user's configuration: `$XDG_CONFIG_HOME` or `~/.config`, on Windows `%APPDATA%`.
+    user's configuration: `$XDG_CONFIG_HOME` or `~/.config`, on Windows `%APPDATA%`. Without a home
+    directory there is none.
+
+    Raises:
+        EnvironmentVariableError: a variable names a home directory that does not exist.
     """
-    named = os.environ.get(FILE_VARIABLE)
-    if named is not None:
-        return Path(os.path.expanduser(named)) if named else None
-    base = os.environ.get("APPDATA" if sys.platform == "win32" else "XDG_CONFIG_HOME", "")
-    if not os.path.isabs(base):
-        base = os.path.expanduser(os.path.join("~", ".config"))
-    # Without a home directory "~" stays, and what is in the working directory is not the user's.
-    return Path(base, "kernels-core", "trust.toml") if os.path.isabs(base) else None
+    if FILE_VARIABLE in os.environ:
+        return environment.path(FILE_VARIABLE)
+    base = environment.path("APPDATA" if sys.platform == "win32" else "XDG_CONFIG_HOME")
+    if base is None or not base.is_absolute():
+        home = environment.home()
+        if home is None:
+            return None
+        base = home / ".config"
+    return base / "kernels-core" / "trust.toml"
 
 
 def read_trust_list() -> TrustList:
@@ -282,6 +288,7 @@ def read_trust_list() -> TrustList:
     Raises:
         TrustListError: the file cannot be read, does not exist although `KERNELS_TRUST_FILE` names
             it, or an entry of the file or the variable is malformed.
+        EnvironmentVariableError: a variable names a home directory that does not exist.
 
     Example:
         >>> import os

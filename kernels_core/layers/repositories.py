@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import attrs
 
+from kernels_core import environment
 from kernels_core.device import LayerRepositoryProtocol
 from kernels_core.repository.names import check_reference, check_repo_id, trusted_names
 
@@ -108,10 +109,18 @@ def _check_repo_id(_: object, __: attrs.Attribute[str], value: object) -> None:
     check_repo_id(value)
 
 
-def _absolute(path: str | os.PathLike[str]) -> Path:
+def _absolute(path: str | os.PathLike[str], argument: str) -> Path:
     if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"repo_path must be a path, got {path!r}.")
-    return Path(path).expanduser().absolute()
+        raise TypeError(f"{argument} must be a path, got {path!r}.")
+    return environment.expand_home(path, argument).absolute()
+
+
+def _repo_path(path: str | os.PathLike[str]) -> Path:
+    return _absolute(path, "repo_path")
+
+
+def _lockfile(path: str | os.PathLike[str]) -> Path:
+    return _absolute(path, "lockfile")
 
 
 @attrs.frozen
@@ -130,7 +139,7 @@ class LocalLayerRepository(_LayerRepository):
         'SiluAndMul'
     """
 
-    repo_path: Path = attrs.field(converter=_absolute)
+    repo_path: Path = attrs.field(converter=_repo_path)
     layer_name: str = attrs.field(kw_only=True, validator=_check_name)
     package_name: str | None = attrs.field(
         kw_only=True, default=None, validator=attrs.validators.optional(_check_name)
@@ -247,7 +256,7 @@ class LockedLayerRepository(HubLayer):
     repo_id: str = attrs.field(validator=_check_repo_id)
     layer_name: str = attrs.field(kw_only=True, validator=_check_name)
     lockfile: Path | None = attrs.field(
-        kw_only=True, default=None, converter=attrs.converters.optional(_absolute)
+        kw_only=True, default=None, converter=attrs.converters.optional(_lockfile)
     )
     trust_remote_code: bool | tuple[str, ...] = attrs.field(
         kw_only=True, default=False, converter=trusted_names

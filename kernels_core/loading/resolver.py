@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 
+from kernels_core import environment
 from kernels_core.errors import DependencyCycleError, EnvironmentVariableError
 from kernels_core.hub.patience import one_load
 from kernels_core.repository.builds import Build
@@ -79,7 +79,8 @@ class Resolver:
         self, repo_path: str | os.PathLike[str], package_name: str | None = None
     ) -> Build:
         """As `resolve`, for a repository on disk; see `LocalRepository`."""
-        repository = LocalRepository(Path(repo_path), package_name)
+        path = environment.expand_home(repo_path, "repo_path")
+        repository = LocalRepository(path, package_name)
         build = repository.best_build(self.backend, self.device_index)
         return self._with_dependencies(build)[0]
 
@@ -179,7 +180,7 @@ def _repository(build: Build) -> str:
 
 def _override(repo_id: str) -> LocalRepository | None:
     """The repository on disk that `LOCAL_KERNELS` names for one on the Hub, if any."""
-    named = {}
+    named: dict[str, str] = {}
     for entry in os.environ.get(OVERRIDES, "").split(os.pathsep):
         if not entry.strip():
             continue
@@ -190,8 +191,9 @@ def _override(repo_id: str) -> LocalRepository | None:
                 f"'org/name=path'. Entries are separated by {os.pathsep!r}.",
                 variable=OVERRIDES,
             )
-        named[name.strip()] = Path(path.strip())
-    return LocalRepository(named[repo_id]) if repo_id in named else None
+        named[name.strip()] = path.strip()
+    local = environment.path(OVERRIDES, named.get(repo_id, ""))
+    return None if local is None else LocalRepository(local)
 
 
 def warm_up() -> None:

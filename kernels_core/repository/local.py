@@ -10,6 +10,7 @@ from pathlib import Path
 
 import attrs
 
+from kernels_core import environment
 from kernels_core.errors import RepositoryNotFoundError
 from kernels_core.host import HostInfo
 from kernels_core.plugins import Backend
@@ -22,7 +23,7 @@ _METADATA = "metadata.json"
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:
-    return Path(path).expanduser().absolute()
+    return environment.expand_home(path, "path").absolute()
 
 
 @attrs.frozen

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels_core.errors import (
+    EnvironmentVariableError,
     HubAnswerError,
     HubError,
     HubNotFoundError,
@@ -305,6 +306,50 @@ def test_nothing_in_the_working_directory_is_taken_for_the_users(
     assert read_trust_list() == TrustList()
     with pytest.raises(UntrustedError, match="to the trust list, KERNELS_TRUST"):
         check(Hub(False), trust_list=None)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("KERNELS_TRUST_FILE", "~/trust.toml"),
+        ("KERNELS_TRUST_FILE", "~nobody-of-that-name/trust.toml"),
+        ("KERNELS_TRUST_FILE", "$NOT_SET/trust.toml"),
+        ("APPDATA" if sys.platform == "win32" else "XDG_CONFIG_HOME", "~/config"),
+    ],
+)
+def test_a_variable_without_a_home_directory_is_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for home in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(home, "")
+    written = Path(value) if value.endswith(".toml") else Path(value, "kernels-core", "trust.toml")
+    write(tmp_path / written, 'publishers = ["org"]')
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(EnvironmentVariableError, match=f"^{variable}=") as raised:
+        check(Hub(False), trust_list=None)
+    assert raised.value.variable == variable
+
+
+@pytest.mark.parametrize("home", ["", "relative"])
+def test_a_home_that_is_no_absolute_path_has_no_trust_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, home)
+    write(tmp_path / "relative" / ".config" / "kernels-core" / "trust.toml", "publishers = ['org']")
+    assert trust_file() is None
+    assert read_trust_list() == TrustList()
+
+
+@pytest.mark.parametrize("value", ["~/trust.toml", "$PLACE/trust.toml"])
+def test_home_and_variables_are_expanded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    monkeypatch.setenv("KERNELS_TRUST_FILE", value)
+    assert trust_file() == tmp_path / "trust.toml"
 
 
 def test_a_variable_names_another_file(
