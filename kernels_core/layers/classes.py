@@ -1,7 +1,8 @@
 """The classes that kernelized modules have: subclasses of their own class with a kernel's forward.
 
-A subclass has the name of the original and is cached on it, so torch.compile sees one class however
-often a model is kernelized.
+A subclass has the name of the original. Nothing is stored on the original, because what a class
+holds is sent along where cloudpickle and others send it by value. The subclasses are kept here, so
+that torch.compile sees one class however often models are kernelized.
 
 torch itself gives modules new classes at run time (FSDP2, parametrize), derived from the module's
 class, and relies on their bases. So the kernel's forward always goes below those: they are
@@ -10,7 +11,10 @@ recreated with the kernelized class as their base, and to undo it, with the orig
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 from kernels_core.errors import ApplyError
@@ -20,11 +24,16 @@ if TYPE_CHECKING:
     from torch import nn
 
 _LAYER = "_kernels_core_layer"
-_CLASSES = "_kernels_core_classes"
-_OWN = frozenset({copying.ORIGINAL, _LAYER, _CLASSES})
+_AROUND = "_kernels_core_around"  # in a recreated class: the one that it was recreated from
 
-# What type() creates for each class.
-_PER_CLASS = frozenset({"__dict__", "__weakref__"})
+# What a class has that is not for one recreated from it; type() creates the first two for each.
+_PER_CLASS = frozenset({"__dict__", "__weakref__", _AROUND})
+
+# A class refers weakly to its subclasses, and so does not keep ours. Those are kept here whose
+# original is found by its name, and lives on: they may be needed again at any time.
+_lasting: set[type[nn.Module]] = set()
+# Two threads that make the same class must both get the same one. Making it runs foreign code.
+_lock = threading.RLock()
 
 
 def swapped_layer(cls: type[nn.Module]) -> type[nn.Module] | None:
@@ -47,21 +56,21 @@ def kernelized_class(cls: type[nn.Module], layer: type[nn.Module]) -> type[nn.Mo
 
     ApplyError where the class cannot be subclassed.
     """
-    if _is_generated(cls):
-        return _around(cls, kernelized_class(cls.__bases__[-1], layer))
     original = original_class(cls)
-    known = _cache(original)
-    if layer not in known:
-        try:
-            # setdefault: two threads that create the same class must both get the same one
-            known.setdefault(layer, _make(original, layer))
-        except TypeError as error:
-            raise ApplyError(
-                f"The forward of {original.__qualname__} cannot be replaced: its class cannot be "
-                f"subclassed ({error}).",
-                layer=layer.__name__,
-            ) from error
-    return known[layer]
+    if _is_generated(original):
+        return _around(original, kernelized_class(original.__bases__[-1], layer))
+    try:
+        with _lock:
+            for made in type.__subclasses__(original):
+                if made.__dict__.get(_LAYER) is layer:
+                    return made
+            return _make(original, layer)
+    except TypeError as error:
+        raise ApplyError(
+            f"The forward of {original.__qualname__} cannot be replaced: its class cannot be "
+            f"subclassed ({error}).",
+            layer=layer.__name__,
+        ) from error
 
 
 def _is_generated(cls: type) -> bool:
@@ -75,12 +84,20 @@ def _is_generated(cls: type) -> bool:
     )
 
 
-def _cache(cls: type[nn.Module]) -> dict[Any, type[nn.Module]]:
-    known: dict[Any, type[nn.Module]] | None = cls.__dict__.get(_CLASSES)
-    if known is None:
-        known = {}
-        setattr(cls, _CLASSES, known)
-    return known
+def _is_found(cls: type) -> bool:
+    """Whether a class is found by its name."""
+    found: Any = sys.modules.get(cls.__module__)
+    for part in cls.__qualname__.split("."):
+        found = getattr(found, "__dict__", {}).get(part)
+    return found is cls
+
+
+def _forget(phase: str, info: dict[str, int]) -> None:
+    """Called before a garbage collection: classes that have lost their name may be freed by it."""
+    if phase == "start" and info["generation"] == 2:
+        for made in list(_lasting):
+            if not _is_found(original_class(made)):
+                _lasting.discard(made)
 
 
 def _make(original: type[nn.Module], layer: type[nn.Module]) -> type[nn.Module]:
@@ -107,6 +124,18 @@ def _make(original: type[nn.Module], layer: type[nn.Module]) -> type[nn.Module]:
             "__slots__": (),
         }
     )
+    made = _subclass(original, namespace)
+    if _is_found(original):
+        _lasting.add(made)
+        if _forget not in gc.callbacks:
+            gc.callbacks.append(_forget)
+            atexit.register(gc.callbacks.remove, _forget)
+    return made
+
+
+def _subclass(original: type[nn.Module], namespace: dict[str, Any]) -> type[nn.Module]:
+    from torch import nn
+
     metaclass: Any = type(original)
     if original.__basicsize__ != nn.Module.__basicsize__:  # it has __slots__
         derived: type[nn.Module] = metaclass(original.__name__, (original,), namespace)
@@ -122,20 +151,21 @@ def _around(cls: type[nn.Module], base: type[nn.Module]) -> type[nn.Module]:
     """A class that torch generated, recreated with another base."""
     if cls.__bases__[-1] is base:
         return cls
-    namespace = {
-        name: value
-        for name, value in cls.__dict__.items()
-        if name not in _PER_CLASS and name not in _OWN
-    }
+    namespace = {name: value for name, value in cls.__dict__.items() if name not in _PER_CLASS}
     if hasattr(cls, "__deepcopy__") and not hasattr(base, "__deepcopy__"):
         # torch leaves it out where it finds one, which may have been that of a kernelized base
         namespace.setdefault("__deepcopy__", copying.deepcopy_members)
-    known = _cache(cls)
-    made = known.get(base)
-    # torch may have changed either class since, for example by parametrizing one more tensor.
-    if made is None or any(made.__dict__.get(name) is not namespace[name] for name in namespace):
+    with _lock:
+        for made in type.__subclasses__(base):
+            related = made is cls.__dict__.get(_AROUND) or made.__dict__.get(_AROUND) is cls
+            # torch may have changed it since, for example by parametrizing one more tensor.
+            if related and _has(made, namespace):
+                return made
         metaclass: Any = type(cls)
-        made = metaclass(cls.__name__, (*cls.__bases__[:-1], base), namespace)
-        known[base] = made
-        _cache(made)[cls.__bases__[-1]] = cls
-    return made
+        bases = (*cls.__bases__[:-1], base)
+        recreated: type[nn.Module] = metaclass(cls.__name__, bases, {**namespace, _AROUND: cls})
+        return recreated
+
+
+def _has(cls: type, namespace: dict[str, Any]) -> bool:
+    return all(cls.__dict__.get(name) is value for name, value in namespace.items())
