@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import copy
 import copyreg
+import functools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,28 +45,31 @@ def _pickled_class(cls: type) -> Any:
 
 def _reduce_ex(self: Any, protocol: Any) -> Any:
     cls = type(self)
-    reduced = _original(cls).__reduce_ex__(self, protocol)
+    original = _pickled_class(cls)
+    registered = copyreg.dispatch_table.get(original)  # pickle looks for the class itself
+    reduced = registered(self) if registered else _original(cls).__reduce_ex__(self, protocol)
     if isinstance(reduced, str):
         return reduced
     construct, arguments, *rest = reduced
-    original = _pickled_class(cls)
+    arguments = tuple(original if argument is cls else argument for argument in arguments)
+    # pickle insists that these two make an object of the class that is being pickled
     if construct is copyreg.__newobj__:  # type: ignore[attr-defined] # not in the stubs
-        # pickle insists that __newobj__ makes an object of the class that is being pickled
+        arguments, keywords = arguments[1:], {}
+    elif construct is copyreg.__newobj_ex__:  # type: ignore[attr-defined] # not in the stubs
+        _, arguments, keywords = arguments
+    else:
+        return (original if construct is cls else construct, arguments, *rest)
+    if not arguments and not keywords:
         return (copyreg._reconstructor, (original, object, None), *rest)  # type: ignore[attr-defined]
-    return (construct, tuple(original if a is cls else a for a in arguments), *rest)
+    return (functools.partial(original.__new__, original, *arguments, **keywords), (), *rest)
 
 
-def _rebuilt(self: Any, copied_state: Callable[[Any, Any], Any]) -> Any:
-    """A copy of a module, made as the `copy` module makes one, with the class of the module."""
+def _copied(self: Any, memo: dict[int, Any] | None) -> Any:
     reduced = self.__reduce_ex__(4)
     if isinstance(reduced, str):
         return self
-    construct, arguments, *rest = reduced
-    result = construct(*arguments)
-    state = copied_state(result, rest[0] if rest else None)
-    if state is not None:
-        result.__setstate__(state)
-    return _as_class(result, type(self))
+    made = copy._reconstruct(self, memo, *reduced)  # type: ignore[attr-defined] # as copy makes it
+    return _as_class(made, type(self))
 
 
 def _as_class(copied: Any, cls: type) -> Any:
@@ -76,9 +80,7 @@ def _as_class(copied: Any, cls: type) -> Any:
 
 def _copy(self: Any) -> Any:
     own = getattr(_original(type(self)), "__copy__", None)
-    if own:
-        return _as_class(own(self), type(self))
-    return _rebuilt(self, lambda _, state: state)
+    return _as_class(own(self), type(self)) if own else _copied(self, None)
 
 
 def _deepcopy(self: Any, memo: dict[int, Any]) -> Any:
@@ -87,12 +89,7 @@ def _deepcopy(self: Any, memo: dict[int, Any]) -> Any:
         return _as_class(own(self, memo), type(self))
     if "parametrizations" in self._modules:
         return deepcopy_members(self, memo)
-
-    def copied_state(result: Any, state: Any) -> Any:
-        memo[id(self)] = result  # before its members, which may refer back to it
-        return copy.deepcopy(state, memo)
-
-    return _rebuilt(self, copied_state)
+    return _copied(self, memo)
 
 
 def deepcopy_members(self: Any, memo: dict[int, Any]) -> Any:
@@ -108,7 +105,7 @@ def reference_to(function: nn.Module, original: type, owners: Iterable[nn.Module
 
     The code of its owners, the modules that use it, refers to it by a name in their own module.
     """
-    if "__reduce_ex__" in original.__dict__:
+    if "__reduce_ex__" in original.__dict__ or original in copyreg.dispatch_table:
         return ""
     for module in dict.fromkeys(type(owner).__module__ for owner in owners):
         names = vars(sys.modules[module]) if module in sys.modules else {}
@@ -121,9 +118,10 @@ def reference_to(function: nn.Module, original: type, owners: Iterable[nn.Module
 def refer_by_name(original: Any, reference: str) -> None:
     """Let the only instance of a class be pickled and copied as functions are: by its name."""
 
-    def reduce_ex(self: Any, protocol: Any) -> Any:
+    def reduce(self: Any) -> Any:
         import pkgutil  # half a millisecond that only pickling needs
 
         return pkgutil.resolve_name, (reference,)
 
-    original.__reduce_ex__ = reduce_ex
+    # In Python's table for classes of others, so that nothing is stored on the class.
+    copyreg.pickle(original, reduce)

@@ -7,9 +7,11 @@ layers that it marked are extensible here too, and the other way round.
 
 from __future__ import annotations
 
+import builtins
 import functools
 import inspect
 from collections.abc import Callable
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kernels_core.errors import NotExtensibleError
@@ -129,14 +131,17 @@ def use_kernelized_func(*functions: Any) -> Callable[[type[_T]], type[_T]]:
         _check_class(cls)
         construct = cls.__init__
 
-        @functools.wraps(construct)
         def construct_and_attach(self: Any, *args: Any, **kwargs: Any) -> None:
             construct(self, *args, **kwargs)
             attached = self.__dict__.setdefault("_kernel_funcs", {})
             for function in functions:
-                attached[_key(function, attached)] = function
+                name = getattr(function, "__name__", function.kernel_layer_name)
+                if attached.get(name, function) is not function:
+                    name = f"{function.__module__}.{function.__qualname__}"
+                attached[name] = function
 
-        cls.__init__ = construct_and_attach  # type: ignore[method-assign] # that is the point
+        attaching = functools.update_wrapper(_standalone(construct_and_attach, cls), construct)
+        cls.__init__ = attaching  # type: ignore[method-assign] # that is the point
         return cls
 
     return decorate
@@ -179,11 +184,11 @@ def _mark(cls: Any, layer_name: str, condition: Condition | None) -> None:
     cls.kernel_condition = staticmethod(condition) if condition is not None else None
 
 
-def _key(function: Any, taken: dict[str, Any]) -> str:
-    name: str = getattr(function, "__name__", function.kernel_layer_name)
-    if taken.get(name, function) is function:
-        return name
-    return f"{function.__module__}.{function.__qualname__}"
+def _standalone(function: Callable[..., Any], owner: Any) -> Any:
+    """A function that can be sent by value, like its owner, to where this package is not."""
+    scope = {"__name__": owner.__module__, "__builtins__": builtins}
+    code, closure = function.__code__, function.__closure__
+    return FunctionType(code, scope, function.__name__, function.__defaults__, closure)
 
 
 def _function_layer(
@@ -191,16 +196,44 @@ def _function_layer(
 ) -> nn.Module:
     from torch import nn
 
+    # All that picklers send by value with such a function is made below, so it is standalone. What
+    # is called while one loads has no closure, whose cells dill fills at the end.
+
     class FunctionLayer(nn.Module):
         def forward(self, *args: Any, **kwargs: Any) -> Any:
-            return function(*args, **kwargs)
+            return self.__wrapped__(*args, **kwargs)  # type: ignore[operator] # see update_wrapper
 
-        def __reduce_ex__(self, protocol: Any) -> str:
-            # Pickled, and copied, by reference like the function that it runs.
-            return function.__qualname__
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            # By reference, like the function; and by value where that is sent by value, which
+            # protocols before 4 cannot express.
+            attributes = self.__dict__
+            if "_itself" not in attributes:  # it was sent by value
+                return object.__reduce_ex__(self, protocol)
+            return (attributes["_itself"], ()) if protocol >= 4 else attributes["__qualname__"]
+
+        def __copy__(self) -> Any:
+            return self
+
+        def __deepcopy__(self, memo: Any) -> Any:
+            return self
 
         def __repr__(self) -> str:
-            return f"<extensible function {function.__module__}.{function.__qualname__}>"
+            return f"<extensible function {self.__module__}.{self.__qualname__}>"
+
+    for name, method in list(vars(FunctionLayer).items()):
+        if inspect.isfunction(method):
+            setattr(FunctionLayer, name, _standalone(method, function))
+
+    def itself(
+        cls: type[nn.Module] = FunctionLayer, function: Callable[..., Any] = function
+    ) -> Any:
+        import sys
+        from functools import update_wrapper
+
+        found: Any = sys.modules.get(function.__module__)
+        for part in function.__qualname__.split("."):
+            found = getattr(found, part, None)
+        return found if isinstance(found, cls) else update_wrapper(cls(), function)
 
     signature = inspect.signature(function)
     own = inspect.Parameter("_self", inspect.Parameter.POSITIONAL_ONLY)
@@ -214,6 +247,9 @@ def _function_layer(
     FunctionLayer.__qualname__ = function.__qualname__
     FunctionLayer.__module__ = function.__module__
     _mark(FunctionLayer, layer_name, condition)
+    reference = _standalone(itself, function)
+    reference.__qualname__ = f"{function.__qualname__}._itself"
     layer = FunctionLayer()
     functools.update_wrapper(layer, function)
+    layer.__dict__["_itself"] = reference
     return layer
