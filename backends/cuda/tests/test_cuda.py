@@ -2,6 +2,8 @@
 
 import ctypes
 import itertools
+import os
+import signal
 from typing import Any
 
 import attrs
@@ -151,14 +153,17 @@ def test_builds_whose_architectures_nobody_can_read_are_accepted() -> None:
 
 
 class FakeDriver:
-    """Replaces libcuda: one function, which returns a status."""
+    """Replaces libcuda. Nobody has initialised it, unless it has a count."""
 
-    def __init__(self, number: int, status: int = 0):
-        self._number, self._status = number, status
+    def __init__(self, number: int = 13000, status: int = 0, count: int | None = None):
+        self._number, self._status, self._count = number, status, count
 
     def cuDriverGetVersion(self, pointer: Any) -> int:  # noqa: N802
         ctypes.cast(pointer, ctypes.POINTER(ctypes.c_int))[0] = self._number
         return self._status
+
+    def cuDeviceGetCount(self, pointer: Any) -> int:  # noqa: N802
+        return 3 if self._count is None else 0
 
 
 @pytest.mark.parametrize(
@@ -169,18 +174,85 @@ class FakeDriver:
         (FakeDriver(12100), (12, 10)),
         (FakeDriver(0, status=34), None),
         (object(), None),
+        (None, None),
     ],
 )
 def test_the_driver_version_is_read_from_the_driver(
-    driver: object, version: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+    driver: object, version: tuple[int, int] | None
 ) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
-    assert _probe._driver_version() == version
+    assert _probe._driver_version(driver) == version
 
 
-def test_no_driver_library_is_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise OSError(f"{name}: cannot open shared object file")
+@pytest.fixture
+def counted_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A torch that sees three devices; it holds an entry for each count in this process."""
+    torch = pytest.importorskip("torch")
+    calls: list[str] = []
 
-    monkeypatch.setattr(ctypes, "CDLL", missing)
-    assert _probe._driver_version() is None
+    def count() -> int:
+        calls.append("count")
+        return 3
+
+    monkeypatch.setattr(torch.cuda, "device_count", count)
+    monkeypatch.setattr(_probe, "_has_devices", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return calls
+
+
+def without_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_probe, "_library", lambda name: None)
+
+
+def test_without_a_driver_torch_is_not_asked(counted_here: list[str]) -> None:
+    assert _probe._device_count(None) == 0
+    assert counted_here == []
+
+
+def test_torch_counts_in_this_process_if_nvml_answers(
+    counted_here: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NVML:
+        def nvmlInit_v2(self) -> int:  # noqa: N802
+            return 0
+
+    monkeypatch.setattr(_probe, "_library", lambda name: NVML())
+    assert _probe._device_count(FakeDriver()) == 3
+    assert counted_here == ["count"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize("visible", ["0", "MIG-0a1b2c3d"])
+def test_torch_counts_in_a_child_if_it_would_initialise_the_driver(
+    visible: str, counted_here: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    without_nvml(monkeypatch)
+    assert _probe._device_count(FakeDriver()) == 3
+    assert counted_here == []
+
+
+def test_torch_counts_in_this_process_if_the_driver_is_initialised(
+    counted_here: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_nvml(monkeypatch)
+    assert _probe._device_count(FakeDriver(count=3)) == 3
+    assert counted_here == ["count"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_torch_is_asked_about_devices_whose_driver_only_torch_finds(
+    counted_here: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_nvml(monkeypatch)
+    monkeypatch.setattr(_probe, "_has_devices", lambda: True)
+    assert _probe._device_count(None) == 3
+    assert counted_here == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_count_that_fails_in_the_child_is_none() -> None:
+    def failing() -> int:
+        raise RuntimeError("the driver does not answer")
+
+    assert _probe._in_child(failing) == 0
+    assert _probe._in_child(lambda: os.kill(os.getpid(), signal.SIGKILL)) == 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import attrs
 
 
@@ -34,16 +37,22 @@ class Gpu:
 def runtime() -> Runtime:
     """Query torch. Creates no context.
 
-    torch counts through the package `amdsmi` if it is installed, which leaves the process free to
-    fork. Otherwise it uses HIP, and refuses to use the devices in children forked afterwards; torch
-    has no other way to count.
+    Without a driver torch is not asked: the process stays free to fork. With one, torch counts
+    through the package `amdsmi` if it is installed, which leaves the process free to fork, too.
+    Otherwise it uses HIP, and refuses to use the devices in children forked afterwards; torch has
+    no other way to count.
     """
     import torch
 
     if torch.version.hip is None:
         return Runtime(hip=None)
     rocm = getattr(torch.version, "rocm", None)
-    return Runtime(torch.version.hip, rocm, torch.cuda.device_count())
+    return Runtime(torch.version.hip, rocm, torch.cuda.device_count() if _has_driver() else 0)
+
+
+def _has_driver() -> bool:
+    # The devices of the driver, and of Linux in Windows.
+    return sys.platform == "win32" or any(map(os.path.exists, ("/dev/kfd", "/dev/dxg")))
 
 
 def gpu(index: int) -> Gpu:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import attrs
 
 
@@ -31,8 +34,9 @@ class Gpu:
 def runtime() -> Runtime:
     """Query torch. Creates no context.
 
-    torch counts through the package `pyzes` if it is installed, which leaves the process free to
-    fork. Otherwise it uses the SYCL runtime, and refuses to use the devices in children forked
+    Without a driver torch is not asked: the process stays free to fork. With one, torch counts
+    through the package `pyzes` if it is installed, which leaves the process free to fork, too.
+    Otherwise it uses the SYCL runtime, and refuses to use the devices in children forked
     afterwards; torch has no other way to count.
     """
     import torch
@@ -40,7 +44,14 @@ def runtime() -> Runtime:
     version = getattr(torch.version, "xpu", None)
     if version is None:
         return Runtime(xpu=None)
-    return Runtime(version, torch.xpu.device_count())
+    return Runtime(version, torch.xpu.device_count() if _has_driver() else 0)
+
+
+def _has_driver() -> bool:
+    # The devices of the drivers of all GPUs, and of Linux in Windows.
+    return sys.platform == "win32" or any(
+        any(Path("/dev").glob(name)) for name in ("dri/renderD*", "dxg")
+    )
 
 
 def gpu(index: int) -> Gpu:
