@@ -88,7 +88,7 @@ def publish(hub: Hub) -> dict[str, str]:
     commits = {}
     for number in range(KERNELS):
         name = f"kernel-{number}"
-        files = kernel_files(name, digest=True)
+        files = kernel_files(name, variant="torch-universal", digest=True)
         commits[f"bench/{name}"] = hub.add(f"bench/{name}", files, branch="v1", tag="v0.1.0")
     return commits
 

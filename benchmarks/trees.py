@@ -83,8 +83,9 @@ class SubtreeTensor(nn.Module):
 def write_builds(folder: Path, count: int) -> None:
     """Write a kernel repository of many builds, of which one fits every backend."""
     write_repository(folder)
+    # Of torch 1: those of torch 2 could fit, once there is such a torch and CUDA.
     names = (
-        f"torch2{minor}-{abi}-{tag}-{machine}"
+        f"torch1{minor}-{abi}-{tag}-{machine}"
         for minor in range(100)
         for abi in ("cxx11", "cxx98")
         for tag in ("cu118", "cu126", "cu130", "rocm70", "xpu20252")

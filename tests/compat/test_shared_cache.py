@@ -56,8 +56,8 @@ def filled_by(hub: Hub, program: str, **files: object) -> str:
     return commit
 
 
-BY_REVISION = WITH_KERNELS.format(call=f"get_kernel({REPOSITORY!r}, revision='v1')")
-BY_VERSION = WITH_KERNELS.format(call=f"get_kernel({REPOSITORY!r}, version=1)")
+BY_REVISION = WITH_KERNELS.format(call=f"get_kernel({REPOSITORY!r}, revision='v1', backend='cpu')")
+BY_VERSION = WITH_KERNELS.format(call=f"get_kernel({REPOSITORY!r}, version=1, backend='cpu')")
 
 
 @pytest.fixture
@@ -193,4 +193,4 @@ def test_what_this_package_downloaded_loads_offline_with_the_other(
     hub.add(REPOSITORY, kernel_files(), branch="v1")
     assert get_kernel(REPOSITORY, version=1).answer == 42
     go_offline()
-    run(WITH_KERNELS.format(call=f"get_kernel({REPOSITORY!r}, {arguments})"))
+    run(WITH_KERNELS.format(call=f"get_kernel({REPOSITORY!r}, {arguments}, backend='cpu')"))

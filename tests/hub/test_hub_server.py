@@ -235,7 +235,7 @@ def test_latency_is_added_to_every_answer(hub: Hub) -> None:
 HF_KERNELS = """
 import json
 from kernels import get_kernel
-module = get_kernel({repo_id!r}, {arguments})
+module = get_kernel({repo_id!r}, {arguments}, backend='cpu')
 print(json.dumps([module.answer, module.__file__]))
 """
 
