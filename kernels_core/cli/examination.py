@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
@@ -27,8 +28,10 @@ from kernels_core.device import (
 )
 from kernels_core.errors import KernelsError, PluginError
 from kernels_core.hookspecs import Candidate, SelectionRequest
+from kernels_core.layers.repositories import LocalLayerRepository
 from kernels_core.mode import Mode
 from kernels_core.plugins import Backend, PluginFailure
+from kernels_core.repository.local import LocalRepository
 
 _T = TypeVar("_T")
 
@@ -119,7 +122,7 @@ class Examination:
     def call_device_hooks(self) -> None:
         """Call all hooks but those for tags."""
         backend = self.backend
-        layers = self._call("bundled", lambda: tuple(sorted(backend.bundled())))
+        layers = self._call("bundled", self._bundled_layers)
         detection = self._call("detect", backend.detection)
         if detection is None:
             self.report = attrs.evolve(self.report, layers=layers or ())
@@ -132,6 +135,12 @@ class Examination:
             reason=detection.reason,
             devices=tuple(self._describe_devices(detection.device_count)),
         )
+
+    def _bundled_layers(self) -> tuple[str, ...]:
+        bundled = self.backend.bundled()
+        for path in {path for entries in bundled.values() for path in _local_paths(entries)}:
+            LocalRepository(path).builds()  # raises where there is none
+        return tuple(sorted(bundled))
 
     def likely_tags(self) -> Iterator[str]:
         """Tags that the backend probably parses, from its names and version."""
@@ -182,6 +191,15 @@ class Examination:
         request = SelectionRequest("Doctor", Mode.INFERENCE, facts)
         candidates = [Candidate(f"org/kernel{n}", Mode.FALLBACK, None) for n in range(2)]
         self._call("select", partial(backend.select, request, candidates))
+
+
+def _local_paths(entry: object) -> Iterator[Path]:
+    """The repositories on disk in an entry of a mapping, which may be by device and mode."""
+    if isinstance(entry, Mapping):
+        for inside in entry.values():
+            yield from _local_paths(inside)
+    elif isinstance(entry, LocalLayerRepository):
+        yield entry.repo_path
 
 
 def _example_of(kind: type[DeviceProperties]) -> DeviceProperties | None:

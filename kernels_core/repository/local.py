@@ -16,6 +16,7 @@ from kernels_core.host import HostInfo
 from kernels_core.plugins import Backend
 from kernels_core.repository.builds import Build, BuildSelector, make_build, subdirectories
 from kernels_core.repository.metadata import Metadata, read_metadata
+from kernels_core.repository.zipped import copy_of
 from kernels_core.variants.fit import BuildDecision
 from kernels_core.variants.names import is_variant_name
 
@@ -31,9 +32,9 @@ class LocalRepository:
     """A kernel repository on disk. Making one does no I/O.
 
     Attributes:
-        path: the repository, which holds `build/<variant>/`. The `build` directory itself and a
-            single variant directory are accepted too; the latter has any name when its
-            `metadata.json` says for which backend it was made.
+        path: the repository, which holds `build/<variant>/`, on disk or in a zip archive. The
+            `build` directory itself and a single variant directory are accepted too; the latter has
+            any name when its `metadata.json` says for which backend it was made.
         package_name: the package inside the variant directories of older repositories; None finds
             it by the names of kernel and repository.
     """
@@ -45,48 +46,47 @@ class LocalRepository:
         """The names of the builds, in order; some may be no valid variant names."""
         return self._locate()[1]
 
-    def _locate(self) -> tuple[Path, tuple[str, ...]]:
-        """The directory that holds the variant directories, and their names."""
-        root = self.path / "build"
+    def _locate(self, path: Path | None = None) -> tuple[Path, tuple[str, ...], bool]:
+        """The directory of the variant directories, their names, whether only metadata has them."""
+        path = path or self.path
+        root = path / "build"
         try:
             if root.is_dir():
-                return root, subdirectories(root)
-            names = subdirectories(self.path)
+                return root, subdirectories(root), False
+            names = subdirectories(path)
         except OSError as error:
+            copy = copy_of(path)
+            if copy is not None:
+                return self._locate(copy)
             raise self._not_found(
                 f"There is no kernel repository at {self.path}: {error.strerror}. Pass the "
                 f"directory that holds 'build'."
             ) from error
         if any(map(is_variant_name, names)):
-            return self.path, names
-        if is_variant_name(self.path.name) or (self.path / _METADATA).is_file():
-            return self.path.parent, (self.path.name,)
+            return path, names, False
+        named = is_variant_name(path.name)
+        if named or (path / _METADATA).is_file():
+            return path.parent, (path.name,), not named
         raise self._not_found(
             f"{self.path} is not a kernel repository: it has no directory 'build' with one "
             f"directory per variant, such as 'build/torch-cpu', and no {_METADATA} that says for "
             f"which backend it was made."
         )
 
-    def _selector(
-        self, root: Path, backend: Backend, device_index: int | None, host: HostInfo | None
-    ) -> BuildSelector:
-        named = root != self.path.parent or is_variant_name(self.path.name)
-        return BuildSelector(str(self.path), backend, device_index, host, by_metadata=not named)
-
     def decisions(
         self, backend: Backend, device_index: int | None = None, *, host: HostInfo | None = None
     ) -> tuple[BuildDecision, ...]:
         """Decide about every build; see `BuildSelector.decisions`."""
-        root, names = self._locate()
-        selector = self._selector(root, backend, device_index, host)
+        root, names, by_metadata = self._locate()
+        selector = BuildSelector(str(self.path), backend, device_index, host, by_metadata)
         return selector.decisions(names, lambda name: self._metadata(root / name))
 
     def best_build(
         self, backend: Backend, device_index: int | None = None, *, host: HostInfo | None = None
     ) -> Build:
         """The best build that fits; see `BuildSelector.select_best`. Imports nothing."""
-        root, names = self._locate()
-        selector = self._selector(root, backend, device_index, host)
+        root, names, by_metadata = self._locate()
+        selector = BuildSelector(str(self.path), backend, device_index, host, by_metadata)
         variant, metadata = selector.select_best(names, lambda name: self._metadata(root / name))
         return make_build(
             root / variant,
