@@ -12,6 +12,7 @@ from pathlib import Path
 
 import attrs
 
+from kernels_core import notices
 from kernels_core.errors import (
     DigestError,
     HubAnswerError,
@@ -28,7 +29,15 @@ from kernels_core.hub.client import REPOSITORY_TYPES, client
 from kernels_core.hub.install import METADATA_FILE, HubBuild, Installer
 from kernels_core.hub.single_flight import SingleFlight
 from kernels_core.hub.trust import check_trust, is_allowed_here
-from kernels_core.hub.versions import Pinned, Refs, choose_ref, is_commit, is_listed, newer_versions
+from kernels_core.hub.versions import (
+    Pinned,
+    Refs,
+    choose_ref,
+    is_commit,
+    is_listed,
+    newer_versions,
+    newest_version,
+)
 from kernels_core.parallel import in_background, in_parallel
 from kernels_core.plugins import Backend
 from kernels_core.repository.builds import Build, BuildSelector, make_build
@@ -195,6 +204,7 @@ class HubRepository:
                     variant, metadata = selector.select_best(builds, metadata_of)
                 except NoFittingBuildError as error:
                     raise self._with_newer_version(error, pinned, selector) from None
+        self._say(pinned, moving=revision is None and version is None)
         return make_build(
             installer.path(builds[variant]),
             metadata,
@@ -301,6 +311,29 @@ class HubRepository:
             # For a branch or tag a request is sent anyway.
             cached=by_commit and installer.has(build),
         )
+
+    # Notices
+
+    def _say(self, pinned: Pinned, *, moving: bool) -> None:
+        """Say that the version is not fixed, or is not the newest. Sends no request."""
+        if is_commit(pinned.ref):
+            return
+        refs = self.refs()  # known, since the version was found in them
+        if moving:
+            newest = newest_version(refs)
+            advice = "revision=" if newest is None else f"version={newest}"
+            notices.say_once(
+                ("moving", self.repo_id),
+                f"{self.repo_id}: neither revision nor version is given, so the branch "
+                f"{pinned.ref} is used, which may change at any time. Pass {advice}.",
+            )
+        newer = newer_versions(refs, pinned)
+        if newer:
+            notices.say_once(
+                ("newer", self.repo_id, pinned.ref),
+                f"{self.repo_id}: {pinned.ref} is used, and a newer version is available, "
+                f"{newer[0]}.",
+            )
 
     # Errors
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import attrs
 import torch
 
@@ -9,6 +11,7 @@ from kernels_core.device import Device, DeviceFacts
 from kernels_core.errors import BackendNotInstalledError, BackendUnavailableError, PluginError
 from kernels_core.layers.fallback import KernelizeFallback, Obstacle
 from kernels_core.plugins import Backend, registry
+from kernels_core.plugins.registry import NAMED
 
 
 @attrs.frozen(eq=False)
@@ -76,12 +79,17 @@ class Targets:
             )
         try:
             return _target(device, device.type)
-        except (BackendNotInstalledError, BackendUnavailableError, PluginError) as error:
-            return _obstacle(error)
         except Exception as error:
-            if not self._total:
+            if not self._total and not _is_of_backend(error):
                 raise
             return _obstacle(error)
+
+
+def _is_of_backend(error: Exception) -> bool:
+    """Whether no backend can serve a device, and the user named none to serve it."""
+    if not isinstance(error, (BackendNotInstalledError, BackendUnavailableError, PluginError)):
+        return False
+    return error.backend != os.environ.get(NAMED, "").strip().lower() or not error.backend
 
 
 def _obstacle(error: Exception) -> Obstacle:

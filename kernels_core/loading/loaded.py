@@ -9,6 +9,7 @@ from types import FrameType, ModuleType
 
 import attrs
 
+from kernels_core import notices
 from kernels_core.errors import DependencyError, NamespaceTakenError
 from kernels_core.repository.builds import Build
 from kernels_core.repository.importer import build_of, import_build, module_name
@@ -54,9 +55,26 @@ def load_build(build: Build) -> ModuleType:
     name = module_name(build)
     if name not in sys.modules:
         _check_namespace(build)
-    module = import_build(build, _INSTEAD)
+    try:
+        module = import_build(build, _INSTEAD)
+    except BaseException as error:
+        _add_note(error, f"While importing {build.repository}, variant {build.variant}.")
+        raise
     _loaded.setdefault(name, LoadedKernel(build, module))
+    dirty = build.metadata.dirty if build.metadata else ()
+    if dirty:
+        notices.say_once(
+            ("dirty", build.path),
+            f"{build.repository} ({build.variant}) was built from sources with uncommitted "
+            f"changes: {', '.join(dirty)} in its metadata.json. Nobody can tell what is in it; "
+            f"build it from a commit.",
+        )
     return module
+
+
+def _add_note(error: BaseException, note: str) -> None:
+    # As `add_note` of Python 3.11 does.
+    error.__dict__.setdefault("__notes__", []).append(note)
 
 
 def _check_namespace(build: Build) -> None:

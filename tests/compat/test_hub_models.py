@@ -32,11 +32,11 @@ with torch.no_grad():
 layer = kernels.LayerRepository("acme/norms", layer_name="Norm", version=1)
 with kernels.use_kernel_mapping({"RMSNorm": {"cpu": {kernels.Mode.INFERENCE: layer}}}):
     model.set_use_kernels(True)
-rows = kernels_core.report(model).rows
+(row,) = (row for row in kernels_core.report(model).rows if row.layer_name == "RMSNorm")
 with torch.no_grad():
     same = torch.allclose(model(tokens).logits, expected, atol=1e-5)
-kept = [row.reason for row in rows if row.layer_name == "RMSNorm" and not row.kernel]
-print(json.dumps([sum(row.count for row in rows if row.kernel), same, kept]))
+reason = "; ".join([*row.passed_over, row.reason])
+print(json.dumps([row.kernel, row.count, same, reason]))
 """
 
 
@@ -53,31 +53,44 @@ def outcome(run: Run, **variables: str) -> list[Any]:
     return found
 
 
+HUB, BUNDLED = "Norm", "RMSNorm"
+
+
 def test_a_model_uses_kernels_from_the_hub_and_then_from_the_cache(
     published: Hub, run: Run
 ) -> None:
-    assert outcome(run) == [5, True, []]
-    assert outcome(run, HF_HUB_OFFLINE="1") == [5, True, []]
+    assert outcome(run) == [HUB, 5, True, ""]
+    assert outcome(run, HF_HUB_OFFLINE="1") == [HUB, 5, True, ""]
     published.stop()
-    assert outcome(run) == [5, True, []]
+    assert outcome(run) == [HUB, 5, True, ""]
 
 
-def test_a_model_keeps_its_layers_where_the_hub_is_out_of_reach(published: Hub, run: Run) -> None:
-    count, same, (reason,) = outcome(run, HF_HUB_OFFLINE="1")
-    assert (count, same) == (0, True)
+def test_a_model_uses_bundled_kernels_where_the_hub_is_out_of_reach(
+    published: Hub, run: Run
+) -> None:
+    *found, reason = outcome(run, HF_HUB_OFFLINE="1")
+    assert found == [BUNDLED, 5, True]
     assert "HF_HUB_OFFLINE is set" in reason
     published.stop()
-    count, same, (reason,) = outcome(run)
-    assert (count, same) == (0, True)
+    *found, reason = outcome(run, KERNELS_BUNDLED="off")
+    assert found == [None, 5, True]
     assert "acme/norms" in reason
 
 
-def test_a_model_keeps_its_layers_where_the_publisher_is_not_trusted(hub: Hub, run: Run) -> None:
+def test_a_model_asks_no_hub_where_bundled_kernels_come_first(published: Hub, run: Run) -> None:
+    assert outcome(run, KERNELS_BUNDLED="first") == [BUNDLED, 5, True, ""]
+    assert not [request for request in published.requests if "norms" in request.path]
+
+
+@pytest.mark.parametrize(("bundled", "kernel"), [("fallback", BUNDLED), ("off", None)])
+def test_a_model_never_uses_a_kernel_of_a_publisher_that_is_not_trusted(
+    hub: Hub, run: Run, bundled: str, kernel: str | None
+) -> None:
     pytest.importorskip("transformers")
     files = kernel_files("norms", variant="torch-universal", source=NORM)
     hub.add("acme/norms", files, branch="v1", publisher_trusted=False)
-    count, same, (reason,) = outcome(run)
-    assert (count, same) == (0, True)
+    *found, reason = outcome(run, KERNELS_BUNDLED=bundled)
+    assert found == [kernel, 5, True]
     assert "trusted" in reason
 
 
@@ -112,5 +125,5 @@ def test_programs_of_several_libraries_share_a_process(published: Hub, run: Run)
     )
     published.add("acme/attention", attention, branch="v0", publisher_trusted=True)
     *_, model, loaded = run(TOGETHER).splitlines()
-    assert json.loads(model) == [5, True, []]
+    assert json.loads(model) == [HUB, 5, True, ""]
     assert json.loads(loaded) == ["acme/norms", "acme/helper", "acme/attention"]
