@@ -316,7 +316,7 @@ class HubRepository:
 
     def _say(self, pinned: Pinned, *, moving: bool) -> None:
         """Say that the version is not fixed, or is not the newest. Sends no request."""
-        if is_commit(pinned.ref):
+        if pinned.version is None and not moving:
             return
         refs = self.refs()  # known, since the version was found in them
         if moving:
