@@ -95,7 +95,8 @@ def is_leftover(spec: ModuleSpec) -> bool:
     return is_namespace and spec.submodule_search_locations is not None
 
 
-_importing = threading.Lock()
+# Reentrant: torch imports plugins of its own, which may use this package.
+_importing = threading.RLock()
 _failure = ""
 
 
@@ -105,18 +106,18 @@ def import_torch() -> ModuleType | None:
     Raises a DependencyError where it is installed and cannot be imported. It is then not imported
     again in this process, which could end in a segmentation fault.
     """
-    if "torch" not in sys.modules:
-        with _importing:
+    with _importing:
+        if "torch" not in sys.modules and find_module("torch") is not None:
             _import_torch()
-    torch = sys.modules.get("torch")
+    if sys.modules.get("torch") is None:
+        return None
+    torch = importlib.import_module("torch")  # waits while another thread imports it
     spec = getattr(torch, "__spec__", None)
     return None if spec is not None and is_leftover(spec) else torch
 
 
 def _import_torch() -> None:
     global _failure
-    if "torch" in sys.modules or find_module("torch") is None:
-        return
     # Python removes a module whose import failed, but not its submodules.
     if not _failure and any(name.startswith("torch.") for name in tuple(sys.modules)):
         _failure = "an earlier import of it in this process failed"

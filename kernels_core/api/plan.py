@@ -126,8 +126,12 @@ def check_model(model: object) -> None:
     # Imported here, because declaring layers must not import importlib.metadata.
     from kernels_core.host import import_torch
 
-    torch = import_torch()
-    if torch is None or not isinstance(model, torch.nn.Module):
+    module: type | tuple[()] = ()
+    if import_torch() is not None:
+        from torch import nn
+
+        module = nn.Module
+    if not isinstance(model, module):
         raise TypeError(f"model must be a torch.nn.Module, got {model!r}.")
 
 

@@ -22,14 +22,18 @@ from kernels_core.compat.provider import Provider, provider
 from kernels_core.device import EXAMPLE_TAGS
 from kernels_core.errors import PluginConflictError
 from kernels_core.host import HostInfo, host_info
+from kernels_core.hub.cache import CACHE_VARIABLE
+from kernels_core.hub.trust import FILE_VARIABLE, LIST_VARIABLE, read_trust_list
 from kernels_core.layers.mapping import BUNDLED, bundled_position
+from kernels_core.loading.resolver import OVERRIDES
 from kernels_core.plugins import Backend, BlockedPlugin, PluginFailure, Registry, registry
 from kernels_core.plugins.backend import describe
 from kernels_core.plugins.discovery import ALLOW_LIST, DENY_LIST
 from kernels_core.plugins.registry import NAMED, STRICT
 
 _FLAGS = (STRICT, "DISABLE_KERNEL_MAPPING")
-_VARIABLES = (ALLOW_LIST, DENY_LIST, NAMED, BUNDLED, *_FLAGS)
+_PATHS = (CACHE_VARIABLE, FILE_VARIABLE, LIST_VARIABLE, OVERRIDES)
+_VARIABLES = (ALLOW_LIST, DENY_LIST, NAMED, BUNDLED, *_FLAGS, *_PATHS)
 
 _T = TypeVar("_T")
 
@@ -93,6 +97,8 @@ def diagnose(timeout: float) -> Diagnosis:
     doctor = _Doctor(timeout)
     variables = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     doctor.attempt("read the environment", _read_environment)
+    doctor.attempt("find the cache", lambda: environment.path(CACHE_VARIABLE))
+    doctor.attempt("read the trust list", read_trust_list)
     with _seeing_everything():
         return doctor.diagnose(variables)
 

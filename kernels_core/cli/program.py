@@ -83,7 +83,7 @@ class UserPath(click.Path):
         self, value: Any, parameter: click.Parameter | None, context: click.Context | None
     ) -> Any:
         """Called by click with the path as it was given."""
-        name = parameter.human_readable_name if parameter else "path"
+        name = parameter.opts[-1] if parameter else "path"
         try:
             expanded = os.fspath(expand_home(value, name))
         except EnvironmentVariableError as error:

@@ -7,10 +7,9 @@ import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
-from torch import nn
 
 from kernels_core.errors import LayerNotFoundError
 from kernels_core.layers.extensible import use_kernel_forward_from_hub
@@ -21,6 +20,9 @@ from kernels_core.layers.repositories import (
 )
 from kernels_core.loading.loaded import load_build
 from kernels_core.repository.builds import Build
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _T = TypeVar("_T")
 
@@ -57,6 +59,8 @@ class _Function:
 # Once per function, so that torch.compile always sees the same class.
 @functools.cache
 def _layer_of(function: Callable[..., Any]) -> type[nn.Module]:
+    from torch import nn
+
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -172,9 +173,9 @@ def _check_mark(layer_name: object, condition: object) -> None:
 
 
 def _check_class(cls: object) -> None:
-    from torch import nn
-
-    if not isinstance(cls, type) or not issubclass(cls, nn.Module):
+    # Before torch is imported, nothing is a subclass.
+    base = getattr(sys.modules.get("torch.nn"), "Module", None)
+    if base is None or not isinstance(cls, type) or not issubclass(cls, base):
         raise TypeError(f"Expected a subclass of torch.nn.Module or a function, got {cls!r}.")
 
 
@@ -194,6 +195,9 @@ def _standalone(function: Callable[..., Any], owner: Any) -> Any:
 def _function_layer(
     function: Callable[..., Any], layer_name: str, condition: Condition | None
 ) -> nn.Module:
+    from kernels_core.host import import_torch
+
+    import_torch()  # says what is wrong with one that cannot be imported
     from torch import nn
 
     # All that picklers send by value with such a function is made below, so it is standalone. What

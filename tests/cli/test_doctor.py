@@ -82,6 +82,16 @@ def test_a_torch_that_cannot_be_imported(command_line, tmp_path):
     assert "libcudart.so.13" in command_line.run("doctor", PYTHONPATH=str(tmp_path)).stdout
 
 
+def test_paths_without_a_home_directory(command_line):
+    variables = {"KERNELS_CACHE": "~/cache", "KERNELS_TRUST_FILE": "~/trust.toml"}
+    process = command_line.run("doctor", "--json", HOME="", USERPROFILE="", **variables)
+    diagnosis = json.loads(process.stdout)
+    assert (process.returncode, diagnosis["environment"]) == (1, variables)
+    messages = " ".join(problem["message"] for problem in diagnosis["problems"])
+    assert "KERNELS_CACHE='~/cache'" in messages
+    assert "KERNELS_TRUST_FILE='~/trust.toml'" in messages
+
+
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="this system has no pseudo-terminals")
 def test_in_a_terminal_it_keeps_to_its_width(command_line):
     import fcntl

@@ -177,3 +177,25 @@ def test_every_command_has_the_common_options(command_line) -> None:
             shown = command_line.run(name, "wheel", "--help").stdout
         assert "--quiet" in shown, name
         assert "--verbose" in shown, name
+
+
+@pytest.mark.parametrize("user", ["~", "~nobody-of-that-name"])
+def test_a_path_below_a_home_that_does_not_exist_names_the_argument(
+    command_line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    homeless = {"HOME": "", "USERPROFILE": ""}
+    process = command_line.run("compat", "wheel", "--output", f"{user}/wheels", **homeless)
+    assert process.returncode == 2
+    assert f"--output='{user}/wheels' cannot be used" in " ".join(process.stderr.split())
+    process = command_line.run("check", f"{user}/kernel", **homeless)
+    assert process.returncode == 2
+    assert f"subject='{user}/kernel' cannot be used" in process.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_home_directory_is_expanded_in_options(command_line, tmp_path: Path) -> None:
+    home = {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    process = command_line.run("compat", "wheel", "--output=~", **home)
+    assert process.returncode == 0, process.stderr
+    assert [path.suffix for path in tmp_path.iterdir()] == [".whl"]

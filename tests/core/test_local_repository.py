@@ -366,6 +366,22 @@ def test_dependencies_that_are_there_are_fine(
     assert "only_a_module" not in sys.modules
 
 
+def test_a_directory_left_of_a_package_is_no_package(
+    anvil: Backend,
+    make_repository: MakeRepository,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "left_over" / "lib").mkdir(parents=True)
+    (tmp_path / "damaged-1.0.dist-info").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(DependencyError) as caught:
+        best_build(
+            make_repository(depending(**{"python-depends": ["left-over", "damaged"]})), anvil
+        )
+    assert caught.value.missing == ("left-over", "damaged")
+
+
 @pytest.mark.parametrize(
     ("declared", "to_install"),
     [

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
-from kernels_core.errors import BackendNotInstalledError, PluginError
+from kernels_core.errors import BackendNotInstalledError, PluginConflictError, PluginError
 from kernels_core.plugins import BlockedPlugin, reset
 
 
@@ -56,6 +57,91 @@ def test_a_distribution_spelt_in_two_ways_counts_once(installed_plugins, tmp_pat
     installed_plugins.install("acme", distribution="acme-kernels", folder=second)
     installed_plugins.path.append(str(second))
     assert list(installed_plugins.load().backends) == ["acme"]
+
+
+@pytest.mark.parametrize("distributions", [("acme", "acme"), ("Acme.Kernels", "acme_kernels")])
+@pytest.mark.parametrize("name", ["acme", "renamed"])
+def test_an_older_version_later_on_the_path_does_not_count(
+    installed_plugins, tmp_path, distributions, name
+):
+    new, old = distributions
+    installed_plugins.install("acme", distribution=new, version="2.0")
+    second = tmp_path / "second"
+    second.mkdir()
+    (second / "old_plugin.py").write_text("raise RuntimeError('imported')")
+    installed_plugins.install(
+        "unused", distribution=old, folder=second, entry_points={name: "old_plugin"}
+    )
+    installed_plugins.path += [str(second), *installed_plugins.path]
+    registry = installed_plugins.load()
+    assert [backend.distribution for backend in registry.backends.values()] == [f"{new} 2.0"]
+    assert registry.failures == ()
+    seen = metadata.entry_points(group="kernels_core.backends")
+    assert [entry.value for entry in seen] == ["acme_plugin"]
+
+
+def test_a_newer_version_without_a_plugin_hides_the_older_ones(installed_plugins, tmp_path):
+    info = installed_plugins.install("acme", version="2.0")
+    (info / "entry_points.txt").unlink()
+    second = tmp_path / "second"
+    second.mkdir()
+    installed_plugins.install("acme", version="1.0", folder=second)
+    installed_plugins.path.append(str(second))
+    assert not installed_plugins.load().backends
+
+
+def test_metadata_of_an_egg_hides_an_older_wheel(installed_plugins, tmp_path):
+    second = tmp_path / "second"
+    second.mkdir()
+    info = installed_plugins.install("acme", version="1.0", folder=second)
+    egg = installed_plugins.folder / "acme_kernels.egg-info"
+    egg.mkdir()
+    text = (info / "METADATA").read_text().replace("1.0", "2.0")
+    (egg / "PKG-INFO").write_text(text)
+    (egg / "entry_points.txt").write_text("[kernels_core.backends]\nacme = egg_plugin\n")
+    (installed_plugins.folder / "egg_plugin.py").write_text((second / "acme_plugin.py").read_text())
+    installed_plugins.path.append(str(second))
+    registry = installed_plugins.load()
+    assert registry.backends["acme"].distribution == "acme-kernels 2.0"
+    assert registry.failures == ()
+
+
+def test_metadata_without_a_name_hides_an_older_version_too(installed_plugins, tmp_path):
+    info = installed_plugins.install("acme", version="2.0")
+    (info / "METADATA").unlink()
+    second = tmp_path / "second"
+    second.mkdir()
+    (second / "old_plugin.py").write_text("raise RuntimeError('imported')")
+    installed_plugins.install(
+        "unused", distribution="acme-kernels", folder=second, entry_points={"acme": "old_plugin"}
+    )
+    installed_plugins.path.append(str(second))
+    registry = installed_plugins.load()
+    assert list(registry.backends) == ["acme"]
+    assert registry.failures == ()
+
+
+def test_what_an_interrupted_removal_left_does_not_count(installed_plugins):
+    installed_plugins.install("acme", version="2.0")
+    old = installed_plugins.install(
+        "unused", distribution="acme-kernels", entry_points={"acme": "removed_plugin"}
+    )
+    old.rename(old.with_name("~cme_kernels-0.1.dist-info"))
+    registry = installed_plugins.load()
+    assert registry.backends["acme"].distribution == "acme-kernels 2.0"
+    assert registry.failures == ()
+
+
+def test_two_distributions_with_one_plugin_name_remain_a_conflict(installed_plugins, tmp_path):
+    installed_plugins.install("acme")
+    installed_plugins.install("zeta", declares="acme", entry_points={"acme": "zeta_plugin"})
+    registry = installed_plugins.load()
+    assert not registry.backends
+    assert {failure.distribution for failure in registry.failures} == {
+        "acme-kernels 0.1",
+        "zeta-kernels 0.1",
+    }
+    assert {type(failure.error) for failure in registry.failures} == {PluginConflictError}
 
 
 def test_unreadable_entry_points_are_reported_and_hide_nobody(installed_plugins):
