@@ -3,9 +3,9 @@
 Without this, autograd would see an output that depends on nothing: the weights below such a kernel
 would silently keep their values while the rest of the model trains.
 
-Where gradients are recorded, each tensor that results from a call is replaced by one that shares its
-memory and, for autograd, depends on all that the call could depend on. Computing gradients through
-that dependency fails. What cannot be looked into for tensors is refused.
+Where gradients are recorded, each tensor that results from a call is replaced by one that shares
+its memory and, for autograd, depends on all that the call could depend on. Computing gradients
+through that dependency fails. Results that cannot be searched for tensors are refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import enum
 import functools
 import struct
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -25,15 +25,17 @@ from torch.utils import _pytree
 
 from kernels_core.errors import NoBackwardError
 
+_C: Any = torch._C  # torch declares no types for some of it
 # What is not looked into. A module's own forward decides about the gradients of its tensors.
 _PLAIN = (
     *(type(None), bool, int, float, complex, str, bytes, range, slice, type, enum.Enum),
     *(torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size, torch.Generator),
     *(torch.SymInt, torch.SymFloat, torch.SymBool, torch.Stream, torch.Event, nn.Module),
 )
-_CONTAINERS = (
-    *(dict, collections.OrderedDict, collections.defaultdict),
-    *(list, collections.deque),
+# Classes written in C whose instances can be looked into.
+_BASES = (
+    *(dict, collections.OrderedDict, collections.defaultdict, list, collections.deque),
+    *(types.SimpleNamespace, object),
 )
 _POINTER = struct.calcsize("P")
 _UNFINISHED = object()
@@ -59,62 +61,68 @@ def guarded(forward: Callable[..., Any], layer: str) -> Callable[..., Any]:
 class _Call:
     """A call of a kernel where gradients are recorded."""
 
-    def __init__(self, layer: str, module: nn.Module, arguments: tuple[Any, ...]) -> None:
+    def __init__(self, layer: str, module: nn.Module, arguments: Iterable[Any]) -> None:
         self.layer = layer
         self.module = module
         self.given: dict[int, Any] = {}  # by id, the arguments and their parts, except tensors
         self.arguments: list[torch.Tensor] = []
         for argument in arguments:
-            self.arguments += _tensors_in(argument, self.given)
-        self.own = list(_tensors_of(module))
-        self.transformed = (
-            torch._C._functorch.peek_interpreter_stack() is not None
-            or forward_ad._current_level >= 0
-        )
+            _find_tensors(argument, self.arguments, self.given)
+        self.own = _tensors_of(module)
+        self.transformed = _C._are_functorch_transforms_active() or forward_ad._current_level >= 0
         self.eager = not self.transformed and not torch.compiler.is_compiling()
         self.recorded = self._recorded(self.arguments) + self._recorded(self.own)
-        watched = self.arguments if self.eager else []
-        self.versions = [_version(tensor) for tensor in watched]
+        self.versions = [_version(tensor) for tensor in self.arguments] if self.eager else []
         self.marked: dict[torch.Tensor, torch.Tensor] = {}
         self.rebuilt: dict[int, tuple[Any, Any]] = {}
+        self.replaced = 0
 
     def results(self, output: Any) -> Any:
         """The output, marked, as is what the kernel stored in its module and its arguments."""
         if not self.recorded:
             # The kernel may use tensors that are neither arguments nor its module's.
-            self.recorded = self._recorded(_tensors_in(output, {}))
+            found: list[torch.Tensor] = []
+            _find_tensors(output, found, {})
+            self.recorded = self._recorded(found)
             if not self.recorded:
                 return output
-        for tensor, version in zip(self.arguments, self.versions):
+        for tensor, version in zip(self.arguments, self.versions, strict=False):
             if _version(tensor) != version:
                 self._take_over(tensor)
-        attributes = self.module.__dict__
-        for name, value in list(attributes.items()):
-            if isinstance(value, torch.Tensor) and not _contains(self.own, value):
-                attributes[name] = self._tensor(value)
-        for value in self.given.values():
-            self._update(value)
+        for name, tensor in _attributes(self.module).items():
+            if not _contains(self.own, tensor):
+                self.module.__dict__[name] = self._tensor(tensor)
+        if self.given:
+            held = set(self.arguments)
+            for value in self.given.values():
+                self._update(value, held)
         return self._value(output)
 
-    def _recorded(self, tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-        # In a transform, a tensor does not tell whether its gradient is asked for.
-        return [tensor for tensor in tensors if tensor.requires_grad or self.transformed]
+    def _recorded(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        if self.transformed:  # tensors do not tell whether their gradients are asked for
+            return tensors
+        return [tensor for tensor in tensors if tensor.requires_grad]
 
     def _value(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
             return self._tensor(value)
-        if isinstance(value, _PLAIN) or id(value) in self.given:
+        if value is None or isinstance(value, _PLAIN) or id(value) in self.given:
             return value
-        if id(value) not in self.rebuilt:
-            self.rebuilt[id(value)] = (value, _UNFINISHED)
-            self.rebuilt[id(value)] = (value, self._rebuild(value))
-        result = self.rebuilt[id(value)][1]
-        if result is _UNFINISHED:
-            raise self._refusal(value, "refers to itself")
+        if id(value) in self.rebuilt:
+            result = self.rebuilt[id(value)][1]
+            if result is _UNFINISHED:
+                raise self._refusal(value, "refers to itself")
+            self.replaced += 1
+            return result
+        self.rebuilt[id(value)] = (value, _UNFINISHED)
+        before = self.replaced
+        result = self._rebuild(value)
+        if self.replaced == before:  # it has no tensors
+            result = value
+        self.rebuilt[id(value)] = (value, result)
         return result
 
     def _rebuild(self, value: Any) -> Any:
-        """A value with marked tensors: itself if it has none."""
         kind = type(value)
         if kind in (tuple, list, set, frozenset):
             parts = list(value)
@@ -124,47 +132,48 @@ class _Call:
             if spec.is_leaf():
                 return self._copy(value)
             make = functools.partial(_pytree.tree_unflatten, treespec=spec)
-        marked = [self._value(part) for part in parts]
-        if all(new is old for new, old in zip(marked, parts)):
-            return value
-        return make(marked)
+        return make([self._value(part) for part in parts])
 
     def _copy(self, value: Any) -> Any:
         parts = _parts(value)
         if parts is None:
             raise self._refusal(value, "cannot be looked into")
-        marked = [self._value(part) for _, _, part in parts]
-        if all(new is part for new, (_, _, part) in zip(marked, parts)):
-            return value
         copied = _blank(type(value))
         if isinstance(value, (list, collections.deque)):
             copied.extend(value)
-        for new, (assign, key, _) in zip(marked, parts):
-            assign(copied, key, new)
+        for assign, key, part in parts:
+            assign(copied, key, self._value(part))
         return copied
 
-    def _update(self, value: Any) -> None:
+    def _update(self, value: Any, held: set[torch.Tensor]) -> None:
         """Mark what the kernel stored in something that it was given."""
         for assign, key, part in _parts(value) or ():
-            if not _contains(self.arguments, part):
-                new = self._value(part)
-                if new is not part:
-                    assign(value, key, new)
+            if isinstance(part, torch.Tensor) and part in held:
+                continue
+            before = self.replaced
+            new = self._value(part)
+            if self.replaced != before:
+                assign(value, key, new)
 
     def _tensor(self, tensor: torch.Tensor) -> torch.Tensor:
         if tensor not in self.marked:
             marked = self._mark(tensor)
             self.marked[tensor] = self.marked[marked] = marked
+        self.replaced += self.marked[tensor] is not tensor
         return self.marked[tensor]
 
-    def _mark(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _mark(self, tensor: torch.Tensor) -> Any:
         if not (tensor.dtype.is_floating_point or tensor.dtype.is_complex):
             return tensor
-        if not self.eager:
-            return _transformable(tensor, self.layer, "alias", *self.recorded)
-        known = (*self.arguments, *self.own)
-        shared = any(torch._C._is_alias_of(tensor, other) for other in known)
-        return _apply(tensor, self.layer, "view" if shared else "alias", *self.recorded)
+        if self.transformed:
+            return _apply_in_transform(tensor, self.layer, "traced", *self.recorded)
+        if torch.compiler.is_compiling():
+            return torch.ops.kernels_core.without_backward(tensor, self.layer, self.recorded)
+        how = "alias"
+        for other in self.arguments + self.own:
+            if _C._is_alias_of(tensor, other):
+                how = "view"
+        return _apply(tensor, self.layer, how, *self.recorded)
 
     def _take_over(self, tensor: torch.Tensor) -> None:
         """Mark a tensor that the kernel wrote to."""
@@ -193,31 +202,39 @@ def _version(tensor: torch.Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def _tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
-    """The tensors of a module and its submodules; some wrappers keep parameters as attributes."""
-    for tensors in (module._parameters, module._buffers, module.__dict__):
-        for tensor in tensors.values():
-            if isinstance(tensor, torch.Tensor):
-                yield tensor
+def _tensors_of(module: nn.Module) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    found += [tensor for tensor in module._parameters.values() if tensor is not None]
+    found += [tensor for tensor in module._buffers.values() if tensor is not None]
+    found += _attributes(module).values()  # some wrappers of torch keep parameters there
     for child in module._modules.values():
         if child is not None:
-            yield from _tensors_of(child)
+            found += _tensors_of(child)
+    return found
 
 
-def _tensors_in(value: Any, seen: dict[int, Any]) -> Iterator[torch.Tensor]:
+def _attributes(module: nn.Module) -> dict[str, torch.Tensor]:
+    kind = torch.Tensor
+    return {name: value for name, value in module.__dict__.items() if isinstance(value, kind)}
+
+
+def _find_tensors(value: Any, found: list[torch.Tensor], seen: dict[int, Any]) -> None:
     if isinstance(value, torch.Tensor):
-        yield value
-    elif not isinstance(value, _PLAIN) and id(value) not in seen:
+        found.append(value)
+    elif value is not None and not isinstance(value, _PLAIN) and id(value) not in seen:
         seen[id(value)] = value
-        parts = _parts(value)
-        if parts is None:
-            inside, spec = _pytree.tree_flatten(value, is_leaf=lambda part: part is not value)
-            if spec.is_leaf():
-                inside = list(value) if type(value) in (set, frozenset) else []
-        else:
-            inside = [part for _, _, part in parts]
-        for part in inside:
-            yield from _tensors_in(part, seen)
+        for part in _inside(value):
+            _find_tensors(part, found, seen)
+
+
+def _inside(value: Any) -> list[Any]:
+    if type(value) in (tuple, list, set, frozenset):
+        return list(value)
+    parts = _parts(value)
+    if parts is not None:
+        return [part for _, _, part in parts]
+    inside, spec = _pytree.tree_flatten(value, is_leaf=lambda part: part is not value)
+    return [] if spec.is_leaf() else inside
 
 
 def _parts(value: Any) -> list[tuple[Callable[[Any, Any, Any], Any], Any, Any]] | None:
@@ -230,17 +247,16 @@ def _parts(value: Any) -> list[tuple[Callable[[Any, Any, Any], Any], Any, Any]] 
         parts += [(dict.__setitem__, key, part) for key, part in value.items()]
     elif isinstance(value, (list, collections.deque)):
         parts += [(type(value).__setitem__, index, part) for index, part in enumerate(value)]
-    names = [*slots, *getattr(value, "__dict__", ())]
-    return parts + [
-        (object.__setattr__, name, getattr(value, name)) for name in names if hasattr(value, name)
-    ]
+    attributes = {name: getattr(value, name) for name in slots if hasattr(value, name)}
+    attributes.update(getattr(value, "__dict__", {}))
+    return parts + [(object.__setattr__, name, part) for name, part in attributes.items()]
 
 
-def _slots(kind: type) -> list[str] | None:
+def _slots(kind: Any) -> list[str] | None:
     """The slots of a class; None if its instances hold more than items, slots and a __dict__."""
     slots: list[str] = []
     for cls in kind.__mro__:
-        if cls in _CONTAINERS or cls is object:
+        if cls in _BASES:
             continue
         own = [
             name
@@ -256,7 +272,7 @@ def _slots(kind: type) -> list[str] | None:
 
 def _blank(kind: type) -> Any:
     """An instance as it is before __init__, whose own __new__ may require arguments."""
-    base = next(cls for cls in kind.__mro__ if cls in _CONTAINERS or cls is object)
+    base = next(cls for cls in kind.__mro__ if cls in _BASES)
     return base.__new__(kind)
 
 
@@ -274,15 +290,16 @@ class _NoBackward(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        tensor, ctx.layer, how, *recorded = inputs
-        ctx.shapes = [tensor.shape, None, None, *(other.shape for other in recorded)]
-        if how == "own":
-            ctx.mark_dirty(tensor)
+        ctx.layer, how = inputs[1:3]
+        if how == "traced":
+            ctx.shapes = [getattr(value, "shape", None) for value in inputs]
+        elif how == "own":
+            ctx.mark_dirty(inputs[0])
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
         failed = _fail(gradient, ctx.layer)
-        needed = zip(ctx.needs_input_grad, ctx.shapes)
+        needed = zip(ctx.needs_input_grad, ctx.shapes, strict=True)
         return tuple(failed.expand(shape) if needs else None for needs, shape in needed)
 
     @staticmethod
@@ -291,30 +308,39 @@ class _NoBackward(torch.autograd.Function):
         return _fail(tangent, ctx.layer).expand(ctx.shapes[0])
 
 
-# Function.apply would bind the arguments to the signature, which takes longer than all the rest.
+# Function.apply takes 10 microseconds to bind the arguments, which only transforms need.
 _apply: Any = super(torch.autograd.Function, _NoBackward).apply
+_apply_in_transform: Any = _NoBackward.apply
+
+# The compiler cannot trace a Function with a jvp, but it takes operators as they are.
+_Library: Any = torch.library.Library  # torch declares no types for it
+_LIBRARY = _Library("kernels_core", "FRAGMENT")
+_LIBRARY.define("without_backward(Tensor tensor, str layer, Tensor[] recorded) -> Tensor")
+_LIBRARY.define("no_backward(Tensor gradient, str layer) -> Tensor")
 
 
-@torch._dynamo.allow_in_graph
-def _transformable(tensor: torch.Tensor, layer: str, how: str, *recorded: torch.Tensor) -> Any:
-    return _NoBackward.apply(tensor, layer, how, *recorded)
+def _without_backward(tensor: torch.Tensor, layer: str, recorded: list[torch.Tensor]) -> Any:
+    return _apply(tensor, layer, "traced", *recorded)
 
 
-def _fail(gradient: torch.Tensor, layer: str) -> torch.Tensor:
-    """Raise, or where a backward is compiled that may never run, let the compiled code raise."""
-    if torch._guards.detect_fake_mode(gradient) is not None:
-        return _raise(gradient, layer)
+def _no_backward(gradient: torch.Tensor, layer: str) -> torch.Tensor:
     raise _error(layer)
 
 
-@torch.library.custom_op("kernels_core::no_backward", mutates_args=())
-def _raise(gradient: torch.Tensor, layer: str) -> torch.Tensor:
-    raise _error(layer)
-
-
-@_raise.register_fake
-def _(gradient: torch.Tensor, layer: str) -> torch.Tensor:
+def _no_backward_traced(gradient: torch.Tensor, layer: str) -> torch.Tensor:
     return gradient.new_empty(())
+
+
+_LIBRARY.impl("without_backward", _without_backward, "CompositeImplicitAutograd")
+_LIBRARY.impl("no_backward", _no_backward, "CompositeExplicitAutograd")
+torch.library.register_fake("kernels_core::no_backward", _no_backward_traced, lib=_LIBRARY)
+
+
+def _fail(gradient: torch.Tensor, layer: str) -> Any:
+    # A compiler traces the backward also where it will never run.
+    if torch._guards.detect_fake_mode(gradient) is not None:
+        return torch.ops.kernels_core.no_backward(gradient, layer)
+    raise _error(layer)
 
 
 def _error(layer: str) -> NoBackwardError:
