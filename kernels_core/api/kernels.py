@@ -141,7 +141,8 @@ def install_kernel(
         repo_id: the repository, "org/name".
         revision: branch, tag, commit or ref such as "refs/pr/1"; "main" by default.
         version: as for `get_kernel`.
-        backend: as for `get_kernel`.
+        backend: as for `get_kernel`; one that is named needs no device on this machine, and no
+            Python package that the kernel depends on has to be installed.
         trust_remote_code: as for `get_kernel`.
         local_files_only: whether to use only what is in the cache.
         user_agent: added to the user agent of requests, to identify the application.
@@ -163,6 +164,7 @@ def install_kernel(
         trust_remote_code=trust_remote_code,
         user_agent=user_agent,
         local_files_only=local_files_only,
+        ahead=True,
     )
     return resolver.resolve(repo_id, revision, version).path
 
@@ -354,12 +356,17 @@ def _resolver(
     user_agent: UserAgent = None,
     local_files_only: bool = False,
     lock: Lock | None = None,
+    ahead: bool = False,
 ) -> Resolver:
     check_repo_id(repo_id)
     check_reference(revision, version)
+    if ahead:
+        chosen, device = registry().backend_to_download_for(backend)
+    else:
+        chosen, device = registry().backend_or_default(backend), FIRST_DEVICE
     return Resolver(
-        registry().backend_or_default(backend),
-        FIRST_DEVICE if check_arch else None,
+        chosen,
+        device if check_arch else None,
         trust_remote_code,
         user_agent,
         local_files_only,

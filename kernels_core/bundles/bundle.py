@@ -29,6 +29,7 @@ from kernels_core.errors import BundleError, DigestError
 from kernels_core.hub import records
 from kernels_core.hub.cache import RepositoryCache
 from kernels_core.hub.progress import Progress, progress_bar
+from kernels_core.hub.versions import Refs
 from kernels_core.loading.download import Downloaded
 from kernels_core.repository import integrity, schema
 from kernels_core.repository.atomic import replacing
@@ -79,6 +80,8 @@ def _files(
     kernels: Iterable[Downloaded], folder: Path, endpoint: str | None
 ) -> Iterator[tuple[str, Path]]:
     """The files of a bundle by their path in it."""
+    kernels = list(kernels)
+    refs = _refs(kernels)
     for kernel in kernels:
         cache = kernel.repository.cache
         snapshot = cache.snapshot(kernel.commit)
@@ -89,16 +92,35 @@ def _files(
                     integrity.verify_file(shown, file.content_hash, repository=cache.repo_id)
                     yield shown.relative_to(cache.root).as_posix(), shown
         target = attrs.evolve(cache, root=folder, endpoint=endpoint or cache.endpoint)
-        _write_records(kernel, target)
+        _write_records(kernel, target, refs[kernel.repository.repo_id])
     for record in folder.rglob("*.json"):
         yield record.relative_to(folder).as_posix(), record
 
 
-def _write_records(kernel: Downloaded, target: RepositoryCache) -> None:
+def _refs(kernels: Iterable[Downloaded]) -> dict[str, Refs]:
+    """By repository: the branches and tags at the commits in the bundle, and no others.
+
+    Others could be chosen instead, and are not there.
+    """
+    commits: dict[str, set[str]] = {}
+    for kernel in kernels:
+        commits.setdefault(kernel.repository.repo_id, set()).add(kernel.commit)
+    refs: dict[str, Refs] = {}
+    for kernel in kernels:
+        repo_id = kernel.repository.repo_id
+        locked = Refs.of_names(dict.fromkeys(kernel.names, kernel.commit))
+        if repo_id not in refs:
+            recorded = records.recall_refs(kernel.repository.cache) or Refs({}, {})
+            refs[repo_id] = recorded.only(commits[repo_id].__contains__)
+        refs[repo_id] |= locked
+    return refs
+
+
+def _write_records(kernel: Downloaded, target: RepositoryCache, refs: Refs) -> None:
     source = kernel.repository.cache
     listed = [file for build in kernel.builds.values() for file in build.files.values()]
     records.remember_tree(target, kernel.commit, tuple(listed))
-    if refs := records.recall_refs(source):
+    if refs != Refs({}, {}):
         records.remember_refs(target, refs)
     publisher = publisher_of(source.repo_id)
     trusted = records.PublisherRecord(source).recall(publisher)

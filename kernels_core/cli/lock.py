@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import attrs
+import click
 
 from kernels_core.cli.output import as_table
 from kernels_core.errors import LockFileError, LockFileNotFoundError, ProjectError
 from kernels_core.locks.check import check_lock
-from kernels_core.locks.files import read_lock, write_lock
+from kernels_core.locks.files import digests_text, lock_text, read_lock, write_lock
 from kernels_core.locks.lock import LOCK_NAME, Lock, LockedKernel
 from kernels_core.locks.locking import lock_project
 from kernels_core.locks.project import Requirement, read_project
@@ -33,20 +34,47 @@ class LockedRow:
 
 @attrs.frozen
 class LockReport:
-    """A lock that was written or checked; the attributes are the keys of `--json`."""
+    """A lock that was written or checked; the attributes are the keys of `--json`.
+
+    `done` is "written", "unchanged" or "checked".
+    """
 
     lock: str
     kernels: tuple[LockedRow, ...]
     problems: tuple[str, ...] = ()
+    done: str = "checked"
 
 
-def lock(project: Path) -> LockReport:
-    """Write the lock of a project."""
+def lock(project: Path, *, upgrade: bool = False, upgraded: Sequence[str] = ()) -> LockReport:
+    """Write the lock of a project; what is locked stays, but for what is to be upgraded."""
     path = project / LOCK_NAME
-    found = lock_project(_requirements(project))
     before = _earlier(path)
-    write_lock(found, path)
-    return LockReport(str(path), tuple(_rows(found, before)))
+    requirements = _requirements(project)
+    locked = before.kernels if before else ()
+    _check_names(upgraded, requirements, locked)
+    keep = () if upgrade else [kernel for kernel in locked if kernel.repo_id not in upgraded]
+    found = lock_project(requirements, keep)
+    if before is None or (lock_text(found), digests_text(found)) != (
+        lock_text(before),
+        digests_text(before),
+    ):
+        write_lock(found, path)
+        done = "written"
+    else:
+        done = "unchanged"
+    return LockReport(str(path), tuple(_rows(found, before)), done=done)
+
+
+def _check_names(
+    names: Iterable[str], requirements: Iterable[Requirement], locked: Iterable[LockedKernel]
+) -> None:
+    known = sorted({one.repo_id for one in requirements} | {one.repo_id for one in locked})
+    for name in names:
+        if name not in known:
+            raise click.BadParameter(
+                f"{name!r} is neither required nor locked; those are {', '.join(known)}.",
+                param_hint="--upgrade-kernel",
+            )
 
 
 def check(project: Path) -> LockReport:
@@ -60,12 +88,12 @@ def check(project: Path) -> LockReport:
     return LockReport(str(path), tuple(_rows(found, found)), check_lock(requirements, found))
 
 
-def as_text(report: LockReport, *, checked: bool) -> str:
+def as_text(report: LockReport) -> str:
     """A report for people."""
     if report.problems:
         problems = "\n".join(f"  {problem}" for problem in report.problems)
         return f"{report.lock} does not match pyproject.toml:\n{problems}\n{_ADVICE}"
-    done = "is up to date" if checked else "written"
+    done = "is up to date" if report.done == "checked" else report.done
     table = as_table(
         ["kernel", "required", "commit", "builds", "needed by", "change"],
         [
@@ -75,7 +103,7 @@ def as_text(report: LockReport, *, checked: bool) -> str:
                 row.commit[:_SHOWN_COMMIT],
                 str(row.builds),
                 ", ".join(row.needed_by),
-                "" if checked else row.change[: _SHOWN_COMMIT + 4],
+                "" if report.done == "checked" else row.change[: _SHOWN_COMMIT + 4],
             )
             for row in report.kernels
         ],

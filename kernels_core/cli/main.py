@@ -88,21 +88,39 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 @main.command()
 @_project
 @click.option("--check", is_flag=True, help="Write nothing; fail if the lock is out of date.")
+@click.option("-U", "--upgrade", is_flag=True, help="Lock the newest commits of all kernels.")
+@click.option(
+    "-P",
+    "--upgrade-kernel",
+    "upgraded",
+    multiple=True,
+    metavar="NAME",
+    help="Lock the newest commit of this kernel; repeatable.",
+)
 @_json
-def lock(project: Path, check: bool, as_json: bool) -> None:
+def lock(
+    project: Path, check: bool, upgrade: bool, upgraded: tuple[str, ...], as_json: bool
+) -> None:
     """Write kernels.lock for the PROJECT, a directory with a pyproject.toml.
 
-    Finds the current commits of the kernels in [tool.kernels.dependencies], and of all that they
-    need. The hashes of their builds are written to kernels.lock.digests.json.
+    Finds the commits of the kernels in [tool.kernels.dependencies], and of all that they need.
+    What is locked already stays as it is, as long as it meets what is required: --upgrade and
+    --upgrade-kernel look for newer commits. The hashes of all builds are written to
+    kernels.lock.digests.json.
 
     With --check it sends no requests: it compares the lock with pyproject.toml. The exit status is
     1 when they do not match, and 2 when pyproject.toml is malformed.
     """
     from kernels_core.cli import lock as command
 
+    if check and (upgrade or upgraded):
+        raise click.UsageError("--check writes nothing: it cannot be combined with --upgrade.")
     with errors_for_people():
-        report = command.check(project) if check else command.lock(project)
-    show(report, command.as_text(report, checked=check), as_json)
+        if check:
+            report = command.check(project)
+        else:
+            report = command.lock(project, upgrade=upgrade, upgraded=upgraded)
+    show(report, command.as_text(report), as_json)
     sys.exit(1 if report.problems else 0)
 
 

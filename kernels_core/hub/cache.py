@@ -34,7 +34,7 @@ CACHE_VARIABLE = "KERNELS_CACHE"
 # Where the Hub client looks for the directory of its cache, in this order.
 _HUB_VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
 
-_RECORDS = "kernels-core"
+OWN_FOLDER = "kernels-core"
 _FORMAT = 1
 # A process that holds a lock for longer hangs, or downloads over an unusable connection.
 _LOCK_TIMEOUT = 900.0
@@ -103,7 +103,7 @@ class RepositoryCache:
     @property
     def is_known(self) -> bool:
         """Whether this package has used the repository before."""
-        return (self.path / _RECORDS).is_dir()
+        return (self.path / OWN_FOLDER).is_dir()
 
     @property
     def is_filled(self) -> bool:
@@ -180,7 +180,7 @@ class RepositoryCache:
             self._record(name).unlink()
 
     def _record(self, name: str) -> Path:
-        return self.path / _RECORDS / f"{name}.json"
+        return self.path / OWN_FOLDER / f"{name}.json"
 
     def keep_ref(self, ref: str, commit: str) -> None:
         """Record the commit of a branch or tag, as the Hub client does.
@@ -196,6 +196,13 @@ class RepositoryCache:
                 path.write_text(commit, encoding="utf-8")
         except OSError as error:
             logger.info("Not writing %s: %s", path, error)
+
+    def keep_commit(self, commit: str) -> None:
+        """Record that a commit is used, whatever branches and tags there are.
+
+        The Hub client's own tools remove snapshots without a name, such as locked ones.
+        """
+        self.keep_ref(f"{OWN_FOLDER}/{commit}", commit)
 
     # Between processes
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kernels_core.hub.answers import BUILD_FOLDER, TreeFile
-from kernels_core.hub.cache import RepositoryCache
+from kernels_core.hub.cache import OWN_FOLDER, RepositoryCache
 from kernels_core.hub.versions import Refs, is_commit
 from kernels_core.repository.hashes import hash_file
 from kernels_core.repository.integrity import is_ignored
@@ -26,16 +26,17 @@ _METADATA = "metadata.json"
 
 
 def cached_refs(cache: RepositoryCache) -> Refs | None:
-    """The branches and tags that were loaded, as branches; None when there are none."""
+    """The branches and tags that were loaded; None when there are none."""
     found = {}
     refs = cache.path / "refs"
     for folder, _, names in os.walk(refs):
         for path in sorted(Path(folder, name) for name in names):
             with contextlib.suppress(OSError, UnicodeDecodeError):
                 commit = path.read_text(encoding="utf-8").strip()
-                if is_commit(commit):
-                    found[path.relative_to(refs).as_posix()] = commit
-    return Refs(found, {}) if found else None
+                name = path.relative_to(refs).as_posix()
+                if is_commit(commit) and not name.startswith(f"{OWN_FOLDER}/"):
+                    found[name] = commit
+    return Refs.of_names(found) if found else None
 
 
 def cached_tree(cache: RepositoryCache, commit: str) -> tuple[TreeFile, ...] | None:

@@ -21,6 +21,7 @@ from kernels_core.errors import (
     HubOfflineError,
     MetadataError,
     NoFittingBuildError,
+    VersionNotFoundError,
 )
 from kernels_core.hub import foreign, records
 from kernels_core.hub.answers import BUILD_FOLDER, TreeFile
@@ -104,10 +105,8 @@ class HubRepository:
 
     def refs(self, revision: str | None = None) -> Refs:
         """Its branches and tags, and a revision; those last seen when the Hub is not reachable."""
-        earlier = records.recall_refs(self.cache)
+        earlier = self._earlier_refs()
         if self.is_offline:
-            if earlier is None and not records.has_refs(self.cache):
-                earlier = foreign.cached_refs(self.cache)
             if earlier is None:
                 raise self.not_cached("its branches and tags")
             if revision is not None and not is_listed(earlier, revision):
@@ -115,10 +114,28 @@ class HubRepository:
             return earlier
         return client().refs(self.repo_id, revision, agent=self.agent, earlier=earlier)
 
+    def _earlier_refs(self) -> Refs | None:
+        """The Hub's last answer, and the names of commits that are in the cache without one."""
+        recorded = records.recall_refs(self.cache)
+        if recorded is None and records.has_refs(self.cache):
+            return None  # what another Hub answered
+        named = foreign.cached_refs(self.cache)
+        if recorded is None or named is None:
+            return recorded or named
+        return recorded | named | recorded.only(self._is_cached)
+
+    def _is_cached(self, commit: str) -> bool:
+        return self.cache.snapshot(commit).is_dir()
+
     def pin(self, revision: str | None = None, version: int | str | None = None) -> Pinned:
         """The commit that a version or revision means; no request is sent for a commit."""
         needs_refs = revision is None or not is_commit(revision)
         refs = self.refs(revision) if needs_refs else Refs({}, {})
+        if self.is_offline:
+            # Only what is in the cache can be loaded: a newer version in the range cannot.
+            cached = refs.only(self._is_cached)
+            with contextlib.suppress(VersionNotFoundError):
+                return choose_ref(cached, repo_id=self.repo_id, revision=revision, version=version)
         return choose_ref(refs, repo_id=self.repo_id, revision=revision, version=version)
 
     # Builds
@@ -262,7 +279,9 @@ class HubRepository:
             builds = self.builds(pinned.commit).values()
             files = tuple(file for build in builds for file in build.files.values())
             records.remember_tree(cache, pinned.commit, files)
-        if not is_commit(pinned.ref):
+        if is_commit(pinned.ref):
+            cache.keep_commit(pinned.commit)
+        else:
             cache.keep_ref(pinned.ref, pinned.commit)
 
     def _invalidate(self, pinned: Pinned) -> None:

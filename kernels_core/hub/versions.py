@@ -8,7 +8,7 @@ chooses the branch.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 from packaging.version import Version
@@ -22,6 +22,7 @@ DEFAULT_REVISION = "main"
 _COMMIT = re.compile(r"[0-9a-fA-F]{40}")
 _SHORT_COMMIT = re.compile(r"[0-9a-fA-F]{7,39}")
 _REF = re.compile(r"(?!.*(\.\.|/\.|@\{|\.lock(/|$)|\.$))[^\s~^:?*\[\\]+")
+_VERSION_TAG = re.compile(r"v[0-9]+\.")
 _MAJOR_BRANCH = re.compile(r"v(0|[1-9][0-9]{0,8})")
 _SHOWN = 20
 
@@ -40,6 +41,29 @@ class Refs:
     branches: Mapping[str, str]
     tags: Mapping[str, str]
     others: Mapping[str, str] = attrs.field(factory=dict)
+
+    @classmethod
+    def of_names(cls, names: Mapping[str, str]) -> Refs:
+        """Refs of which only the names are known: `v1.0` is a tag, `v1` a branch."""
+        others = {name: names[name] for name in names if name.startswith("refs/")}
+        tags = {name: names[name] for name in names if _VERSION_TAG.match(name)}
+        branches = {name: names[name] for name in names if name not in {**others, **tags}}
+        return cls(branches, tags, others)
+
+    def only(self, wanted: Callable[[str], bool]) -> Refs:
+        """Those at certain commits."""
+
+        def some(named: Mapping[str, str]) -> dict[str, str]:
+            return {name: commit for name, commit in named.items() if wanted(commit)}
+
+        return Refs(some(self.branches), some(self.tags), some(self.others))
+
+    def __or__(self, other: Refs) -> Refs:
+        return Refs(
+            {**self.branches, **other.branches},
+            {**self.tags, **other.tags},
+            {**self.others, **other.others},
+        )
 
 
 @attrs.frozen

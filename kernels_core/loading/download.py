@@ -12,7 +12,7 @@ from kernels_core.hub.install import HubBuild
 from kernels_core.hub.patience import one_load
 from kernels_core.hub.repository import HubRepository
 from kernels_core.hub.versions import Pinned, is_commit
-from kernels_core.loading.resolver import FIRST_DEVICE, Resolver
+from kernels_core.loading.resolver import Resolver
 from kernels_core.locks.lock import Lock, LockedKernel
 from kernels_core.locks.project import Requirement
 from kernels_core.parallel import in_parallel
@@ -45,11 +45,15 @@ def _lock_for(kernel: LockedKernel, lock: Lock) -> Lock:
 
 @attrs.frozen
 class Downloaded:
-    """Builds of one commit, by variant, that are in the cache and verified."""
+    """Builds of one commit, by variant, that are in the cache and verified.
+
+    `names` are the branches and tags that led to the commit, in a lock or on the Hub.
+    """
 
     repository: HubRepository
     commit: str
     builds: Mapping[str, HubBuild]
+    names: frozenset[str] = frozenset()
 
     @property
     def size(self) -> int:
@@ -73,8 +77,8 @@ class Selection:
     Attributes:
         variants: patterns of the names of variants, as in a shell; None for the builds that fit the
             first device of a backend.
-        backend: name of that backend; None for the most capable one of this machine. Patterns need
-            no backend: any machine can download builds for any other.
+        backend: name of that backend, which then needs no device on this machine; None for the most
+            capable one. Patterns need no backend: any machine can download builds for any other.
         trust: what the caller trusts; see `trust.check_trust`.
     """
 
@@ -93,7 +97,7 @@ def download_kernels(requests: Sequence[Request], selection: Selection) -> list[
 
     def attempt(request: Request) -> Result:
         try:
-            return Result(request, tuple(download_one(request)))
+            return Result(request, tuple(_named(one, request) for one in download_one(request)))
         except KernelsError as error:
             return Result(request, error=error)
 
@@ -107,9 +111,28 @@ def merged(results: Iterable[Result]) -> list[Downloaded]:
         for new in result.downloaded:
             key = new.repository.repo_id, new.commit
             before = found.get(key)
-            builds = {**before.builds, **new.builds} if before else new.builds
-            found[key] = attrs.evolve(new, builds=builds)
+            if before is not None:
+                new = attrs.evolve(
+                    new,
+                    builds={**before.builds, **new.builds},
+                    names=before.names | new.names,
+                )
+            found[key] = new
     return [found[key] for key in sorted(found)]
+
+
+def _named(downloaded: Downloaded, request: Request) -> Downloaded:
+    """Record under which names a lock has a commit, so that programs find it offline."""
+    kernels = request.lock.kernels if request.lock else ()
+    names = frozenset(
+        kernel.ref
+        for kernel in kernels
+        if (kernel.repo_id, kernel.commit) == (downloaded.repository.repo_id, downloaded.commit)
+        and not is_commit(kernel.ref)
+    )
+    for name in names:
+        downloaded.repository.cache.keep_ref(name, downloaded.commit)
+    return attrs.evolve(downloaded, names=downloaded.names | names)
 
 
 _Download = Callable[[Request], Iterable[Downloaded]]
@@ -119,8 +142,8 @@ _Download = Callable[[Request], Iterable[Downloaded]]
 
 
 def _for_device(selection: Selection) -> _Download:
-    backend = registry().backend_or_default(selection.backend)
-    resolver = Resolver(backend, FIRST_DEVICE, selection.trust)
+    backend, device = registry().backend_to_download_for(selection.backend)
+    resolver = Resolver(backend, device, selection.trust)
 
     def download_one(request: Request) -> Iterable[Downloaded]:
         kernel = request.requirement

@@ -12,6 +12,7 @@ import attrs
 from kernels_core import notices
 from kernels_core.errors import DependencyError, NamespaceTakenError
 from kernels_core.repository.builds import Build
+from kernels_core.repository.dependencies import check_dependencies
 from kernels_core.repository.importer import build_of, import_build, module_name
 from kernels_core.repository.metadata import Metadata
 
@@ -49,11 +50,13 @@ _loaded: dict[str, LoadedKernel] = {}
 def load_build(build: Build) -> ModuleType:
     """Import a build, once per process, and remember it for `get_loaded_kernels`.
 
-    Raises a NamespaceTakenError for a native build whose operators are already registered, and
-    whatever the kernel's own code raises.
+    Raises a DependencyError where Python packages are not installed that the build, or one that it
+    needs, depends on; a NamespaceTakenError for a native build whose operators are already
+    registered; and whatever the kernel's own code raises.
     """
     name = module_name(build)
     if name not in sys.modules:
+        check_packages(build)
         _check_namespace(build)
     try:
         module = import_build(build, _INSTEAD)
@@ -75,6 +78,14 @@ def load_build(build: Build) -> ModuleType:
 def _add_note(error: BaseException, note: str) -> None:
     # As `add_note` of Python 3.11 does.
     error.__dict__.setdefault("__notes__", []).append(note)
+
+
+def check_packages(build: Build) -> None:
+    """Raise a DependencyError where Python packages are missing for a build or what it needs."""
+    if build.metadata is not None:
+        check_dependencies(build.metadata, repository=build.repository)
+    for _, needed in build.dependencies:
+        check_packages(needed)
 
 
 def _check_namespace(build: Build) -> None:

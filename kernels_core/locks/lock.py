@@ -40,6 +40,12 @@ class LockedKernel:
         """The repository, "org/name"."""
         return self.dependency.repo_id
 
+    @property
+    def ref(self) -> str:
+        """The branch or tag that was required, or the commit."""
+        at = self.dependency
+        return str(at.revision) if at.version is None else f"v{at.version}"
+
 
 def _sorted(kernels: Iterable[LockedKernel]) -> tuple[LockedKernel, ...]:
     return tuple(sorted(kernels, key=lambda kernel: _order(kernel.dependency)))

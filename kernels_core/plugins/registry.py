@@ -134,6 +134,19 @@ class Registry:
             raise TypeError(f"backend must be the name of a backend, such as 'cpu', got {name!r}.")
         return self.backend_for(name)
 
+    def backend_to_download_for(self, name: str | None) -> tuple[Backend, int | None]:
+        """As `backend_or_default`, with the index of its first device.
+
+        A backend that is named may have no device on this machine, which then is only preparing for
+        another one: in that case the index is None.
+        """
+        try:
+            return self.backend_or_default(name), 0
+        except BackendUnavailableError:
+            if name is None:
+                raise
+            return self.backend(name), None
+
     def _named_by_environment(self) -> Backend | None:
         name = os.environ.get(NAMED, "").strip().lower()
         if not name:

@@ -12,7 +12,6 @@ import attrs
 from kernels_core.errors import MetadataError, NoFittingBuildError, RepositoryNotFoundError
 from kernels_core.host import HostInfo, host_info
 from kernels_core.plugins import Backend, registry
-from kernels_core.repository.dependencies import check_dependencies
 from kernels_core.repository.metadata import Metadata
 from kernels_core.variants.fit import BuildDecision, decide_builds
 from kernels_core.variants.names import TagParser
@@ -153,13 +152,11 @@ def make_build(
     package_name: str | None = None,
     commit: str | None = None,
 ) -> Build:
-    """Make a build of a variant directory, once everything that it needs exists.
+    """Make a build of a variant directory; a RepositoryNotFoundError when there is no package.
 
     Old builds have a package in it, with the name that the user gives, that of the metadata, or
-    that of the repository. Raises RepositoryNotFoundError and DependencyError.
+    that of the repository.
     """
-    if metadata is not None:
-        check_dependencies(metadata, repository=repository)
     names = [metadata.name if metadata else None, name]
     package = _find_package(path, names, repository, package_name)
     return Build(repository, path.name, path, package, metadata, commit)

@@ -132,7 +132,7 @@ def test_locking_again_says_what_has_moved(hub: Hub, project: Path) -> None:
     assert json.loads(run(project, "--json").output)["kernels"][0]["change"] == "new"
     forget()  # as a new process does
     second = hub.add("org/name", kernel_files("name", source="x = 2"), branch="v1")
-    report = json.loads(run(project, "--json").output)
+    report = json.loads(run(project, "--upgrade", "--json").output)
     assert report["kernels"] == [
         {
             "repo_id": "org/name",
@@ -146,6 +146,62 @@ def test_locking_again_says_what_has_moved(hub: Hub, project: Path) -> None:
     ]
     assert report["lock"] == str(project / "kernels.lock")
     assert report["problems"] == []
+
+
+def commits(project: Path) -> dict[str, str]:
+    """The locked commits."""
+    return {entry["dependency"]["repo-id"]: entry["lock"]["commit"] for entry in locked(project)}
+
+
+def test_what_is_locked_stays_until_it_is_to_be_upgraded(hub: Hub, project: Path) -> None:
+    def publish(source: str) -> None:
+        for name in ("base", "one", "two"):
+            needs = [] if name == "base" else [{"repo-id": "org/base", "version": 1}]
+            files = kernel_files(name, source=source, kernel_depends=needs)
+            tag = "v0.2.0" if source == "x = 2" else "v0.1.0"
+            hub.add(f"org/{name}", files, branch="v1", tag=tag)
+        forget()
+
+    publish("x = 1")
+    require(project, '"org/one" = 1', '"org/two" = ">=0.1"')
+    run(project)
+    first = commits(project)
+    before = {path: path.stat().st_mtime_ns for path in project.iterdir()}
+    publish("x = 2")
+    hub.forget()
+    output = run(project).output
+    assert output.endswith("kernels.lock unchanged.\n")
+    assert output.count(" unchanged\n") == 3
+    assert not hub.requests
+    assert {path: path.stat().st_mtime_ns for path in project.iterdir()} == before
+    assert run(project, "--upgrade-kernel", "org/two").exit_code == 0
+    second = commits(project)
+    assert {name for name in first if first[name] != second[name]} == {"org/two"}
+    require(project, '"org/one" = 1', '"org/two" = "==0.1.0"')
+    run(project)
+    assert commits(project) == first
+    assert run(project, "--upgrade").exit_code == 0
+    assert {name for name in first if first[name] != commits(project)[name]} == {
+        "org/base",
+        "org/one",
+    }
+    result = run(project, "-P", "org/tow")
+    assert result.exit_code == 2
+    assert "'org/tow' is neither required nor locked; those are org/base, org/one" in result.output
+    assert run(project, "--check", "--upgrade").exit_code == 2
+
+
+def test_a_lock_without_digests_gets_them_and_keeps_its_commits(hub: Hub, project: Path) -> None:
+    hub.add("org/name", kernel_files("name"), branch="v1")
+    require(project, '"org/name" = 1')
+    run(project)
+    first, digests = commits(project), (project / "kernels.lock.digests.json").read_text()
+    (project / "kernels.lock.digests.json").unlink()
+    hub.add("org/name", kernel_files("name", source="x = 2"), branch="v1")
+    forget()
+    assert run(project).exit_code == 0
+    assert commits(project) == first
+    assert (project / "kernels.lock.digests.json").read_text() == digests
 
 
 def test_the_table_shows_every_kernel(hub: Hub, project: Path) -> None:

@@ -16,6 +16,7 @@ from kernels_core.check.facts.operators import unique_part
 from kernels_core.check.facts.repository import Build, Repository
 from kernels_core.check.run.process import Event, Worked, work
 from kernels_core.errors import KernelsError, NoFittingBuildError
+from kernels_core.loading.loaded import check_packages
 from kernels_core.plugins import registry
 from kernels_core.repository.local import LocalRepository
 
@@ -65,9 +66,9 @@ def _fitting(repository: Repository) -> tuple[Build, str]:
     for decision in decisions:
         if decision.accepted and decision.name in builds:
             build = builds[decision.name]
-            # Raises if a dependency is missing.
-            LocalRepository(build.directory, _package(repository, build)).best_build(
-                backend, _FIRST_DEVICE
+            package = _package(repository, build)
+            check_packages(
+                LocalRepository(build.directory, package).best_build(backend, _FIRST_DEVICE)
             )
             return build, backend.name
     reasons = [f"{each.name}: {each.reason}" for each in decisions if each.name in builds]
