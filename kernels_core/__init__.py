@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from kernels_core.unpickling import explain_missing_kernels
+
 if TYPE_CHECKING:
     from kernels_core.api.kernelize import kernelize as kernelize
     from kernels_core.api.kernelize import kernelized as kernelized
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from kernels_core.layers.fallback import KernelizeFallback as KernelizeFallback
     from kernels_core.layers.kernel_of import LayerKernel as LayerKernel
     from kernels_core.layers.kernel_of import kernel_of as kernel_of
+    from kernels_core.layers.kernel_of import original_class as original_class
     from kernels_core.layers.mapping import bundled_mapping as bundled_mapping
     from kernels_core.layers.mapping import register_kernel_mapping as register_kernel_mapping
     from kernels_core.layers.mapping import use_kernel_mapping as use_kernel_mapping
@@ -92,7 +95,7 @@ _MODULES = {
         "use_kernelized_func",
     ),
     "layers.fallback": ("KernelizeFallback",),
-    "layers.kernel_of": ("LayerKernel", "kernel_of"),
+    "layers.kernel_of": ("LayerKernel", "kernel_of", "original_class"),
     "layers.mapping": ("bundled_mapping", "register_kernel_mapping", "use_kernel_mapping"),
     "layers.report": ("KernelizeReport", "report"),
     "layers.repositories": (
@@ -106,6 +109,9 @@ _MODULES = {
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = sorted(_MODULE_OF)
+
+# Here, because a process that unpickles may have done no more than import this package.
+explain_missing_kernels()
 
 
 def __getattr__(name: str) -> Any:

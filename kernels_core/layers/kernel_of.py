@@ -1,4 +1,4 @@
-"""Whether a module runs a kernel, and which."""
+"""Whether a module runs a kernel, and which; the class that it has without one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from kernels_core.layers.classes import swapped_layer
+from kernels_core.layers import classes
 from kernels_core.layers.load import build_of_layer
 
 if TYPE_CHECKING:
@@ -55,10 +55,31 @@ def kernel_of(module: nn.Module) -> LayerKernel | None:
         >>> print(kernel_of(nn.Linear(2, 2)))
         None
     """
-    layer = swapped_layer(type(module))
+    layer = classes.swapped_layer(type(module))
     if layer is None:
         return None
     build = build_of_layer(layer)
     if build is None:
         return LayerKernel(layer.__name__)
     return LayerKernel(layer.__name__, build.repository, build.variant, build.commit)
+
+
+def original_class(module: nn.Module) -> type[nn.Module]:
+    """The class of a module without a kernel, for code that asks for exactly one class.
+
+    A kernelized module has a subclass of its class; `type(module) is SomeClass` is False for it,
+    and a table by class does not find it.
+
+    Args:
+        module: a module, whether kernelized or not.
+
+    Returns:
+        The class that `unkernelize` gives it back; `type(module)` if it runs no kernel.
+
+    Example:
+        >>> from torch import nn
+        >>> from kernels_core import original_class
+        >>> original_class(nn.Linear(2, 2)) is nn.Linear
+        True
+    """
+    return classes.original_class(type(module))

@@ -33,8 +33,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from kernels_core.repository.builds import Build
-
-_PREFIX = "kernel_build_"
+from kernels_core.unpickling import PREFIX
 
 
 def import_build(build: Build, instead: Mapping[str, str] | None = None) -> ModuleType:
@@ -68,7 +67,7 @@ def module_name(build: Build) -> str:
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
     name = build.metadata.name if build.metadata else None
     readable = re.sub(r"[^A-Za-z0-9]+", "_", f"{name}_{build.variant}" if name else build.variant)
-    return f"{_PREFIX}{readable}_{digest}"
+    return f"{PREFIX}{readable}_{digest}"
 
 
 class _SourceLoader(SourceFileLoader):
