@@ -102,7 +102,8 @@ attention = kernels.get_kernel(
     "acme/attention", version=0, user_agent={"framework": "diffusers"}, trust_remote_code=False
 )
 assert attention.answer() == "attention with helper"
-print(json.dumps([kernel.repo_info.repo_id for kernel in kernels.get_loaded_kernels()]))
+loaded = kernels.get_loaded_kernels()
+print(json.dumps([kernel.repo_info.repo_id for kernel in loaded if kernel.repo_info]))
 """
 )
 ATTENTION = """
