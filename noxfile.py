@@ -46,6 +46,7 @@ TEST_HELPERS = (
     "layers/models.py",
     "layers/transformers_program.py",
     "native/build.py",
+    "transformers_sweep.py",
 )
 # Tests in one file share expensive fixtures, so each process runs whole files.
 IN_PARALLEL = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile")
@@ -171,13 +172,14 @@ def compat(session: nox.Session) -> None:
     """Use `import kernels` from several versions of transformers, with all models.
 
     Each version runs without and with Hugging Face `kernels` installed. Versions after `--` run
-    instead of all, with the three models that `tests` takes, too.
+    instead of all, with the three models that `tests` takes, too. With it installed, the bundled
+    layers are also compared with everything in transformers that they may replace.
     """
     _install(session, "models", "test")
     models = {} if session.posargs else {"COMPAT_MODELS": ",".join(COMPAT_MODELS)}
     for packages in ([], _group("hf-kernels")):
         if packages:
-            session.install(*packages)
+            session.install(*packages, *_group("triton"))
         for version in session.posargs or TRANSFORMERS:
             folder = Path(session.create_tmp(), f"transformers-{version}")
             if not folder.exists():
@@ -185,6 +187,14 @@ def compat(session: nox.Session) -> None:
                 session.install("--no-deps", "--target", str(folder), requirement)
             environment = {"PYTHONPATH": str(folder), **models}
             session.run("pytest", *COMPAT_TESTS, env=environment)
+            if packages:
+                everything = {**environment, "SWEEP_ALL": "1"}
+                session.run("pytest", "tests/layers/test_sweep.py", env=everything)
+                session.run(
+                    "pytest",
+                    "backends/bundled-triton/tests/test_sweep.py",
+                    env={**everything, "TRITON_INTERPRET": "1"},
+                )
 
 
 @nox.session(python=PYTHONS)

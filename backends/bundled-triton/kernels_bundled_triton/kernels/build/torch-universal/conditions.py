@@ -88,16 +88,15 @@ def gates_with_gelu(mlp: Any) -> bool:
 
 
 def rotates_first_half_against_second(function: Any) -> bool:
-    """Whether a function rotates as the layer does, with cos as wide as a head or half as wide."""
+    """Whether a function rotates as the layer does, by each width of cos that it takes."""
     q, k, half = _numbers(1, 2, 3, 8), _numbers(1, 1, 3, 8), 3 * _numbers(1, 3, 4)
-    whole = torch.cat((half, half), -1)
-    for angles in (whole, half):
-        with suppress(RuntimeError):  # it takes the other width
-            given = [q, k, angles.cos(), angles.sin()]
-            return _rotates_equally(function, given) and _rotates_equally(
-                function, [tensor.bfloat16() for tensor in given]
-            )
-    return False
+    outcomes = []
+    for angles in (torch.cat((half, half), -1), half):
+        for dtype in (torch.float32, torch.bfloat16):
+            given = [tensor.to(dtype) for tensor in (q, k, angles.cos(), angles.sin())]
+            with suppress(RuntimeError, ValueError):  # it takes the other width
+                outcomes.append(_rotates_equally(function, given))
+    return bool(outcomes) and all(outcomes)
 
 
 def is_cross_entropy(loss: Any) -> bool:
