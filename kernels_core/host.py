@@ -107,8 +107,9 @@ def import_torch() -> ModuleType | None:
     again in this process, which could end in a segmentation fault.
     """
     with _importing:
-        if "torch" not in sys.modules and find_module("torch") is not None:
-            _import_torch()
+        spec = None if "torch" in sys.modules else find_module("torch")
+        if spec is not None:
+            _import_torch(spec)
     if sys.modules.get("torch") is None:
         return None
     torch = importlib.import_module("torch")  # waits while another thread imports it
@@ -116,24 +117,24 @@ def import_torch() -> ModuleType | None:
     return None if spec is not None and is_leftover(spec) else torch
 
 
-def _import_torch() -> None:
+def _import_torch(spec: ModuleSpec) -> None:
     global _failure
     # Python removes a module whose import failed, but not its submodules.
     if not _failure and any(name.startswith("torch.") for name in tuple(sys.modules)):
         _failure = "an earlier import of it in this process failed"
     if _failure:
-        raise _unusable_torch()
+        raise _unusable_torch(spec)
     try:
         importlib.import_module("torch")
     except Exception as error:
         _failure = traceback.format_exception_only(error)[-1].strip()
-        raise _unusable_torch() from error
+        raise _unusable_torch(spec) from error
 
 
-def _unusable_torch() -> DependencyError:
+def _unusable_torch(spec: ModuleSpec) -> DependencyError:
     return DependencyError(
-        f"torch is installed but could not be imported: {_failure}. Repair or reinstall it, and "
-        f"start another process: it cannot be imported twice in one.",
+        f"torch could not be imported from {spec.origin}: {_failure}. Reinstall it, or rename what "
+        f"is not PyTorch, and start another process: it cannot be imported twice in one.",
         repository="",
         missing=("torch",),
     )
