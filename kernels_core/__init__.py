@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from kernels_core.layers.mapping import register_kernel_mapping as register_kernel_mapping
     from kernels_core.layers.mapping import use_kernel_mapping as use_kernel_mapping
     from kernels_core.layers.report import KernelizeReport as KernelizeReport
-    from kernels_core.layers.report import report as report
+    from kernels_core.layers.report_now import report as report
     from kernels_core.layers.repositories import LayerRepository as LayerRepository
     from kernels_core.layers.repositories import LocalLayerRepository as LocalLayerRepository
     from kernels_core.layers.repositories import LockedLayerRepository as LockedLayerRepository
@@ -97,7 +97,8 @@ _MODULES = {
     "layers.fallback": ("KernelizeFallback",),
     "layers.kernel_of": ("LayerKernel", "kernel_of", "original_class"),
     "layers.mapping": ("bundled_mapping", "register_kernel_mapping", "use_kernel_mapping"),
-    "layers.report": ("KernelizeReport", "report"),
+    "layers.report": ("KernelizeReport",),
+    "layers.report_now": ("report",),
     "layers.repositories": (
         "LayerRepository",
         "LocalLayerRepository",

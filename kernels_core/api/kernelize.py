@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from kernels_core.api.plan import apply_plan, check_model, plan
+from kernels_core.api.plan import apply_plan, check_model, plan, planned_modules
 from kernels_core.device import Device
 from kernels_core.layers.classes import original_class
 from kernels_core.layers.fallback import KernelizeFallback
 from kernels_core.layers.mapping import KernelMapping
-from kernels_core.layers.report import current_report, set_report
-from kernels_core.layers.swap import kernelized_modules, put_back, replace
+from kernels_core.layers.report import current_report
+from kernels_core.layers.swap import kernelized_modules, replace, restore
 from kernels_core.mode import Mode
 
 if TYPE_CHECKING:
@@ -125,12 +125,12 @@ def kernelized(
         bundled=bundled,
     )
     before = current_report(model)
-    classes = apply_plan(made)
+    classes = planned_modules(made)
     try:
+        apply_plan(made)
         yield model
     finally:
-        put_back(classes)
-        set_report(model, before)
+        restore(model, classes, before)
 
 
 def unkernelize(model: _M) -> _M:

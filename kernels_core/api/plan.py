@@ -15,10 +15,10 @@ from kernels_core.layers.report import (
     KernelizeReport,
     ReportRow,
     make_report,
-    report,
     rows_to_dict,
     table,
 )
+from kernels_core.layers.report_now import report
 from kernels_core.layers.swap import refused, replace
 from kernels_core.mode import Mode, serving_modes
 
@@ -135,36 +135,31 @@ def check_model(model: object) -> None:
         raise TypeError(f"model must be a torch.nn.Module, got {model!r}.")
 
 
-def apply_plan(plan: Plan) -> list[Change]:
-    """Apply a plan; returns the class of each group before and after, even if it is the same."""
+def apply_plan(plan: Plan) -> None:
+    """Apply a plan."""
     from kernels_core.layers.decide import decide
 
     decisions = decide(plan._groups, plan.mode, plan._allowed)
     try:
-        return _apply(plan, decisions)
+        _apply(plan, decisions)
     except StalePlanError:
         raise
     except Exception:
         if plan._allowed != KernelizeFallback.ALL:
             raise
-        return _apply(plan, [_unless_refused(decision) for decision in decisions])
+        _apply(plan, [_unless_refused(decision) for decision in decisions])
 
 
-def _apply(plan: Plan, decisions: list[Decision]) -> list[Change]:
+def _apply(plan: Plan, decisions: list[Decision]) -> None:
     from kernels_core.layers.advice import advise
 
     advise(plan.model, decisions)
-    decided = [(one, one.planned.group) for one in decisions]
-    made = make_report(
-        plan.model, plan.mode, ((one.row(), group.modules) for one, group in decided)
-    )
+    made = make_report(plan.model, plan.mode, (one.outcome() for one in decisions))
     for planned in plan._groups:
         if planned.group.reference:
             refer_by_name(planned.group.original, planned.group.reference)
     classes = [_change(one) for one in decisions]
     replace(plan.model, [change for change in classes if change[0] is not change[1]], made)
-    return classes
-
 
 def _change(decision: Decision) -> Change:
     group = decision.planned.group
@@ -175,3 +170,8 @@ def _unless_refused(decision: Decision) -> Decision:
     """The decision, or to keep the forward of modules that refuse another class."""
     error = refused(_change(decision))
     return decision if error is None else decision.kept(error)
+
+
+def planned_modules(plan: Plan) -> list[tuple[type[nn.Module], list[nn.Module]]]:
+    """The modules that a plan is about, by the class that they have before it is applied."""
+    return [(one.group.current, one.group.modules) for one in plan._groups]

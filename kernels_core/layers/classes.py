@@ -15,15 +15,20 @@ import atexit
 import gc
 import sys
 import threading
+import weakref
+from collections.abc import Callable
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from kernels_core.errors import ApplyError
 from kernels_core.layers import copying
+from kernels_core.layers.extensible import mark_of
 
 if TYPE_CHECKING:
     from torch import nn
 
 _LAYER = "_kernels_core_layer"
+_VARIANT = "_kernels_core_variant"
 _AROUND = "_kernels_core_around"  # in a recreated class: the one that it was recreated from
 
 # What a class has that is not for one recreated from it; type() creates the first two for each.
@@ -32,12 +37,18 @@ _PER_CLASS = frozenset({"__dict__", "__weakref__", _AROUND})
 # A class refers weakly to its subclasses, and so does not keep ours. Those are kept here whose
 # original is found by its name, and lives on: they may be needed again at any time.
 _lasting: set[type[nn.Module]] = set()
+# By forward of a kernel, guarded or not, its layer and the classes that have it.
+_forwards: weakref.WeakKeyDictionary[
+    FunctionType, tuple[weakref.ref[type[nn.Module]], weakref.WeakSet[type[nn.Module]]]
+] = weakref.WeakKeyDictionary()
+# Changes the members that a class is about to get, for its original class.
+Members = Callable[[Any, dict[str, Any]], None]
 # Two threads that make the same class must both get the same one. Making it runs foreign code.
 _lock = threading.RLock()
 
 
 def swapped_layer(cls: type[nn.Module]) -> type[nn.Module] | None:
-    """The kernel's layer whose forward a class runs, or None."""
+    """The kernel's layer that a class was made for, or None."""
     while _is_generated(cls):
         cls = cls.__bases__[-1]
     return cls.__dict__.get(_LAYER)
@@ -51,20 +62,52 @@ def original_class(cls: type[nn.Module]) -> type[nn.Module]:
     return original
 
 
-def kernelized_class(cls: type[nn.Module], layer: type[nn.Module]) -> type[nn.Module]:
+def layer_of_forward(function: object) -> type[nn.Module] | None:
+    """The layer of the kernel whose forward a function is, or None."""
+    known = _forwards.get(function) if isinstance(function, FunctionType) else None
+    return known[0]() if known else None
+
+
+def captured_forwards() -> list[FunctionType]:
+    """The forwards of kernels to which more than their classes refer, as bound methods do."""
+    functions = list(_forwards)
+    unknown = [lambda: None]
+    expected = [sys.getrefcount(unknown[0]) + len(_having(one)) for one in functions]
+    return [
+        functions[number]
+        for number, count in enumerate(expected)
+        if sys.getrefcount(functions[number]) > count
+    ]
+
+
+def _having(function: FunctionType) -> list[type]:
+    """The classes of layers, and those made for them, that have a forward in their namespace."""
+    layer, made = _forwards[function]
+    classes: set[Any] = {*made, *getattr(layer(), "__mro__", ())}
+    return [cls for cls in classes if cls.__dict__.get("forward") is function]
+
+
+def kernelized_class(
+    cls: type[nn.Module],
+    layer: type[nn.Module],
+    members: Members | None = None,
+    variant: str = "",
+) -> type[nn.Module]:
     """The class that runs a layer's forward instead, the same one at each call.
 
-    ApplyError where the class cannot be subclassed.
+    Variants of it have other members. ApplyError where the class cannot be subclassed.
     """
     original = original_class(cls)
     if _is_generated(original):
-        return _around(original, kernelized_class(original.__bases__[-1], layer))
+        base = kernelized_class(original.__bases__[-1], layer, members, variant)
+        return _around(original, base)
     try:
         with _lock:
             for made in type.__subclasses__(original):
-                if made.__dict__.get(_LAYER) is layer:
+                own = made.__dict__
+                if own.get(_LAYER) is layer and own[_VARIANT] == variant:
                     return made
-            return _make(original, layer)
+            return _make(original, layer, members, variant)
     except TypeError as error:
         raise ApplyError(
             f"The forward of {original.__qualname__} cannot be replaced: its class cannot be "
@@ -100,7 +143,9 @@ def _forget(phase: str, info: dict[str, int]) -> None:
                 _lasting.discard(made)
 
 
-def _make(original: type[nn.Module], layer: type[nn.Module]) -> type[nn.Module]:
+def _make(
+    original: type[nn.Module], layer: type[nn.Module], members: Members | None, variant: str
+) -> type[nn.Module]:
     # Imported here, so that `kernelize` can be imported without torch.
     from torch import nn
 
@@ -114,10 +159,17 @@ def _make(original: type[nn.Module], layer: type[nn.Module]) -> type[nn.Module]:
     }
     if not namespace.get("has_backward", True):
         namespace["forward"] = guarded(namespace["forward"], layer.__name__)
+    becomes = getattr(original, "cls_to_become", None)
+    if becomes is not None and mark_of(becomes)[0] == mark_of(original)[0]:
+        # torch's lazy modules get this class at their first call, and keep the kernel in it.
+        namespace["cls_to_become"] = kernelized_class(becomes, layer, members, variant)
+    if members is not None:
+        members(original, namespace)
     namespace.update(copying.methods(original))
     namespace.update(
         {
             _LAYER: layer,
+            _VARIANT: variant,
             "__module__": original.__module__,
             "__qualname__": original.__qualname__,
             "__doc__": original.__doc__,
@@ -125,6 +177,9 @@ def _make(original: type[nn.Module], layer: type[nn.Module]) -> type[nn.Module]:
         }
     )
     made = _subclass(original, namespace)
+    forward = namespace.get("forward")
+    if isinstance(forward, FunctionType):
+        _forwards.setdefault(forward, (weakref.ref(layer), weakref.WeakSet()))[1].add(made)
     if _is_found(original):
         _lasting.add(made)
         if _forget not in gc.callbacks:

@@ -24,10 +24,10 @@ from kernels_core.errors import (
 )
 from kernels_core.hookspecs import Candidate
 from kernels_core.layers.candidates import PlannedGroup
-from kernels_core.layers.classes import kernelized_class, swapped_layer
+from kernels_core.layers.classes import swapped_layer
 from kernels_core.layers.fallback import KernelizeFallback, Obstacle
 from kernels_core.layers.load import LoadedLayer, Resolutions, load_layer
-from kernels_core.layers.report import ReportRow
+from kernels_core.layers.report import Outcome, ReportRow
 from kernels_core.layers.repositories import name_of
 from kernels_core.layers.scan import FOREIGN_FORWARD, Group
 from kernels_core.layers.validation import (
@@ -38,6 +38,7 @@ from kernels_core.layers.validation import (
     unmet,
     unmet_by_module,
 )
+from kernels_core.layers.watched import class_for
 from kernels_core.mode import Mode
 
 
@@ -52,8 +53,11 @@ class Decision:
     obstacles: tuple[Obstacle, ...] = ()  # why other candidates were passed over, or all were
     note: str = ""  # what a user of the chosen kernel must know
 
-    def row(self) -> ReportRow:
-        """The row of a report, without the number of modules."""
+    def outcome(self) -> Outcome:
+        """What a report says of these modules."""
+        return self._row(), self.cls, self.planned.group.modules
+
+    def _row(self) -> ReportRow:
         reasons = tuple(obstacle.reason for obstacle in self.obstacles)
         if self.loaded is None or self.candidate is None:
             reason = self.planned.group.kept or "; ".join(reasons)
@@ -152,7 +156,7 @@ class _Search:
         note = check_signature(loaded.layer, group.original, name)
         if swapped_layer(group.current) is not loaded.layer:  # else they were checked before
             check_members(group.modules, loaded.layer, name)
-        cls = kernelized_class(group.current, loaded.layer)
+        cls = class_for(group.current, loaded.layer)
         fit, unfit, reason = _by_conditions(group, loaded.layer, name)
         if fit:
             part = planned if not unfit else planned.part(fit)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from kernels_core.layers import classes
+from kernels_core.layers.captures import running
 from kernels_core.layers.load import build_of_layer
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def kernel_of(module: nn.Module) -> LayerKernel | None:
         >>> print(kernel_of(nn.Linear(2, 2)))
         None
     """
-    layer = classes.swapped_layer(type(module))
+    layer = running(module).layer
     if layer is None:
         return None
     build = build_of_layer(layer)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from kernels_core.errors import ReportNotFoundError
 from kernels_core.mode import Mode
 
 if TYPE_CHECKING:
@@ -91,6 +90,7 @@ class KernelizeReport:
     rows: tuple[ReportRow, ...]
     _model: weakref.ref[nn.Module]
     _members: tuple[list[int], ...]  # ids: a report must not keep the modules alive
+    _classes: tuple[type[nn.Module], ...]  # of each row, the class that the modules got
 
     def modules(self) -> Iterator[tuple[str, ReportRow]]:
         """Iterate over the modules with a decision, as pairs of qualified name and row.
@@ -109,6 +109,12 @@ class KernelizeReport:
             row = row_of.get(id(module))
             if row is not None:
                 yield name, row
+
+    def _says_the_same(self, other: KernelizeReport) -> bool:
+        return self.rows == other.rows and all(
+            set(mine) == set(their)
+            for mine, their in zip(self._members, other._members, strict=True)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data, ready for JSON."""
@@ -155,18 +161,23 @@ def rows_to_dict(mode: Mode, rows: Iterable[ReportRow]) -> dict[str, Any]:
 _reports: weakref.WeakKeyDictionary[nn.Module, KernelizeReport] = weakref.WeakKeyDictionary()
 
 
-def make_report(
-    model: nn.Module, mode: Mode, decided: Iterable[tuple[ReportRow, list[nn.Module]]]
-) -> KernelizeReport:
+# A row, the class that modules got, and the modules.
+Outcome = tuple[ReportRow, "type[nn.Module]", "list[nn.Module]"]
+
+
+def make_report(model: nn.Module, mode: Mode, outcomes: Iterable[Outcome]) -> KernelizeReport:
     """Make the report of a call. Groups with equal rows share one row, which counts them all."""
     members: dict[ReportRow, list[int]] = {}
-    for row, modules in decided:
+    classes: dict[ReportRow, type[nn.Module]] = {}
+    for row, cls, modules in outcomes:
         members.setdefault(row, []).extend(map(id, modules))
+        classes[row] = cls
     return KernelizeReport(
         mode,
         tuple(attrs.evolve(row, count=len(ids)) for row, ids in members.items()),
         weakref.ref(model),
         tuple(members.values()),
+        tuple(classes.values()),
     )
 
 
@@ -183,29 +194,20 @@ def set_report(model: nn.Module, new: KernelizeReport | None) -> None:
         _reports[model] = new
 
 
-def report(model: nn.Module) -> KernelizeReport:
-    """The report of the last `kernelize` call on this model.
+# By report, the ids of its modules, and what was warned of since it was made.
+_warned: weakref.WeakKeyDictionary[KernelizeReport, tuple[frozenset[int], set[str]]] = (
+    weakref.WeakKeyDictionary()
+)
 
-    Args:
-        model: the object that was passed to `kernelize`.
 
-    Raises:
-        ReportNotFoundError: the model was never kernelized, or `unkernelize` undid it.
-
-    Example:
-        >>> import kernels_core
-        >>> from torch import nn
-        >>> model = kernels_core.kernelize(
-        ...     nn.Linear(2, 2), mode=kernels_core.Mode.INFERENCE, device="cpu"
-        ... )
-        >>> kernels_core.report(model).to_dict()
-        {'mode': 'INFERENCE', 'layers': []}
-    """
-    found = _reports.get(model)
-    if found is None:
-        raise ReportNotFoundError(
-            f"There is no report for this {type(model).__qualname__}: it has not been kernelized. "
-            f"A report belongs to the object that was passed to kernelize, not to copies or parts "
-            f"of it."
-        )
-    return found
+def is_news(module: nn.Module, text: str) -> bool:
+    """Whether a text about one of a model's modules is new since the model was kernelized."""
+    for made in _reports.values():
+        if made not in _warned:
+            _warned[made] = (frozenset(one for ids in made._members for one in ids), set())
+        members, known = _warned[made]
+        if id(module) in members:
+            if text in known:
+                return False
+            known.add(text)
+    return True

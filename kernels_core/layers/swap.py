@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Iterable
 from types import MethodType
 from typing import TYPE_CHECKING, Any
@@ -25,19 +26,32 @@ from kernels_core.layers.report import KernelizeReport, current_report, set_repo
 if TYPE_CHECKING:
     from torch import nn
 
+    from kernels_core.layers.captures import Undo
+
     # A group of modules: the class that they have, the class that they get, the modules.
     Change = tuple[type[nn.Module], type[nn.Module], list[nn.Module]]
 
 logger = logging.getLogger("kernels_core")
 
+# How many names a warning lists.
+_SHOWN = 5
+
 
 def has_foreign_forward(module: nn.Module) -> bool:
-    """Whether another package's forward on the instance hides the one of its class."""
+    """Whether another package's forward on the instance hides the one of its class.
+
+    One that captured a kernel's forward does not: what it captured follows the class.
+    """
     attributes = module.__dict__
     if "forward" not in attributes or _is_own(module, attributes["forward"]):
         return False
     hooked = "_hf_hook" in attributes and "_old_forward" in attributes
-    return not (hooked and _is_own(module, attributes["_old_forward"]))
+    if hooked and _is_own(module, attributes["_old_forward"]):
+        return False
+    # Imported here, so that `kernelize` can be imported without torch.
+    from kernels_core.layers.captures import follows
+
+    return not follows(module)
 
 
 def _is_own(module: nn.Module, forward: object) -> bool:
@@ -48,17 +62,20 @@ def _is_own(module: nn.Module, forward: object) -> bool:
     )
 
 
+def functions_of(model: nn.Module) -> list[nn.Module]:
+    """The extensible functions that a model's modules use."""
+    found: dict[nn.Module, None] = {}
+    for module in each_module(model):
+        found.update(dict.fromkeys(module.__dict__.get("_kernel_funcs", {}).values()))
+    return list(found)
+
+
 def kernelized_modules(model: nn.Module) -> dict[type[nn.Module], list[nn.Module]]:
     """The modules of a model whose forward was replaced, and its functions, by their class."""
     by_class: dict[type[nn.Module], list[nn.Module]] = {}
-    functions: dict[nn.Module, None] = {}
-    for module in each_module(model):
+    for module in (*each_module(model), *functions_of(model)):
         if swapped_layer(type(module)) is not None:
             by_class.setdefault(type(module), []).append(module)
-        functions.update(dict.fromkeys(module.__dict__.get("_kernel_funcs", {}).values()))
-    for function in functions:
-        if swapped_layer(type(function)) is not None:
-            by_class.setdefault(type(function), []).append(function)
     return by_class
 
 
@@ -68,16 +85,71 @@ def replace(model: nn.Module, changes: list[Change], made: KernelizeReport | Non
     StalePlanError where a module has another class by now, ApplyError where Python refuses one.
     """
     before = current_report(model)
+    undo: list[Undo] = []
     _check_current(changes)
     try:
         _assign(changes)
         set_report(model, made)
         if made is not None:
+            _follow(model, [module for _, _, modules in changes for module in modules], undo)
             logger.info("kernelized %s:\n%s", type(model).__qualname__, made)
+        else:
+            _follow(model, [*each_module(model), *functions_of(model)], undo)
+            _warn_of_derived(model)
     except BaseException:  # Ctrl-C, or a handler of log records that raises
-        put_back(changes)
+        _put_back((cls, modules) for cls, _, modules in changes)
+        for one in reversed(undo):
+            one()
         set_report(model, before)
         raise
+
+
+def restore(
+    model: nn.Module,
+    classes: list[tuple[type[nn.Module], list[nn.Module]]],
+    before: KernelizeReport | None,
+) -> None:
+    """Give modules the class and the model the report that they had, whatever they have now."""
+    _put_back(classes)
+    set_report(model, before)
+    _follow(model, [module for _, modules in classes for module in modules], [])
+
+
+def _warn_of_derived(model: nn.Module) -> None:
+    """Warn of modules with a class that somebody derived from a kernelized one."""
+    from kernels_core.layers.captures import derives_from_kernelized
+
+    for cls in dict.fromkeys(map(type, each_module(model))):
+        if derives_from_kernelized(cls):
+            warnings.warn(
+                f"{cls.__qualname__} was made from a kernelized class and cannot be restored: its "
+                f"base class runs a kernel. Derive it from the class as it was defined.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+
+def _follow(model: nn.Module, modules: list[nn.Module], undo: list[Undo]) -> None:
+    """Let captured forwards run what their modules run now, and warn of those that cannot."""
+    if not modules:
+        return
+    # Imported here, so that `kernelize` can be imported without torch.
+    from kernels_core.layers.captures import follow_everywhere
+
+    left = follow_everywhere(modules, undo)
+    if not left:
+        return
+    names = {id(module): name or type(module).__name__ for name, module in model.named_modules()}
+    listed = [names.get(id(module), type(module).__name__) for module in left]
+    shown = ", ".join(listed[:_SHOWN]) + (", ..." if len(listed) > _SHOWN else "")
+    warnings.warn(
+        f"{len(left)} captured forward{'s' if len(left) > 1 else ''} of {type(model).__qualname__} "
+        f"still run a kernel that their modules do not run any more: {shown}. Something holds "
+        f"module.forward from before and could not be changed. Remove it, for example a hook, or "
+        f"read module.forward again.",
+        RuntimeWarning,
+        stacklevel=4,
+    )
 
 
 def _check_current(changes: Iterable[Change]) -> None:
@@ -94,7 +166,7 @@ def _assign(changes: Iterable[Change]) -> None:
     for before, after, modules in changes:
         try:
             for module in modules:
-                _assign_one(module, after)
+                change_class(module, after)
         except TypeError as error:
             raise ApplyError(
                 f"The class of a {before.__qualname__} cannot be changed: {error}",
@@ -109,19 +181,19 @@ def refused(change: Change) -> Exception | None:
     except Exception as error:
         return error
     finally:
-        put_back([change])
+        _put_back([(change[0], change[2])])
     return None
 
 
-def put_back(changes: Iterable[Change]) -> None:
-    """Give modules the class that they had before some changes, whatever they have now."""
-    for before, _, modules in changes:
+def _put_back(classes: Iterable[tuple[type[nn.Module], list[nn.Module]]]) -> None:
+    for before, modules in classes:
         for module in modules:
             if type(module) is not before:
-                _assign_one(module, before)
+                change_class(module, before)
 
 
-def _assign_one(module: nn.Module, cls: type[nn.Module]) -> None:
+def change_class(module: nn.Module, cls: type[nn.Module]) -> None:
+    """Change a module's class, and with it the forward of its class where it is on the instance."""
     attributes: dict[str, Any] = module.__dict__
     bound = [
         name

@@ -164,6 +164,14 @@ def unmet(module: nn.Module, required: Conditions) -> str:
     return ""
 
 
+def unsuitable(module: nn.Module, layer: type[nn.Module]) -> str:
+    """Why a module cannot be the one that a layer's forward runs on, or ""."""
+    for member in required_members(layer):
+        if not hasattr(module, member):
+            return f"it has no {member}"
+    return unmet(module, conditions(layer))
+
+
 def _name_of(condition: Any) -> str:
     return getattr(condition, "__name__", repr(condition))
 

@@ -1,0 +1,168 @@
+"""What the modules of a model run now, compared with what was decided for them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+
+import attrs
+import torch
+from torch import nn
+
+from kernels_core.errors import MissingDeviceError
+from kernels_core.layers.captures import casts, running
+from kernels_core.layers.children import each_module
+from kernels_core.layers.classes import original_class, swapped_layer
+from kernels_core.layers.load import build_of_layer
+from kernels_core.layers.report import KernelizeReport, Outcome, ReportRow, make_report
+from kernels_core.layers.scan import FOREIGN_FORWARD, Group, scan
+from kernels_core.layers.validation import unsuitable
+
+_AGAIN = "call kernelize again"
+
+Layer = type[nn.Module] | None
+
+
+# The last report on what became of another one, so that equal ones are one object.
+_last: weakref.WeakKeyDictionary[KernelizeReport, KernelizeReport] = weakref.WeakKeyDictionary()
+
+
+def refreshed(model: nn.Module, made: KernelizeReport) -> KernelizeReport:
+    """The report of a model as it is now; the same object as before, if nothing has changed."""
+    now = make_report(model, made.mode, _in_order(made, _outcomes(model, made)))
+    for known in (made, _last.get(made)):
+        if known is not None and known._says_the_same(now):
+            return known
+    _last[made] = now
+    return now
+
+
+def _in_order(made: KernelizeReport, outcomes: Iterator[Outcome]) -> list[Outcome]:
+    """The rows that stayed first, and in their order."""
+    order = {attrs.evolve(row, count=0): number for number, row in enumerate(made.rows)}
+    return sorted(outcomes, key=lambda outcome: order.get(outcome[0], len(order)))
+
+
+def _outcomes(model: nn.Module, made: KernelizeReport) -> Iterator[Outcome]:
+    decided = {
+        member: (attrs.evolve(row, count=0), cls)
+        for row, cls, members in zip(made.rows, made._classes, made._members, strict=True)
+        for member in members
+    }
+    for group in _groups(model, made):
+        for module in group.modules:
+            row, cls = decided.pop(id(module), (None, None))
+            yield _outcome(module, group, row or _added(group), cls)
+    for module in each_module(model):
+        row, cls = decided.get(id(module), (None, None))
+        # Another module may have got the id of one that is gone, but not a class that is related.
+        if row is not None and cls is not None and _are_related(type(module), original_class(cls)):
+            yield _outcome(module, None, row, cls)
+
+
+def _are_related(one: type, other: type) -> bool:
+    return issubclass(one, other) or (one is not nn.Module and issubclass(other, one))
+
+
+def _groups(model: nn.Module, made: KernelizeReport) -> list[Group]:
+    try:
+        return scan(model, None)
+    except MissingDeviceError:  # kernelize was given a device, or the model had tensors
+        return scan(model, torch.device(made.rows[0].device if made.rows else "meta"))
+
+
+def _outcome(
+    module: nn.Module, group: Group | None, row: ReportRow, cls: type[nn.Module] | None
+) -> Outcome:
+    now = running(module)
+    layer = swapped_layer(cls) if cls and row.kernel else None
+    notes = [row.note] if row.note else []
+    if now.layer is None:
+        unfit = _suspended(module, layer)
+        if not (unfit and now.wrapped and casts(module)):
+            reason = unfit or _why_original(module, group, row, layer, now.wrapped)
+            return _without_kernel(row, reason), type(module), [module]
+        notes.append(f"in calls in which another package's forward makes it fit: now {unfit}")
+        return attrs.evolve(row, note="; ".join(notes)), type(module), [module]
+    if now.layer is not layer:
+        row = _with_kernel(row, now.layer)
+    if now.wrapped:
+        notes.append("inside a forward that another package set on the instance")
+    if swapped_layer(type(module)) is not now.layer:
+        notes.append("which was captured before its class changed")
+    unfit = unsuitable(module, now.layer)
+    if unfit:
+        notes.append(f"it does not meet the kernel's conditions any more, {_AGAIN}: {unfit}")
+    if group is not None and _moved(row.device, group.device):
+        notes.append(f"its device is {group.device} now, {_AGAIN}")
+    return attrs.evolve(row, note="; ".join(notes)), type(module), [module]
+
+
+def _added(group: Group) -> ReportRow:
+    return ReportRow(
+        layer_name=group.layer_name,
+        class_name=group.function or group.original.__qualname__,
+        device=str(group.device),
+        count=0,
+        reason=f"the module came into the model after kernelize, {_AGAIN}",
+    )
+
+
+def _without_kernel(row: ReportRow, reason: str) -> ReportRow:
+    return attrs.evolve(
+        row,
+        kernel=None,
+        repository=None,
+        variant=None,
+        commit=None,
+        mode=None,
+        note="" if row.kernel else row.note,
+        reason=reason,
+    )
+
+
+def _with_kernel(row: ReportRow, layer: type[nn.Module]) -> ReportRow:
+    build = build_of_layer(layer)
+    return attrs.evolve(
+        row,
+        kernel=layer.__name__,
+        repository=build.repository if build else layer.__module__,
+        variant=build.variant if build else None,
+        commit=build.commit if build else None,
+        mode=None,
+        reason="",
+    )
+
+
+def _why_original(
+    module: nn.Module, group: Group | None, row: ReportRow, layer: Layer, wrapped: bool
+) -> str:
+    """Why a module runs no kernel now."""
+    if layer is None:
+        if row.reason == FOREIGN_FORWARD and not wrapped:
+            return f"another package had set a forward on the instance itself, {_AGAIN}"
+        return row.reason
+    if wrapped:
+        return FOREIGN_FORWARD
+    cls = original_class(type(module)).__qualname__
+    if cls == row.class_name or group is None:
+        return f"its class was set to {cls} after kernelize, {_AGAIN}"
+    return f"its class is {cls} now, {_AGAIN}"
+
+
+def _suspended(module: nn.Module, layer: Layer) -> str:
+    """Why a module with the class for a kernel does not run it now, or ""."""
+    if layer is None or swapped_layer(type(module)) is not layer:
+        return ""
+    unfit = unsuitable(module, layer)
+    return (
+        f"{unfit} for the kernel {layer.__name__}, which is used again when it fits"
+        if unfit
+        else ""
+    )
+
+
+def _moved(before: str, now: torch.device) -> bool:
+    then = torch.device(before)
+    indices = (then.index, now.index)
+    return then.type != now.type or (None not in indices and then.index != now.index)

@@ -1,0 +1,99 @@
+"""Classes for kernels with conditions: a module that ceases to meet them gets its forward back.
+
+Conditions are looked at where torch changes the tensors of a module: in `_apply`, of which `to`,
+`half` and `cuda` are made, and in `register_parameter`, which also assigned parameters go through.
+The class that the module then gets has the original forward, and looks again at the next change.
+So calls cost nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any
+
+from torch import nn
+
+from kernels_core import environment
+from kernels_core.layers.captures import follow_on_instance
+from kernels_core.layers.classes import kernelized_class
+from kernels_core.layers.report import is_news
+from kernels_core.layers.swap import change_class
+from kernels_core.layers.validation import Conditions, conditions, required_members, unmet
+
+
+def class_for(cls: type[nn.Module], layer: type[nn.Module]) -> type[nn.Module]:
+    """The class with which modules run a layer's forward, as long as they meet its conditions."""
+    required = conditions(layer)
+    if not required:
+        return kernelized_class(cls, layer)
+    checks_calls = environment.flag("KERNELS_CHECK_CALLS")
+    return _variant(cls, layer, required, "checked" if checks_calls else "watched")
+
+
+def _variant(
+    cls: type[nn.Module], layer: type[nn.Module], required: Conditions, variant: str
+) -> type[nn.Module]:
+    def members(original: Any, namespace: dict[str, Any]) -> None:
+        def _apply(self: Any, *args: Any, **kwargs: Any) -> Any:
+            original._apply(self, *args, **kwargs)
+            _reconsider(self, layer, required)
+            return self
+
+        def register_parameter(self: Any, name: str, param: Any) -> None:
+            original.register_parameter(self, name, param)
+            _reconsider(self, layer, required)
+
+        namespace.update(_apply=_apply, register_parameter=register_parameter)
+        if variant == "suspended":
+            del namespace["forward"]
+        elif variant == "checked":
+            namespace["forward"] = _checked(namespace["forward"], original, layer, required)
+
+    return kernelized_class(cls, layer, members, variant)
+
+
+def _reconsider(module: nn.Module, layer: type[nn.Module], required: Conditions) -> None:
+    if not all(hasattr(module, member) for member in required_members(layer)):
+        return  # in the middle of being built
+    unfit = unmet(module, required)
+    cls = (
+        _variant(type(module), layer, required, "suspended")
+        if unfit
+        else class_for(type(module), layer)
+    )
+    if type(module) is cls:
+        return
+    change_class(module, cls)
+    follow_on_instance(module, [])
+    if unfit:
+        _warn(module, layer, unfit, stacklevel=5)
+
+
+def _warn(module: nn.Module, layer: type[nn.Module], unfit: str, stacklevel: int) -> None:
+    if is_news(module, f"{layer.__name__}: {unfit}"):
+        warnings.warn(
+            f"The kernel {layer.__name__} is not used for modules such as a "
+            f"{type(module).__qualname__} as long as {unfit}. They run their original forward. "
+            f"Call kernelize again to look for another kernel.",
+            RuntimeWarning,
+            stacklevel=stacklevel,
+        )
+
+
+def _checked(forward: Any, original: Any, layer: type[nn.Module], required: Conditions) -> Any:
+    """A kernel's forward that looks at the conditions in each call."""
+
+    def unfit_of(module: nn.Module) -> str:
+        return unmet(module, required)
+
+    @functools.wraps(forward)
+    def checked_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        unfit = unmet(self, required)
+        if not unfit:
+            return forward(self, *args, **kwargs)
+        _warn(self, layer, unfit, stacklevel=3)
+        return original.forward(self, *args, **kwargs)
+
+    checked_forward.unfit = unfit_of  # type: ignore[attr-defined] # for `running`
+    return checked_forward
