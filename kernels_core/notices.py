@@ -44,4 +44,5 @@ def _level_of_caller() -> int:
     return level
 
 
-_PACKAGES = ("kernels_core.", "contextlib")
+# torch calls us where it converts a module, and contextlib at the end of a block.
+_PACKAGES = ("kernels_core.", "contextlib", "torch.nn.modules.")

@@ -161,6 +161,7 @@ def _apply(plan: Plan, decisions: list[Decision]) -> None:
     classes = [_change(one) for one in decisions]
     replace(plan.model, [change for change in classes if change[0] is not change[1]], made)
 
+
 def _change(decision: Decision) -> Change:
     group = decision.planned.group
     return group.current, decision.cls, group.modules

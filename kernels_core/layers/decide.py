@@ -55,9 +55,10 @@ class Decision:
 
     def outcome(self) -> Outcome:
         """What a report says of these modules."""
-        return self._row(), self.cls, self.planned.group.modules
+        return self.row(), self.cls, self.planned.group.modules
 
-    def _row(self) -> ReportRow:
+    def row(self) -> ReportRow:
+        """The row of a report, without the number of modules."""
         reasons = tuple(obstacle.reason for obstacle in self.obstacles)
         if self.loaded is None or self.candidate is None:
             reason = self.planned.group.kept or "; ".join(reasons)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from kernels_core.layers import classes
 from kernels_core.layers.captures import running
 from kernels_core.layers.load import build_of_layer
 

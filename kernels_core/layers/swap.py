@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import warnings
 from collections.abc import Iterable
 from types import MethodType
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from kernels_core.errors import ApplyError, StalePlanError
 from kernels_core.layers.children import each_module
 from kernels_core.layers.classes import swapped_layer
 from kernels_core.layers.report import KernelizeReport, current_report, set_report
+from kernels_core.notices import say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -121,11 +121,9 @@ def _warn_of_derived(model: nn.Module) -> None:
 
     for cls in dict.fromkeys(map(type, each_module(model))):
         if derives_from_kernelized(cls):
-            warnings.warn(
+            say(
                 f"{cls.__qualname__} was made from a kernelized class and cannot be restored: its "
-                f"base class runs a kernel. Derive it from the class as it was defined.",
-                RuntimeWarning,
-                stacklevel=4,
+                f"base class runs a kernel. Derive it from the class as it was defined."
             )
 
 
@@ -142,13 +140,11 @@ def _follow(model: nn.Module, modules: list[nn.Module], undo: list[Undo]) -> Non
     names = {id(module): name or type(module).__name__ for name, module in model.named_modules()}
     listed = [names.get(id(module), type(module).__name__) for module in left]
     shown = ", ".join(listed[:_SHOWN]) + (", ..." if len(listed) > _SHOWN else "")
-    warnings.warn(
+    say(
         f"{len(left)} captured forward{'s' if len(left) > 1 else ''} of {type(model).__qualname__} "
         f"still run a kernel that their modules do not run any more: {shown}. Something holds "
         f"module.forward from before and could not be changed. Remove it, for example a hook, or "
-        f"read module.forward again.",
-        RuntimeWarning,
-        stacklevel=4,
+        f"read module.forward again."
     )
 
 

@@ -9,7 +9,6 @@ So calls cost nothing.
 from __future__ import annotations
 
 import functools
-import warnings
 from typing import Any
 
 from torch import nn
@@ -20,6 +19,7 @@ from kernels_core.layers.classes import kernelized_class
 from kernels_core.layers.report import is_news
 from kernels_core.layers.swap import change_class
 from kernels_core.layers.validation import Conditions, conditions, required_members, unmet
+from kernels_core.notices import say
 
 
 def class_for(cls: type[nn.Module], layer: type[nn.Module]) -> type[nn.Module]:
@@ -67,17 +67,15 @@ def _reconsider(module: nn.Module, layer: type[nn.Module], required: Conditions)
     change_class(module, cls)
     follow_on_instance(module, [])
     if unfit:
-        _warn(module, layer, unfit, stacklevel=5)
+        _warn(module, layer, unfit)
 
 
-def _warn(module: nn.Module, layer: type[nn.Module], unfit: str, stacklevel: int) -> None:
+def _warn(module: nn.Module, layer: type[nn.Module], unfit: str) -> None:
     if is_news(module, f"{layer.__name__}: {unfit}"):
-        warnings.warn(
+        say(
             f"The kernel {layer.__name__} is not used for modules such as a "
             f"{type(module).__qualname__} as long as {unfit}. They run their original forward. "
             f"Call kernelize again to look for another kernel.",
-            RuntimeWarning,
-            stacklevel=stacklevel,
         )
 
 
@@ -92,7 +90,7 @@ def _checked(forward: Any, original: Any, layer: type[nn.Module], required: Cond
         unfit = unmet(self, required)
         if not unfit:
             return forward(self, *args, **kwargs)
-        _warn(self, layer, unfit, stacklevel=3)
+        _warn(self, layer, unfit)
         return original.forward(self, *args, **kwargs)
 
     checked_forward.unfit = unfit_of  # type: ignore[attr-defined] # for `running`

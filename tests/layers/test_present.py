@@ -131,7 +131,7 @@ HOOKS = [
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error:.*still run:RuntimeWarning")
 def test_captured_forwards_follow_the_module(hook, times100):
     model = kernelize(nn.Sequential(Scale()), mode=Mode.INFERENCE)
     hook(model[0])
@@ -156,7 +156,7 @@ def test_captured_forwards_follow_the_module(hook, times100):
     assert value(kernelize(model, mode=Mode.INFERENCE)) == 20
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error:.*still run:RuntimeWarning")
 def test_what_is_hooked_inside_a_with_block_is_restored_after_it():
     model = nn.Sequential(Scale())
     with kernelized(model, mode=Mode.INFERENCE):
@@ -165,7 +165,7 @@ def test_what_is_hooked_inside_a_with_block_is_restored_after_it():
     assert value(model) == 2
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error:.*still run:RuntimeWarning")
 @pytest.mark.parametrize("count", [3, 100])
 def test_forwards_captured_elsewhere_follow_too(count):
     model = kernelize(nn.Sequential(*(Scale() for _ in range(count))), mode=Mode.INFERENCE)
