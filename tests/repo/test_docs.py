@@ -27,7 +27,7 @@ PAGES = sorted(
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(kernels_core.__path__, "kernels_core.")
-    if not module.ispkg
+    if not module.ispkg and "_pyinstaller" not in module.name
 )
 CHANGED_BY_EXAMPLES = (
     "KERNELS_BACKENDS",
