@@ -146,15 +146,44 @@ def unpack_bundle(archive: Path, directory: Path, expected: str | None = None) -
         return _unpack(archive, new, expected)
 
 
+def unpack_if_missing(archive: Path, directory: Path, expected: str | None = None) -> Manifest:
+    """As `unpack_bundle`, unless the directory has this very bundle, which is then verified.
+
+    Several processes may do this at the same time.
+    """
+    if not os.path.lexists(directory):
+        try:
+            return unpack_bundle(archive, directory, expected)
+        except (OSError, BundleError):
+            # Another process may have been faster.
+            if not os.path.lexists(directory):
+                raise
+    wanted = _manifest_of(archive, expected)
+    return verify_bundle(directory, wanted.digest)
+
+
+def _manifest_of(archive: Path, expected: str | None) -> Manifest:
+    """The manifest of an archive, which comes first in it; nothing else is read."""
+    with reading(archive) as members:
+        return _read_first(members, archive, expected)
+
+
+def _read_first(
+    members: Iterator[tuple[str, int, IO[bytes]]], archive: Path, expected: str | None
+) -> Manifest:
+    name, _, source = next(members, ("", 0, None))
+    if name != MANIFEST or source is None:
+        raise BundleError(
+            f"{archive} is not a bundle: its first file is not {MANIFEST}.", path=archive
+        )
+    manifest = read_manifest(source.read(schema.MAX_BYTES + 1), archive)
+    _check_digest(manifest, archive, expected)
+    return manifest
+
+
 def _unpack(archive: Path, directory: Path, expected: str | None) -> Manifest:
     with reading(archive) as members:
-        name, size, source = next(members, ("", 0, None))
-        if name != MANIFEST or source is None:
-            raise BundleError(
-                f"{archive} is not a bundle: its first file is not {MANIFEST}.", path=archive
-            )
-        manifest = read_manifest(source.read(schema.MAX_BYTES + 1), archive)
-        _check_digest(manifest, archive, expected)
+        manifest = _read_first(members, archive, expected)
         (directory / MANIFEST).write_bytes(manifest.content)
         missing = dict(manifest.files)
         with progress_bar(f"Unpacking {archive.name}", manifest.size) as progress:

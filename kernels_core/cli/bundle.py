@@ -7,24 +7,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
-import click
 
 from kernels_core.bundles.archives import is_archive
-from kernels_core.bundles.bundle import unpack_bundle, verify_bundle, write_bundle
+from kernels_core.bundles.bundle import (
+    unpack_bundle,
+    unpack_if_missing,
+    verify_bundle,
+    write_bundle,
+)
 from kernels_core.bundles.manifest import BundledKernel
 from kernels_core.cli.download import (
     FailedRow,
     KernelRow,
+    downloaded,
     failed,
     failures_as_text,
     kernels_as_text,
     rows,
 )
 from kernels_core.cli.output import as_table, size_text
-from kernels_core.loading.download import Request, Selection, download_kernels, merged
-from kernels_core.locks.files import read_lock
-from kernels_core.locks.lock import LOCK_NAME
-from kernels_core.locks.project import parse_requirement
+from kernels_core.loading.download import Request, Selection, merged
 
 
 @attrs.frozen
@@ -41,24 +43,11 @@ class BundleReport:
     failures: tuple[FailedRow, ...]
 
 
-def named(kernels: Sequence[str]) -> list[Request]:
-    """Requests for kernels by their names; raises click's error for a malformed name."""
-    try:
-        return [Request(parse_requirement(kernel)) for kernel in kernels]
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="KERNEL") from None
-
-
-def locked(project: Path | None) -> list[Request]:
-    """Requests for everything in the lock of a project."""
-    return Request.of_lock(read_lock(project / LOCK_NAME)) if project else []
-
-
 def bundle(
     requests: Sequence[Request], path: Path, selection: Selection, endpoint: str | None = None
 ) -> BundleReport:
     """Write a bundle, unless something that belongs in it cannot be downloaded."""
-    results = download_kernels(requests, selection)
+    results = downloaded(requests, selection)
     kernels, failures = merged(results), failed(results)
     if failures:
         return BundleReport(None, None, 0, rows(kernels), failures)
@@ -91,10 +80,14 @@ class UnbundleReport:
     kernels: tuple[BundledKernel, ...]
 
 
-def unbundle(path: Path, directory: Path | None, expected: str | None) -> UnbundleReport:
+def unbundle(
+    path: Path, directory: Path | None, expected: str | None, if_missing: bool = False
+) -> UnbundleReport:
     """Verify a bundle, and unpack it to the directory when it is an archive."""
     if directory is None:
         manifest = verify_bundle(path, expected)
+    elif if_missing:
+        manifest = unpack_if_missing(path, directory, expected)
     else:
         manifest = unpack_bundle(path, directory, expected)
     target = (directory or path).absolute()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,6 +10,12 @@ import attrs
 import click
 
 from kernels_core.cli.output import as_table, size_text
+from kernels_core.cli.program import Failure
+from kernels_core.errors import (
+    BackendNotInstalledError,
+    BackendUnavailableError,
+    UnknownDeviceError,
+)
 from kernels_core.hub.trust import TrustList
 from kernels_core.loading.download import (
     Downloaded,
@@ -20,6 +27,7 @@ from kernels_core.loading.download import (
 )
 from kernels_core.locks.files import read_lock
 from kernels_core.locks.lock import LOCK_NAME
+from kernels_core.locks.project import parse_requirement
 
 _SHOWN_COMMIT = 12
 _SHOWN_BUILDS = 3
@@ -65,10 +73,41 @@ def selected(
     return Selection(("*",) if all_variants else variants or None, backend, trust)
 
 
-def download(project: Path, selection: Selection) -> DownloadReport:
-    """Download the locked kernels of a project."""
-    results = download_kernels(Request.of_lock(read_lock(project / LOCK_NAME)), selection)
+def named(kernels: Sequence[str]) -> list[Request]:
+    """Requests for kernels by their names; raises click's error for a malformed name."""
+    try:
+        return [Request(parse_requirement(kernel)) for kernel in kernels]
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="KERNEL") from None
+
+
+def locked(project: Path) -> list[Request]:
+    """Requests for everything in the lock of a project."""
+    return Request.of_lock(read_lock(project / LOCK_NAME))
+
+
+def download(targets: Sequence[str], selection: Selection) -> DownloadReport:
+    """Download the locked kernels of a project, or kernels by their names."""
+    requests: list[Request] = []
+    for target in targets or (".",):
+        # A name such as org/name may be that of a directory, too, but not of a project.
+        is_project = os.path.isdir(target) or target.startswith((".", os.sep))
+        requests += locked(Path(target)) if is_project else named([target])
+    results = downloaded(requests, selection)
     return DownloadReport(rows(merged(results)), failed(results))
+
+
+def downloaded(requests: Sequence[Request], selection: Selection) -> list[Result]:
+    """Download kernels; an error of a machine without a backend says what else to do."""
+    try:
+        return download_kernels(requests, selection)
+    except (BackendNotInstalledError, BackendUnavailableError, UnknownDeviceError) as error:
+        raise Failure(
+            f"{error}\nThis machine need not run what it downloads: name the builds with "
+            f"--variant, such as --variant '*-cu130-x86_64-linux', take all with --all-variants, "
+            f"or name an installed backend with --backend.",
+            kind=type(error).__name__,
+        ) from error
 
 
 def rows(kernels: Iterable[Downloaded]) -> tuple[KernelRow, ...]:

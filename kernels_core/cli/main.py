@@ -152,18 +152,22 @@ def _selection(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @main.command()
-@_project
+@click.argument("targets", nargs=-1, metavar="[PROJECT | KERNEL...]")
 @_selection
 @_json
 def download(
-    project: Path,
+    targets: tuple[str, ...],
     all_variants: bool,
     variants: tuple[str, ...],
     backend: str | None,
     trust: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Download the kernels in the lock of the PROJECT to the cache.
+    """Download kernels to the cache: those in the lock of the PROJECT, or the named ones.
+
+    PROJECT is a directory with a kernels.lock, the current one by default. A KERNEL is a
+    repository and a version or revision: org/name, org/name@1, 'org/name@>=0.1', org/name@main.
+    The kernels that they need are included.
 
     Without options, the builds for this machine are downloaded. They are verified, and programs
     then load them without requests to the Hub. The exit status is 1 when a kernel could not be
@@ -173,7 +177,7 @@ def download(
 
     selection = command.selected(all_variants, variants, backend, trust)
     with errors_for_people(), only_the_result_on_stdout():
-        report = command.download(project, selection)
+        report = command.download(targets, selection)
     show(report, command.as_text(report), as_json)
     sys.exit(1 if report.failures else 0)
 
@@ -209,14 +213,13 @@ def bundle(
     The exit status is 1, and nothing is written, when a kernel could not be downloaded.
     """
     from kernels_core.cli import bundle as command
-    from kernels_core.cli.download import selected
+    from kernels_core.cli.download import locked, named, selected
 
     selection = selected(all_variants, variants, backend, trust)
     if not kernels and project is None:
         raise click.UsageError("Name a KERNEL, or a --project with a lock.")
-    named = command.named(kernels)
     with errors_for_people(), only_the_result_on_stdout():
-        requests = [*named, *command.locked(project)]
+        requests = [*named(kernels), *(locked(project) if project else ())]
         report = command.bundle(requests, output, selection, endpoint)
     show(report, command.as_text(report), as_json)
     sys.exit(1 if report.failures else 0)
@@ -226,12 +229,17 @@ def bundle(
 @click.argument("path", metavar="BUNDLE", type=UserPath(exists=True, path_type=Path))
 @click.argument("directory", required=False, type=UserPath(path_type=Path))
 @click.option("--digest", help="The digest that the bundle must have: sha256:...")
+@click.option("--if-missing", is_flag=True, help="Accept a DIRECTORY that has this bundle already.")
 @_json
-def unbundle(path: Path, directory: Path | None, digest: str | None, as_json: bool) -> None:
+def unbundle(
+    path: Path, directory: Path | None, digest: str | None, if_missing: bool, as_json: bool
+) -> None:
     """Verify a BUNDLE, and unpack it to DIRECTORY if it is an archive.
 
     With KERNELS_CACHE=DIRECTORY, programs load from it. The exit status is 1, and nothing is
-    unpacked, if the bundle is damaged or does not have the expected digest.
+    unpacked, if the bundle is damaged or does not have the expected digest, or if DIRECTORY
+    exists. With --if-missing, a directory with this very bundle is verified instead: any number
+    of processes may unpack it to the same place.
     """
     from kernels_core.cli import bundle as command
 
@@ -240,7 +248,7 @@ def unbundle(path: Path, directory: Path | None, digest: str | None, as_json: bo
     if not path.is_dir() and directory is None:
         raise click.UsageError(f"{path} is an archive: give the DIRECTORY to unpack it to.")
     with errors_for_people(), only_the_result_on_stdout():
-        report = command.unbundle(path, directory, digest)
+        report = command.unbundle(path, directory, digest, if_missing)
     show(report, command.unbundled_as_text(report), as_json)
 
 

@@ -145,7 +145,11 @@ class RepositoryCache:
     # Records
 
     def recall(self, name: str) -> dict[str, Any] | None:
-        """A record; None when there is none that can be read."""
+        """A record about this Hub; None when there is none that can be read."""
+        record = self._read(name) or {}
+        return record if record.get("endpoint") == self.endpoint else None
+
+    def _read(self, name: str) -> dict[str, Any] | None:
         path = self._record(name)
         try:
             record = schema.read_file(path, lambda value: schema.read_object(value, ""))
@@ -154,12 +158,13 @@ class RepositoryCache:
         except schema.InvalidError as error:
             logger.info("Ignoring the record %s, which %s", path, error)
             return None
-        about = (record.get("format"), record.get("endpoint"))
-        return record if about == (_FORMAT, self.endpoint) else None
+        return record if record.get("format") == _FORMAT else None
 
-    def has(self, name: str) -> bool:
-        """Whether there is a record, whatever it says."""
-        return self._record(name).is_file()
+    def endpoint_of(self, name: str) -> str | None:
+        """The Hub that a record is about; None when there is no record that can be read."""
+        record = self._read(name) or {}
+        endpoint = record.get("endpoint")
+        return endpoint if isinstance(endpoint, str) else None
 
     def remember(self, name: str, record: dict[str, Any]) -> None:
         """Write a record. A cache that cannot be written is no error."""

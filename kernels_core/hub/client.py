@@ -68,6 +68,7 @@ class HubClient:
     def __init__(self) -> None:
         self._once = SingleFlight()
         self._types: dict[str, str] = {}
+        self._recalled: set[str] = set()
 
     @property
     def endpoint(self) -> str:
@@ -147,19 +148,27 @@ class HubClient:
                 if earlier is None:
                     raise
                 logger.warning("Using the last known branches and tags of %s. %s", repo_id, error)
+                self._recalled.add(repo_id)
                 return earlier
 
         return self._once.get(("refs", self.endpoint, repo_id), send_or_recall)
 
     def known_refs(self, repo_id: str) -> Refs | None:
-        """The branches and tags of a repository, if this process has requested them."""
+        """The branches and tags of a repository, if the Hub answered a request of this process."""
+        if repo_id in self._recalled:
+            return None
         refs: Refs | None = self._once.known(("refs", self.endpoint, repo_id))
         return refs
+
+    def has_listed(self, repo_id: str, commit: str) -> bool:
+        """Whether the Hub answered which files a commit has."""
+        return self._once.known(("tree", self.endpoint, repo_id, commit)) is not None
 
     def invalidate(self, repo_id: str, pinned: Pinned) -> None:
         """Forget the files of a commit, the repository's branches and tags, and a revision."""
         self._once.forget(("revision", self.endpoint, repo_id, pinned.ref))
         self._once.forget(("refs", self.endpoint, repo_id))
+        self._recalled.discard(repo_id)
         self._once.forget(("tree", self.endpoint, repo_id, pinned.commit))
 
     def tree(self, repo_id: str, commit: str, *, agent: str = "") -> tuple[TreeFile, ...]:

@@ -23,11 +23,6 @@ def recall_refs(cache: RepositoryCache) -> Refs | None:
     return _read(cache, _REFS, refs_from_json)
 
 
-def has_refs(cache: RepositoryCache) -> bool:
-    """Whether there is a record of branches and tags, even one about another Hub."""
-    return cache.has(_REFS)
-
-
 def remember_refs(cache: RepositoryCache, refs: Refs) -> None:
     """Keep the branches and tags of a repository."""
 
@@ -38,6 +33,18 @@ def remember_refs(cache: RepositoryCache, refs: Refs) -> None:
     cache.remember(_REFS, {kind: listed(names) for kind, names in named.items()})
 
 
+def of_another_hub(cache: RepositoryCache, commit: str | None = None) -> RepositoryCache | None:
+    """The cache with the records of another Hub, if it has those and not this Hub's.
+
+    The record is that of branches and tags, or of the files of a commit. What another Hub answered
+    about publishers is never used.
+    """
+    endpoint = cache.endpoint_of(_REFS if commit is None else _tree(commit))
+    if endpoint is None or endpoint == cache.endpoint:
+        return None
+    return attrs.evolve(cache, endpoint=endpoint)
+
+
 def recall_tree(cache: RepositoryCache, commit: str) -> tuple[TreeFile, ...] | None:
     """The files of a commit; None when they were never requested."""
 
@@ -45,11 +52,6 @@ def recall_tree(cache: RepositoryCache, commit: str) -> tuple[TreeFile, ...] | N
         return schema.required(value, "files", schema.list_of(tree_file_from_json), key)
 
     return _read(cache, _tree(commit), read)
-
-
-def has_tree(cache: RepositoryCache, commit: str) -> bool:
-    """Whether there is a record of the files of a commit, even one about another Hub."""
-    return cache.has(_tree(commit))
 
 
 def remember_tree(cache: RepositoryCache, commit: str, files: tuple[TreeFile, ...]) -> None:

@@ -7,6 +7,7 @@ process; the files of a commit, which never change, are requested once.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from kernels_core.errors import (
     HubError,
     HubNotFoundError,
     HubOfflineError,
+    HubUnreachableError,
     MetadataError,
     NoFittingBuildError,
     VersionNotFoundError,
@@ -46,6 +48,8 @@ from kernels_core.repository.hashes import variant_hash
 from kernels_core.repository.metadata import Metadata, read_metadata
 from kernels_core.repository.names import publisher_of
 from kernels_core.variants.fit import BuildDecision
+
+logger = logging.getLogger("kernels_core")
 
 # How many newer versions to search for a build for this machine.
 _NEWER_VERSIONS = 3
@@ -106,23 +110,37 @@ class HubRepository:
     def refs(self, revision: str | None = None) -> Refs:
         """Its branches and tags, and a revision; those last seen when the Hub is not reachable."""
         earlier = self._earlier_refs()
-        if self.is_offline:
-            if earlier is None:
-                raise self.not_cached("its branches and tags")
-            if revision is not None and not is_listed(earlier, revision):
-                raise self.not_cached(f"the commit of {revision}")
-            return earlier
-        return client().refs(self.repo_id, revision, agent=self.agent, earlier=earlier)
+        if not self.is_offline:
+            refs = client().refs(self.repo_id, revision, agent=self.agent, earlier=earlier)
+            if client().known_refs(self.repo_id) is None:
+                self._say_if_of_another_hub()
+            return refs
+        if earlier is None:
+            raise self.not_cached("its branches and tags")
+        if revision is not None and not is_listed(earlier, revision):
+            raise self.not_cached(f"the commit of {revision}")
+        self._say_if_of_another_hub()
+        return earlier
 
     def _earlier_refs(self) -> Refs | None:
         """The Hub's last answer, and the names of commits that are in the cache without one."""
-        recorded = records.recall_refs(self.cache)
-        if recorded is None and records.has_refs(self.cache):
-            return None  # what another Hub answered
+        other = records.of_another_hub(self.cache)
+        recorded = records.recall_refs(other or self.cache)
         named = foreign.cached_refs(self.cache)
         if recorded is None or named is None:
             return recorded or named
         return recorded | named | recorded.only(self._is_cached)
+
+    def _say_if_of_another_hub(self, commit: str | None = None) -> None:
+        other = records.of_another_hub(self.cache, commit)
+        if other is not None and notices.is_new(("another hub", cache_root(), self.repo_id)):
+            logger.warning(
+                "%s: no answer of %s is available, so what %s answered about its versions and "
+                "files is used. Whether the kernel is trusted is not taken from there.",
+                self.repo_id,
+                self.cache.endpoint,
+                other.endpoint,
+            )
 
     def _is_cached(self, commit: str) -> bool:
         return self.cache.snapshot(commit).is_dir()
@@ -150,18 +168,32 @@ class HubRepository:
 
     def _builds(self, commit: str) -> dict[str, HubBuild]:
         files = records.recall_tree(self.cache, commit)
-        if files is None and self.is_offline and not records.has_tree(self.cache, commit):
-            files = foreign.cached_tree(self.cache, commit)
-        if files is None:
-            if self.is_offline:
+        if files is None and self.is_offline:
+            files = self._files_without_hub(commit)
+            if files is None:
                 raise self.not_cached(f"the list of files of commit {commit}")
-            files = client().tree(self.repo_id, commit, agent=self.agent)
+        if files is None:
+            try:
+                files = client().tree(self.repo_id, commit, agent=self.agent)
+            except HubUnreachableError:
+                files = self._files_without_hub(commit)
+                if files is None:
+                    raise
         by_variant: dict[str, dict[str, TreeFile]] = {}
         for file in files:
             _, variant, *rest = file.path.split("/", 2)
             if rest:
                 by_variant.setdefault(variant, {})[rest[0]] = file
         return {name: HubBuild(name, inside) for name, inside in by_variant.items()}
+
+    def _files_without_hub(self, commit: str) -> tuple[TreeFile, ...] | None:
+        """What another Hub, or the files themselves, say about a commit; None for nothing."""
+        other = records.of_another_hub(self.cache, commit)
+        files = records.recall_tree(other, commit) if other else None
+        if files is not None:
+            self._say_if_of_another_hub(commit)
+            return files
+        return foreign.cached_tree(self.cache, commit)
 
     def decisions(
         self, commit: str, backend: Backend, device_index: int | None = None
@@ -275,7 +307,9 @@ class HubRepository:
             refs = attrs.evolve(refs, others=others)
             if refs != earlier:
                 records.remember_refs(cache, refs)
-        if records.recall_tree(cache, pinned.commit) is None:
+        if client().has_listed(self.repo_id, pinned.commit) and (
+            records.recall_tree(cache, pinned.commit) is None
+        ):
             builds = self.builds(pinned.commit).values()
             files = tuple(file for build in builds for file in build.files.values())
             records.remember_tree(cache, pinned.commit, files)

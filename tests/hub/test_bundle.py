@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -187,8 +189,33 @@ def test_the_other_machine_may_have_another_address_for_the_hub(
     mirror = "http://mirror.example"
     write(tmp_path / "same")
     write(tmp_path / "mirror", "--endpoint", mirror)
-    assert load_elsewhere(tmp_path / "same", HF_ENDPOINT=mirror) == "HubOfflineError"
+    assert load_elsewhere(tmp_path / "same", HF_ENDPOINT=mirror) == "TrustUnknownError"
+    assert load_elsewhere(tmp_path / "same", HF_ENDPOINT=mirror, KERNELS_TRUST="org") == 42
     assert load_elsewhere(tmp_path / "mirror", HF_ENDPOINT=mirror) == 42
+
+
+def test_any_number_of_processes_may_unpack_a_bundle_to_one_place(
+    commit: str, tmp_path: Path, load_elsewhere: Load
+) -> None:
+    bundle, target = tmp_path / "kernels.tar.gz", tmp_path / "unpacked"
+    digest = write(bundle)["digest"]
+    command = [sys.executable, "-m", "kernels_core", "unbundle", bundle, target, "--if-missing"]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(6)]
+    outputs = [process.communicate(timeout=120)[0].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0] * 6
+    assert all(digest in output for output in outputs)
+    assert [path.name for path in tmp_path.iterdir() if "unpacked" in path.name] == ["unpacked"]
+    assert run("unbundle", bundle, target).exit_code == 1
+    assert run("unbundle", bundle, target, "--if-missing", "--digest", digest).exit_code == 0
+    other = tmp_path / "other.tar.gz"
+    write(other, "--variant", GPU)
+    result = run("unbundle", other, target, "--if-missing")
+    assert (result.exit_code, digest in result.output) == (1, True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("")
+    result = run("unbundle", bundle, tmp_path / "mine", "--if-missing")
+    assert (result.exit_code, "is not a bundle" in result.output) == (1, True)
+    assert load_elsewhere(target) == 42
 
 
 @pytest.mark.parametrize(

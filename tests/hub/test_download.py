@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,3 +169,55 @@ def test_the_table_shows_builds_and_sizes(project: Path) -> None:
     heading, *rows = run("download", project, "--all-variants").output.strip().splitlines()
     assert heading.split() == ["KERNEL", "COMMIT", "BUILDS", "SIZE"]
     assert rows[1].split()[:3] == ["org/name", rows[1].split()[1], f"{CPU},"]
+
+
+def test_kernels_may_be_named_instead_of_locked(
+    hub: Hub, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "kernels.lock").unlink()
+    result = run("download", "org/name@1", "--all-variants", "--json")
+    assert result.exit_code == 0, result.output
+    assert downloaded(result.stdout) == [("org/base", [CPU]), ("org/name", [CPU, GPU])]
+    # The name of a directory is that of a project.
+    monkeypatch.chdir(tmp_path)
+    result = run("download", "project", "--all-variants")
+    assert result.exit_code == 1
+    assert "kernels.lock" in result.output
+    assert run("download", "no-directory", "--all-variants").exit_code == 2
+
+
+@pytest.mark.parametrize("command", [("download",), ("bundle", "kernels.tar")])
+@pytest.mark.parametrize(
+    ("options", "variable"), [([], "KERNELS_BACKENDS"), (["--backend", "cuda"], "")]
+)
+def test_a_machine_without_the_backend_says_how_to_choose_builds(
+    hub: Hub,
+    project: Path,
+    tmp_path: Path,
+    command: tuple[str, ...],
+    options: list[str],
+    variable: str,
+) -> None:
+    environment = os.environ | ({variable: ""} if variable else {"KERNELS_BACKENDS": "cpu"})
+    arguments = [*command, "org/name@1", *options]
+    done = subprocess.run(
+        [sys.executable, "-m", "kernels_core", *arguments],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert all(option in done.stderr for option in ("--variant", "--all-variants", "--backend"))
+
+
+def test_a_named_backend_needs_no_device(hub: Hub, project: Path, tmp_path: Path) -> None:
+    """The plugin for CUDA is installed, as on a login node; no device is."""
+    from kernels_core.plugins import registry
+
+    if registry().backend("cuda").detection().available:
+        pytest.skip("has a device")
+    hub.add("org/triton", kernel_files("triton", variant="torch-cuda"), branch="v1")
+    result = run("download", "org/triton@1", "--backend", "cuda", "--json")
+    assert result.exit_code == 0, result.output
+    assert downloaded(result.stdout) == [("org/triton", ["torch-cuda"])]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from hub_server import Hub, forget, kernel_files
+from hub_server.fixtures import reread
 
 from kernels_core import (
     errors,
@@ -15,6 +16,7 @@ from kernels_core import (
     has_kernel,
     install_kernel,
 )
+from kernels_core.hub.cache import cache_root
 
 REPOSITORY = "org/activation"
 BASE = "org/base"
@@ -135,15 +137,32 @@ def test_an_untrusted_publisher_stays_untrusted(hub: Hub, go_offline: GoOffline)
         get_kernel(REPOSITORY, version=1)
 
 
-def test_what_one_hub_said_does_not_count_for_another(
-    hub: Hub, commit: str, monkeypatch: pytest.MonkeyPatch, go_offline: GoOffline
+@pytest.mark.parametrize("how", ["HF_HUB_OFFLINE", "server down"])
+def test_another_hub_is_believed_about_versions_and_files_and_never_about_trust(
+    hub: Hub,
+    commit: str,
+    monkeypatch: pytest.MonkeyPatch,
+    go_offline: GoOffline,
+    how: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     get_kernel(REPOSITORY, version=1)
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    go_offline("HF_HUB_OFFLINE")
-    for arguments in ({"version": 1}, {"revision": commit}):
-        with pytest.raises(errors.HubOfflineError):
+    records = {path: path.read_bytes() for path in cache_root().rglob("kernels-core/*.json")}
+    other = "http://127.0.0.1:9"
+    monkeypatch.setenv("HF_ENDPOINT", other)
+    go_offline(how)
+    reread()
+    for arguments in ({"version": 1}, {"revision": commit}, {"version": ">=0"}):
+        with pytest.raises(errors.TrustUnknownError):
             get_kernel(REPOSITORY, **arguments)
+        forget()
+        assert get_kernel(REPOSITORY, **arguments, trust_remote_code=True).answer == "base"
+        forget()
+    said = [one.getMessage() for one in caplog.records if "is not taken from" in one.getMessage()]
+    assert len(said) == 2  # for each kernel, the one that is needed too
+    assert all(f"no answer of {other} is available, so what {hub.endpoint}" in one for one in said)
+    # It does not become what this Hub said.
+    assert records == {path: path.read_bytes() for path in records}
 
 
 def test_a_failed_load_does_not_spoil_what_was_remembered(
