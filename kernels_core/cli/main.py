@@ -253,6 +253,95 @@ def unbundle(
 
 
 @main.group()
+def cache() -> None:
+    """Show, verify and clean up the kernels in the cache."""
+
+
+@cache.command("list")
+@_json
+def list_kernels(as_json: bool) -> None:
+    """List the kernels in the cache, with the branches and tags that led to them.
+
+    Example: kernels-core cache list
+    """
+    from kernels_core.cli import cache as command
+
+    with errors_for_people():
+        report = command.list_kernels()
+    show(report, command.list_as_text(report), as_json)
+
+
+@cache.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@_json
+def verify(names: tuple[str, ...], as_json: bool) -> None:
+    """Hash all files of the kernels in the cache, or of the repositories NAME.
+
+    The exit status is 1 when a build is not as it was published.
+
+    Example: kernels-core cache verify org/activation
+    """
+    from kernels_core.cli import cache as command
+
+    with errors_for_people():
+        report = command.verify(names)
+    show(report, command.verify_as_text(report), as_json)
+    sys.exit(1 if report.damaged else 0)
+
+
+@cache.command()
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
+@_json
+def prune(dry_run: bool, as_json: bool) -> None:
+    """Remove the commits that no branch, tag, lock or program names any more.
+
+    Example: kernels-core cache prune --dry-run
+    """
+    from kernels_core.cli import cache as command
+
+    with errors_for_people():
+        report = command.prune(dry_run=dry_run)
+    show(report, command.prune_as_text(report), as_json)
+
+
+@main.group()
+def trust() -> None:
+    """Show which kernels this machine trusts, and why."""
+
+
+@trust.command("list")
+@_json
+def list_entries(as_json: bool) -> None:
+    """List what the trust file and KERNELS_TRUST name.
+
+    Example: kernels-core trust list
+    """
+    from kernels_core.cli import trust as command
+
+    with errors_for_people():
+        report = command.list_entries()
+    show(report, command.list_as_text(report), as_json)
+
+
+@trust.command()
+@click.argument("kernel", metavar="KERNEL")
+@_json
+def explain(kernel: str, as_json: bool) -> None:
+    """Say whether KERNEL, such as org/name or org/name@1, is trusted, and by what.
+
+    Nothing of it is downloaded. The exit status is 1 when it is not trusted.
+
+    Example: kernels-core trust explain org/activation@1
+    """
+    from kernels_core.cli import trust as command
+
+    with errors_for_people():
+        report = command.explain(kernel)
+    show(report, command.explained_as_text(report), as_json)
+    sys.exit(0 if report.trusted else 1)
+
+
+@main.group()
 def compat() -> None:
     """Run programs for Hugging Face kernels, which import `kernels`."""
 

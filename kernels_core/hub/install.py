@@ -88,6 +88,18 @@ class Installer:
         """Whether a build is installed, verified, and unchanged since."""
         return self._receipt_holds(build, build.digest)
 
+    def verify(self, build: HubBuild) -> None:
+        """Hash the files of a build; a DigestError or MetadataError if they are not as published.
+
+        Metadata that was downloaded to describe a build, without the build, is verified alone.
+        """
+        described = build.files.get(METADATA_FILE)
+        if described is not None and self._missing(build) == [
+            file for file in build.files.values() if file is not described
+        ]:
+            build = HubBuild(build.variant, {METADATA_FILE: described})
+        self._verify(build, build.digest)
+
     def install(self, build: HubBuild) -> Path:
         """Install a build, unless it is installed already, and return its directory.
 

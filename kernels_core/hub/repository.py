@@ -23,6 +23,7 @@ from kernels_core.errors import (
     HubUnreachableError,
     MetadataError,
     NoFittingBuildError,
+    UntrustedError,
     VersionNotFoundError,
 )
 from kernels_core.hub import foreign, records
@@ -31,7 +32,7 @@ from kernels_core.hub.cache import RepositoryCache, cache_root
 from kernels_core.hub.client import REPOSITORY_TYPES, client
 from kernels_core.hub.install import METADATA_FILE, HubBuild, Installer
 from kernels_core.hub.single_flight import SingleFlight
-from kernels_core.hub.trust import check_trust, is_allowed_here
+from kernels_core.hub.trust import check_trust, is_allowed_here, read_trust_list
 from kernels_core.hub.versions import (
     Pinned,
     Refs,
@@ -350,6 +351,24 @@ class HubRepository:
         if earlier and revision is not None and is_commit(revision):
             return False
         return not is_allowed_here(self.repo_id, self.trust_remote_code)
+
+    def why_trusted(self, commit: str) -> str:
+        """Why a commit is trusted, or builds of it; raises as `check_trust` where it is not."""
+        with self._requesting_publisher(commit) as ask_hub:
+            try:
+                return check_trust(
+                    self.repo_id,
+                    commit,
+                    trust_remote_code=self.trust_remote_code,
+                    ask_hub=ask_hub,
+                    record=records.PublisherRecord(self.cache),
+                )
+            except UntrustedError:
+                digests = read_trust_list().digests
+                builds = [b.variant for b in self.builds(commit).values() if b.digest in digests]
+                if not builds:
+                    raise
+                return f"the trust list of this machine names its builds {', '.join(builds)}"
 
     def _check_trust(
         self, build: HubBuild, installer: Installer, ask_hub: AskHub, by_commit: bool

@@ -300,6 +300,23 @@ def read_trust_list() -> TrustList:
     return _read_file(trust_file()) | _read_variable()
 
 
+def trusted_by_source() -> dict[str, TrustList]:
+    """What the user trusts, by the file or variable that says so.
+
+    Raises:
+        TrustListError: as `read_trust_list`.
+
+    Example:
+        >>> import os
+        >>> os.environ["KERNELS_TRUST_FILE"] = ""
+        >>> os.environ["KERNELS_TRUST"] = "org"
+        >>> sorted(trusted_by_source()["KERNELS_TRUST"].publishers)
+        ['org']
+    """
+    file = trust_file()
+    return {str(file): _read_file(file), LIST_VARIABLE: _read_variable()}
+
+
 def _read_variable() -> TrustList:
     entries = (entry.strip() for entry in os.environ.get(LIST_VARIABLE, "").split(","))
     try:
