@@ -12,14 +12,13 @@ from collections.abc import Hashable
 
 logger = logging.getLogger("kernels_core")
 
-_said: set[Hashable] = set()
+_said: dict[Hashable, object] = {}
 
 
 def is_new(about: Hashable) -> bool:
     """Whether nothing was said about this before; from now on, something was."""
-    known = len(_said)
-    _said.add(about)
-    return len(_said) > known
+    here = object()
+    return _said.setdefault(about, here) is here  # of two threads, one
 
 
 def say(text: str) -> None:

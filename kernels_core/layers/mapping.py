@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,22 +18,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import attrs
 
 from kernels_core import environment
-from kernels_core.device import Device, DeviceRepositories, LayerRepositoryProtocol, Served
+from kernels_core.device import Device, DeviceRepositories
 from kernels_core.errors import MappingError, MappingTypeError
-from kernels_core.mode import Mode
 
 if TYPE_CHECKING:
     from kernels_core.plugins import Registry
 
-# The type of a mapping's keys and values is invariant, so dicts with only one kind are named too.
-_ByMode: TypeAlias = (
-    "Mapping[Mode, Any] | Mapping[Mode, LayerRepositoryProtocol] "
-    "| Mapping[Mode, Sequence[LayerRepositoryProtocol]]"
-)
-KernelMapping: TypeAlias = (
-    "Mapping[str, Mapping[Device | str, Any] | Mapping[Device, Served | _ByMode] "
-    "| Mapping[str, Served | _ByMode]]"
-)
+# The type of a mapping's keys is invariant, and dict literals often mix strings with devices, and
+# repositories with dicts: any narrower type would refuse some of them.
+KernelMapping: TypeAlias = "Mapping[str, Mapping[Any, Any]]"
 """What users write: layer name -> device -> repository or list of them, or mode -> such a value."""
 
 

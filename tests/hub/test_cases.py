@@ -47,7 +47,7 @@ class Norm(nn.Module):
 @pytest.fixture(autouse=True)
 def _new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(load, "_loaded", {})
-    monkeypatch.setattr(notices, "_said", set())
+    monkeypatch.setattr(notices, "_said", {})
     yield
     monkeypatch.undo()
     plugins.reset()

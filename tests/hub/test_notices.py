@@ -16,7 +16,7 @@ from kernels_core import get_kernel, get_local_kernel, has_kernel, notices
 
 @pytest.fixture(autouse=True)
 def _nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notices, "_said", set())
+    monkeypatch.setattr(notices, "_said", {})
 
 
 def said_by(work: Callable[[], Any]) -> list[str]:

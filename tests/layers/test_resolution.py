@@ -36,7 +36,7 @@ X = torch.ones(3)
 def _new_process(monkeypatch):
     """Nothing is registered, and nothing was said."""
     monkeypatch.setattr(mapping, "_base", mapping.Levels(({},)))
-    monkeypatch.setattr(notices, "_said", set())
+    monkeypatch.setattr(notices, "_said", {})
     monkeypatch.delenv("KERNELS_BUNDLED", raising=False)
 
 

@@ -29,7 +29,7 @@ EVERY_OTHER = (True, False, ALL & ~KernelizeFallback.NO_LAYER)
 
 @pytest.fixture(autouse=True)
 def _new_process(monkeypatch):
-    monkeypatch.setattr(notices, "_said", set())
+    monkeypatch.setattr(notices, "_said", {})
     yield
     monkeypatch.undo()
     plugins.reset()
