@@ -344,8 +344,8 @@ def test_asking_for_it_by_name_raises_with_the_cause(case, seen):
     for name in case.plugins:
         assert f"'{name}' of {name}-kernels 1.0" in chain[0][1]
     assert "PluginError" in types or types == ["PluginConflictError"]
-    if case.cause:
-        assert types[-1] == case.cause
+    if case.cause:  # itself, or the text that is kept of it
+        assert case.cause in " ".join(chain[-1])
 
 
 def test_strict_mode_raises(case, installed):
