@@ -208,12 +208,23 @@ def _function_layer(
             return self.__wrapped__(*args, **kwargs)  # type: ignore[operator] # see update_wrapper
 
         def __reduce_ex__(self, protocol: Any) -> Any:
-            # By reference, like the function; and by value where that is sent by value, which
+            # By name, like the function, which may not be extensible where this is loaded.
+            # cloudpickle and dill send functions of a script or of a function by value, which
             # protocols before 4 cannot express.
-            attributes = self.__dict__
-            if "_itself" not in attributes:  # it was sent by value
+            if "_itself" not in self.__dict__:  # it was sent by value
                 return object.__reduce_ex__(self, protocol)
-            return (attributes["_itself"], ()) if protocol >= 4 else attributes["__qualname__"]
+            is_local = self.__module__ == "__main__" or "<locals>" in self.__qualname__
+            if protocol < 4 or not is_local:
+                return self.__qualname__
+            return self._itself, (), self._function
+
+        def __setstate__(self, state: Any) -> None:
+            if isinstance(state, dict):
+                self.__dict__ = state
+            elif "__wrapped__" not in self.__dict__:
+                from functools import update_wrapper
+
+                update_wrapper(self, state())
 
         def __copy__(self) -> Any:
             return self
@@ -228,16 +239,18 @@ def _function_layer(
         if inspect.isfunction(method):
             setattr(FunctionLayer, name, _standalone(method, function))
 
+    # Without the function, which may refer back to its layer.
     def itself(
-        cls: type[nn.Module] = FunctionLayer, function: Callable[..., Any] = function
+        cls: type[nn.Module] = FunctionLayer,
+        module: str = function.__module__,
+        name: str = function.__qualname__,
     ) -> Any:
         import sys
-        from functools import update_wrapper
 
-        found: Any = sys.modules.get(function.__module__)
-        for part in function.__qualname__.split("."):
+        found: Any = sys.modules.get(module)
+        for part in name.split("."):
             found = getattr(found, part, None)
-        return found if isinstance(found, cls) else update_wrapper(cls(), function)
+        return found if isinstance(found, cls) else cls()
 
     signature = inspect.signature(function)
     own = inspect.Parameter("_self", inspect.Parameter.POSITIONAL_ONLY)
@@ -251,9 +264,9 @@ def _function_layer(
     FunctionLayer.__qualname__ = function.__qualname__
     FunctionLayer.__module__ = function.__module__
     _mark(FunctionLayer, layer_name, condition)
-    reference = _standalone(itself, function)
-    reference.__qualname__ = f"{function.__qualname__}._itself"
     layer = FunctionLayer()
     functools.update_wrapper(layer, function)
-    layer.__dict__["_itself"] = reference
+    for name, part in (("_itself", itself), ("_function", lambda function=function: function)):
+        found = layer.__dict__[name] = _standalone(part, function)
+        found.__qualname__ = f"{function.__qualname__}.{name}"  # where pickle finds it
     return layer

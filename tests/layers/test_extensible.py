@@ -3,6 +3,7 @@
 import copy
 import inspect
 import pickle
+import sys
 
 import pytest
 import torch
@@ -270,3 +271,11 @@ def test_two_functions_of_one_name_are_both_attached():
         pass
 
     assert list(Both()._kernel_funcs.values()) == [double, namesake]
+
+
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_pickles_load_where_the_function_is_not_extensible(monkeypatch, protocol):
+    data = pickle.dumps(Owner(1), protocol)
+    plain = double.__wrapped__
+    monkeypatch.setattr(sys.modules[__name__], "double", plain)
+    assert pickle.loads(data)._kernel_funcs["double"] is plain

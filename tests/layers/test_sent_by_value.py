@@ -61,8 +61,8 @@ copyreg.pickle(Registered, lambda module: (Registered, ()))
 
 
 @use_kernel_forward_from_hub("double")
-def double(x):
-    return x + x
+def double(x, depth=0):
+    return x + x if depth == 1 else double(x, depth + 1)
 
 
 @use_kernelized_func(double)
@@ -142,7 +142,7 @@ def test_they_arrive_as_the_original(make_kernel, tmp_path):
             def forward(self, x): return 10 * self.weight * x
 
         class Tenfold(nn.Module):
-            def forward(self, x): return 10 * x
+            def forward(self, x, depth=0): return 10 * x
         """
     )
     run(SENDER, tmp_path / "kernel", tmp_path / "sent")
