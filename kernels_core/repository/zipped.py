@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from kernels_core import environment
 from kernels_core.errors import DigestError, RepositoryNotFoundError
 from kernels_core.repository.atomic import replacing
 from kernels_core.repository.hashes import FileHash, tree_digest
@@ -116,14 +117,17 @@ def _variable() -> str:
 
 def _cache(path: Path) -> Path:
     """The directory of all copies."""
-    base = os.path.expanduser(os.environ.get(_variable()) or os.path.join("~", ".cache"))
-    if not os.path.isabs(base):
-        raise _not_found(
-            path,
-            f"it is in a zip archive, and there is no home directory to copy it to. Set "
-            f"{_variable()} to a directory",
-        )
-    return Path(base, "kernels-core", "unpacked")
+    base = environment.path(_variable())
+    if base is None or not base.is_absolute():
+        home = environment.home()
+        if home is None:
+            raise _not_found(
+                path,
+                f"it is in a zip archive, and there is no home directory to copy it to. Set "
+                f"{_variable()} to a directory",
+            )
+        base = home / ".cache"
+    return base / "kernels-core" / "unpacked"
 
 
 def _make_private(directory: Path, path: Path) -> None:

@@ -208,3 +208,16 @@ def test_a_damaged_archive_is_an_error(make_archive: MakeArchive, cache: Path) -
     with pytest.raises(errors.RepositoryNotFoundError, match="cannot be read"):
         LocalRepository(path).builds()
     assert copies(cache) == []
+
+
+def test_without_a_home_directory_the_variable_to_set_is_named(
+    make_archive: MakeArchive, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for variable in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(variable)
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, "")
+    with pytest.raises(errors.RepositoryNotFoundError, match=r"Set (XDG_CACHE_HOME|LOCALAPPDATA)"):
+        LocalRepository(make_archive()).builds()
+    assert not any(path.name == "kernels-core" for path in tmp_path.rglob("*"))
