@@ -67,9 +67,13 @@ class Environment:
         this installed, and nothing else of that environment can be seen.
         """
         site_packages = Path(self.run("import sysconfig; tell(sysconfig.get_path('purelib'))"))
+        # Outside the environment, where pip replaces nothing: it would write through the links.
+        borrowed = self.folder.with_name(f"{self.folder.name}-borrowed")
+        borrowed.mkdir(exist_ok=True)
+        (site_packages / "borrowed.pth").write_text(str(borrowed))
         for distribution in _with_requirements(names):
             for top in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
-                link = site_packages / top
+                link = borrowed / top
                 if not link.exists():
                     link.symlink_to(str(distribution.locate_file(top)))
 

@@ -9,6 +9,11 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#if defined(__x86_64__) && defined(__linux__)
+// Headers of torch 2.15 call dlsym, which glibc 2.34 gave a new version and changed in nothing.
+__asm__(".symver dlsym, dlsym@GLIBC_2.2.5");
+#endif
+
 #ifdef WITH_CUDA
 #define DEVICE CUDA
 extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void **stream);
