@@ -213,9 +213,10 @@ def _function_layer(
             # protocols before 4 cannot express.
             if "_itself" not in self.__dict__:  # it was sent by value
                 return object.__reduce_ex__(self, protocol)
-            is_local = self.__module__ == "__main__" or "<locals>" in self.__qualname__
+            name = self.__dict__["__qualname__"]
+            is_local = self.__module__ == "__main__" or "<locals>" in name
             if protocol < 4 or not is_local:
-                return self.__qualname__
+                return name
             return self._itself, (), self._function
 
         def __setstate__(self, state: Any) -> None:

@@ -45,7 +45,7 @@ def _in_order(made: KernelizeReport, outcomes: Iterator[Outcome]) -> list[Outcom
 
 def _outcomes(model: nn.Module, made: KernelizeReport) -> Iterator[Outcome]:
     decided = {
-        member: (attrs.evolve(row, count=0), cls)
+        member: (attrs.evolve(row, count=0), cls())
         for row, cls, members in zip(made.rows, made._classes, made._members, strict=True)
         for member in members
     }

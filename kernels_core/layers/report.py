@@ -90,7 +90,8 @@ class KernelizeReport:
     rows: tuple[ReportRow, ...]
     _model: weakref.ref[nn.Module]
     _members: tuple[list[int], ...]  # ids: a report must not keep the modules alive
-    _classes: tuple[type[nn.Module], ...]  # of each row, the class that the modules got
+    # Of each row, the class that the modules got; weak, because it may refer to its instances.
+    _classes: tuple[weakref.ref[type[nn.Module]], ...]
 
     def modules(self) -> Iterator[tuple[str, ReportRow]]:
         """Iterate over the modules with a decision, as pairs of qualified name and row.
@@ -177,7 +178,7 @@ def make_report(model: nn.Module, mode: Mode, outcomes: Iterable[Outcome]) -> Ke
         tuple(attrs.evolve(row, count=len(ids)) for row, ids in members.items()),
         weakref.ref(model),
         tuple(members.values()),
-        tuple(classes.values()),
+        tuple(map(weakref.ref, classes.values())),
     )
 
 
