@@ -18,8 +18,24 @@ from kernels_core.mode import Mode
 # Only for advice in messages: which package serves a type that no installed plugin knows.
 _BUNDLED = frozenset({"cpu", "cuda", "mps", "rocm", "xpu"})
 
-EXAMPLE_TAGS = ("cpu", "cu130", "metal", "rocm71", "xpu20252")
+_BACKEND_OF_TAG = {
+    "cpu": "cpu",
+    "cu130": "cuda",
+    "metal": "mps",
+    "rocm71": "rocm",
+    "xpu20252": "xpu",
+}
+
+EXAMPLE_TAGS = tuple(_BACKEND_OF_TAG)
 """Backend tags in the names of published builds: those that two plugins may both claim."""
+
+
+def tag_hint(tag: str) -> str:
+    """What to install for builds with a tag that no installed plugin supports; "" if unknown."""
+    for example, backend in _BACKEND_OF_TAG.items():
+        if tag.rstrip("0123456789") == example.rstrip("0123456789"):
+            return install_hint(backend)
+    return ""
 
 
 def install_hint(device_type: str) -> str:

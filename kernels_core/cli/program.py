@@ -100,6 +100,7 @@ class Program(click.Group):
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> NoReturn:
         """Run the command that the arguments name, and end the process with its exit status."""
         given = sys.argv[1:] if args is None else list(args)
+        _open_closed_streams()
         # https://no-color.org
         extra.setdefault("color", False if os.environ.get("NO_COLOR") else None)
         try:
@@ -110,10 +111,25 @@ class Program(click.Group):
                 click.echo(json.dumps({"error": _as_json(error)}, indent=2))
             else:
                 error.show()
+        except OSError as error:
+            # A full disk, for example. An output that nobody reads any more is no error for click.
+            status = 1
+            click.echo(f"Error: {error}", err=True)
         except click.Abort:
             status = INTERRUPTED
             click.echo("Interrupted.", err=True)
         sys.exit(status if isinstance(status, int) else 0)
+
+
+def _open_closed_streams() -> None:
+    """Discard what is written to a stream that the caller has closed, as with `>&-`."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_WRONLY)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:

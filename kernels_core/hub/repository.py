@@ -7,7 +7,9 @@ process; the files of a commit, which never change, are requested once.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -28,7 +30,7 @@ from kernels_core.errors import (
 )
 from kernels_core.hub import foreign, records
 from kernels_core.hub.answers import BUILD_FOLDER, TreeFile
-from kernels_core.hub.cache import RepositoryCache, cache_root
+from kernels_core.hub.cache import CACHE_VARIABLE, RepositoryCache, cache_root
 from kernels_core.hub.client import REPOSITORY_TYPES, client
 from kernels_core.hub.install import METADATA_FILE, HubBuild, Installer
 from kernels_core.hub.single_flight import SingleFlight
@@ -112,7 +114,17 @@ class HubRepository:
         """Its branches and tags, and a revision; those last seen when the Hub is not reachable."""
         earlier = self._earlier_refs()
         if not self.is_offline:
-            refs = client().refs(self.repo_id, revision, agent=self.agent, earlier=earlier)
+            try:
+                refs = client().refs(self.repo_id, revision, agent=self.agent, earlier=earlier)
+            except HubNotFoundError as error:
+                if error.missing == "repository" and (similar := self._similar_names()):
+                    raise HubNotFoundError(
+                        f"There is no repository {self.repo_id}.{similar} {error}",
+                        repository=self.repo_id,
+                        request=error.request,
+                        missing=error.missing,
+                    ) from error
+                raise
             if client().known_refs(self.repo_id) is None:
                 self._say_if_of_another_hub()
             return refs
@@ -409,6 +421,15 @@ class HubRepository:
 
     # Errors
 
+    def _similar_names(self) -> str:
+        """A sentence with the kernels in the cache that may have been meant; "" for none."""
+        with contextlib.suppress(OSError):
+            folders = (path.name.split("--") for path in cache_root().iterdir())
+            known = {f"{name[1]}/{name[2]}" for name in folders if len(name) == 3} - {self.repo_id}
+            if similar := difflib.get_close_matches(self.repo_id, known, cutoff=0.7):
+                return f" In the cache is {' and '.join(similar)}: was that meant?"
+        return ""
+
     def _with_newer_version(
         self, error: NoFittingBuildError, pinned: Pinned, selector: BuildSelector
     ) -> NoFittingBuildError:
@@ -430,9 +451,13 @@ class HubRepository:
     def not_cached(self, what: str) -> HubOfflineError:
         """The error for something that is not in the cache while no request may be sent."""
         why = "local_files_only" if self.local_files_only else "HF_HUB_OFFLINE"
+        root = cache_root()
+        named = f" ({CACHE_VARIABLE})" if os.environ.get(CACHE_VARIABLE) else ""
+        lacks = f"has no record of {what}" if root.is_dir() else "does not exist"
+        similar = self._similar_names()
         return HubOfflineError(
-            f"{self.repo_id}: the cache {cache_root()} has no record of {what}, and {why} is set, "
-            f"so no request was sent. Load the kernel once with access to the Hub and this cache.",
+            f"{self.repo_id}: the cache {root}{named} {lacks}, and {why} is set, so no request was "
+            f"sent.{similar} Load the kernel once with access to the Hub and this cache.",
             repository=self.repo_id,
             request=what,
         )

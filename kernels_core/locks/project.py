@@ -58,24 +58,32 @@ class Requirement:
         return True
 
 
+_FORMS = "a kernel is named as org/name, org/name@1, 'org/name@>=0.1,<0.2' or org/name@main"
+
+
 def parse_requirement(text: str) -> Requirement:
     """Read "org/name" or "org/name@AT": a major version, PEP 440 specifier or revision.
 
-    Raises a ValueError when the repository is not named "org/name".
+    Raises a ValueError for another form.
     """
-    name, _, at = text.partition("@")
+    name, separator, at = text.partition("@")
     try:
         repo_id = read_repo_id(name, "repository")
     except InvalidError as error:
-        raise ValueError(f"{text!r}: {error}") from None
-    if not at:
+        raise ValueError(f"{text!r}: {error} In full, {_FORMS}.") from None
+    if not separator:
         return Requirement(repo_id)
     if at.isascii() and at.isdecimal():
         return Requirement(repo_id, int(at))
+    if not at.strip():
+        raise ValueError(f"{text!r}: nothing follows the @; {_FORMS}.")
+    # No branch or tag starts with any of these.
+    if at[0] not in "<>=!~":
+        return Requirement(repo_id, revision=at)
     try:
         check_version(at)
-    except ValueError:
-        return Requirement(repo_id, revision=at)
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error}") from None
     return Requirement(repo_id, at)
 
 

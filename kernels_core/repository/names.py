@@ -65,7 +65,9 @@ def check_version(version: object) -> None:
     try:
         SpecifierSet(version)
     except InvalidSpecifier:
+        advice = "for exactly one version write '==0.0.3'."
+        if version.strip().isdecimal():
+            advice = f"for the major version {version.strip()} write the number, without quotes."
         raise ValueError(
-            f"version {version!r} is not a PEP 440 specifier such as '>=0.0.3,<0.1'; "
-            f"for exactly one version write '==0.0.3'."
+            f"version {version!r} is not a PEP 440 specifier such as '>=0.0.3,<0.1'; {advice}"
         ) from None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from kernels_core.device import tag_hint
 from kernels_core.errors import PluginConflictError, VariantNameError
 from kernels_core.hookspecs import BackendTag, Match
 from kernels_core.host import HostInfo
@@ -146,7 +147,10 @@ class _Fit:
 
     def _check_tag(self, tag: BackendTag | UnknownTag) -> str:
         if isinstance(tag, UnknownTag):
-            return f"no installed backend plugin supports tag {tag.text!r}"
+            hint = tag_hint(tag.text)
+            return f"no installed backend plugin supports tag {tag.text!r}" + (
+                f"; the one that does: {hint}" if hint else ""
+            )
         if tag.backend != self._backend.name:
             return f"made for backend {tag.backend!r}; the active backend is {self._backend.name!r}"
         return self._match(tag).reason

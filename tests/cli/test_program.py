@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -171,10 +172,14 @@ def test_quiet_and_verbose(options: list[str], quiet: str, logged: str) -> None:
 def test_every_command_has_the_common_options(command_line) -> None:
     from kernels_core.cli.main import main
 
-    for name in main.commands:
-        shown = command_line.run(name, "--help").stdout
-        if name == "compat":
-            shown = command_line.run(name, "wheel", "--help").stdout
+    commands = {
+        (name, *part)
+        for name, command in main.commands.items()
+        for part in ([(each,) for each in getattr(command, "commands", ())] or [()])
+    }
+    assert ("compat", "wheel") in commands
+    for name in commands:
+        shown = command_line.run(*name, "--help").stdout
         assert "--quiet" in shown, name
         assert "--verbose" in shown, name
 
@@ -199,3 +204,22 @@ def test_the_home_directory_is_expanded_in_options(command_line, tmp_path: Path)
     process = command_line.run("compat", "wheel", "--output=~", **home)
     assert process.returncode == 0, process.stderr
     assert [path.suffix for path in tmp_path.iterdir()] == [".whl"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [SCRIPT, "check", "--list-rules"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["Error: [Errno 28] No space left on device"]
+
+
+@pytest.mark.parametrize("arguments", ["check --list-rules", "trust list"])
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell")
+def test_output_that_nobody_reads_is_no_error(arguments: str) -> None:
+    for redirected in (">&-", "2>&- >&-", "| true"):
+        command = f"{shlex.quote(SCRIPT)} {arguments} {redirected}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")

@@ -63,6 +63,28 @@ def test_a_requirement_is_read_from_text_and_shown(
     assert str(requirement) == shown
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("org/name@", "nothing follows the @"),
+        ("org/name@  ", "nothing follows the @"),
+        ("@>=0.1", "org/name@1"),
+        ("@1", "org/name@1"),
+        ("org/name@>=x", "'>=x' is not a PEP 440 specifier"),
+        ("org/name@=1", "'=1' is not a PEP 440 specifier"),
+    ],
+)
+def test_a_malformed_requirement_says_the_form(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        parse_requirement(text)
+
+
+def test_a_major_version_in_quotes_says_to_leave_them_out(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.kernels.dependencies]\n"org/x" = "1"\n')
+    with pytest.raises(ProjectError, match="for the major version 1 write the number, without"):
+        read_project(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["name@1", "../name", "", "org/name/x@main"])
 def test_text_without_a_repository_is_an_error_that_shows_it(text: str) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(text))):

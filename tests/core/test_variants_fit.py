@@ -88,7 +88,11 @@ def test_a_decision_holds_the_parsed_name(anvil: Backend) -> None:
             "the installed torch 2.13.0+anvil has the C++11 ABI",
         ),
         ("tvm-ffi02-anvil23-x86_64-linux", "needs tvm-ffi 0.2; tvm-ffi 0.1 is installed"),
-        ("torch213-rocm71-x86_64-linux", "no installed backend plugin supports tag 'rocm71'"),
+        (
+            "torch213-rocm71-x86_64-linux",
+            "no installed backend plugin supports tag 'rocm71'; the one that does: "
+            "pip install kernels-backend-rocm",
+        ),
         (
             "torch213-cpu-x86_64-linux",
             "made for backend 'cpu'; the active backend is 'anvil'",

@@ -137,6 +137,30 @@ def test_an_untrusted_publisher_stays_untrusted(hub: Hub, go_offline: GoOffline)
         get_kernel(REPOSITORY, version=1)
 
 
+def test_a_misspelt_repository_names_the_nearest_in_the_cache(
+    hub: Hub, commit: str, go_offline: GoOffline
+) -> None:
+    get_kernel(REPOSITORY, version=1)
+    with pytest.raises(errors.HubNotFoundError) as caught:
+        get_kernel("org/activaton", version=1)
+    text = str(caught.value)
+    assert 0 < text.index("In the cache is org/activation: was that meant?") < text.index("log in")
+    go_offline("HF_HUB_OFFLINE")
+    with pytest.raises(errors.HubOfflineError, match="In the cache is org/activation"):
+        get_kernel("org/activaton", version=1)
+
+
+def test_a_cache_that_does_not_exist_is_named(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, go_offline: GoOffline
+) -> None:
+    monkeypatch.setenv("KERNELS_CACHE", "/no/such/cache")
+    go_offline("HF_HUB_OFFLINE")
+    with pytest.raises(
+        errors.HubOfflineError, match=r"/no/such/cache \(KERNELS_CACHE\) does not exist"
+    ):
+        get_kernel(REPOSITORY, version=1)
+
+
 @pytest.mark.parametrize("how", ["HF_HUB_OFFLINE", "server down"])
 def test_another_hub_is_believed_about_versions_and_files_and_never_about_trust(
     hub: Hub,
