@@ -29,7 +29,7 @@ _C: Any = torch._C  # torch declares no types for some of it
 # What is not looked into. A module's own forward decides about the gradients of its tensors.
 _PLAIN = (
     *(type(None), bool, int, float, complex, str, bytes, range, slice, type, enum.Enum),
-    *(torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size, torch.Generator),
+    *(torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size),
     *(torch.SymInt, torch.SymFloat, torch.SymBool, torch.Stream, torch.Event, nn.Module),
 )
 # Classes written in C whose instances can be looked into.
@@ -166,6 +166,8 @@ class _Call:
         if not (tensor.dtype.is_floating_point or tensor.dtype.is_complex):
             return tensor
         if self.transformed:
+            if torch.compiler.is_compiling():
+                _take_as_it_is()
             return _apply_in_transform(tensor, self.layer, "traced", *self.recorded)
         if torch.compiler.is_compiling():
             return torch.ops.kernels_core.without_backward(tensor, self.layer, self.recorded)
@@ -310,7 +312,21 @@ class _NoBackward(torch.autograd.Function):
 
 # Function.apply takes 10 microseconds to bind the arguments, which only transforms need.
 _apply: Any = super(torch.autograd.Function, _NoBackward).apply
-_apply_in_transform: Any = _NoBackward.apply
+
+
+def _apply_in_transform(*arguments: Any) -> Any:
+    function: Any = _NoBackward  # torch declares no types for its methods
+    return function.apply(*arguments)
+
+
+def _take_as_it_is() -> None:
+    """Tell the compiler to put calls of the above into its graph, without looking into it."""
+    allow: Any = torch.compiler.allow_in_graph
+    allow(_apply_in_transform)
+
+
+# The compiler calls it while it traces. At import, it would import the whole compiler.
+_take_as_it_is._dynamo_marked_constant = True  # type: ignore[attr-defined] # read by torch
 
 # The compiler cannot trace a Function with a jvp, but it takes operators as they are.
 _Library: Any = torch.library.Library  # torch declares no types for it

@@ -199,38 +199,3 @@ def test_what_was_done_is_logged_and_nothing_is_printed(scaled, caplog, capsys):
     assert "Times10" in caplog.text
     assert capsys.readouterr() == ("", "")
     assert logging.getLogger("kernels_core").handlers == []
-
-
-# Kernels without a backward
-
-
-@pytest.fixture
-def inference_only(scaled):
-    register_kernel_mapping({"Scale": {"cpu": scaled("InferenceOnly")}})
-    return kernelize(nn.Sequential(nn.Linear(3, 3), Scale()), mode=Mode.INFERENCE)
-
-
-def test_training_through_a_kernel_without_backward_fails_clearly(inference_only):
-    output = inference_only(X)
-    assert output.requires_grad
-    with pytest.raises(RuntimeError, match=r"'InferenceOnly', which has no backward.*TRAINING"):
-        output.sum().backward()
-    assert inference_only[0].weight.grad is None
-
-
-def test_inference_through_it_does_not(inference_only):
-    with torch.no_grad():
-        assert not inference_only(X).requires_grad
-    with torch.inference_mode():
-        inference_only(X)
-    expected = 1000 * inference_only[1].weight * inference_only[0](X)
-    torch.testing.assert_close(inference_only(X).detach(), expected.detach())
-    for parameter in inference_only.parameters():
-        parameter.requires_grad_(False)
-    assert not inference_only(X).requires_grad
-
-
-def test_after_kernelizing_for_training_it_trains(inference_only):
-    kernelize(inference_only, mode=Mode.TRAINING)
-    inference_only(X).sum().backward()
-    assert inference_only[1].weight.grad.abs().sum() > 0
