@@ -96,6 +96,7 @@ class Model(nn.Module):
         super().__init__()
         self.below = nn.Linear(3, 3)
         self.scale = Scaled()
+        self.above = nn.Parameter(torch.ones(3))
         self.find: Callable[[Any], torch.Tensor] = eval(f"lambda r: {find}")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -119,11 +120,12 @@ def kernelized(make_kernel):
 
 
 def backward(call, model):
-    call(X).sum().backward()
+    (call(X) + model.above).sum().backward()
 
 
 def grad(call, model):
-    torch.autograd.grad(call(X).sum(), [model.below.weight], allow_unused=True)
+    output = (call(X) + model.above).sum()
+    torch.autograd.grad(output, [model.below.weight], allow_unused=True)
 
 
 def in_place(call, model):
@@ -144,7 +146,8 @@ def func_grad(call, model):
 
 
 def checkpointed(call, model):
-    checkpoint(call, X.clone().requires_grad_(), use_reentrant=False).sum().backward()
+    hidden = checkpoint(call, X.clone().requires_grad_(), use_reentrant=False)
+    (hidden + model.above).sum().backward()
 
 
 def no_grad_in_place(call, model):
@@ -243,7 +246,8 @@ def test_training_fails_clearly_until_kernelized_for_it(kernelized):
     with pytest.raises(RuntimeError, match=r"'Kernel', which has no backward.*TRAINING"):
         model(X).sum().backward()
     assert model.below.weight.grad is None
-    kernelize(model, mode=Mode.TRAINING, mapping={})
+    with pytest.warns(RuntimeWarning, match="replaced none"):
+        kernelize(model, mode=Mode.TRAINING, mapping={})
     model(X).sum().backward()
     assert model.scale.weight.grad.abs().sum() > 0
 
