@@ -8,6 +8,7 @@ import attrs
 from torch import nn
 
 from kernels_core import notices
+from kernels_core.errors import LoadError
 from kernels_core.layers.candidates import SWITCHED_OFF
 from kernels_core.layers.decide import Decision
 from kernels_core.layers.fallback import KernelizeFallback
@@ -69,6 +70,8 @@ def _findings(decision: Decision) -> Iterator[_Finding]:
         if obstacle.case is KernelizeFallback.NO_LAYER:
             continue
         error = obstacle.error
-        about = (type(error), getattr(error, "repository", obstacle.reason))
+        # The text of an error may differ each time, by a port or a number of seconds.
+        of = getattr(error, "repository", "") if isinstance(error, LoadError) else obstacle.reason
+        about = (group.layer_name, device, type(error).__name__, of)
         text = f"{group.layer_name} on {device} {outcome}: {obstacle.reason}"
-        yield _Finding((group.layer_name, device, *about), text, error is not None)
+        yield _Finding(about, text, error is not None)

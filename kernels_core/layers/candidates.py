@@ -23,7 +23,7 @@ from kernels_core.layers.mapping import Level, Levels, levels_to_search
 from kernels_core.layers.report import ReportRow
 from kernels_core.layers.repositories import name_of
 from kernels_core.layers.scan import Group, scan
-from kernels_core.layers.targets import Target, Targets
+from kernels_core.layers.targets import Target, Targets, as_obstacle
 from kernels_core.mode import Mode, serving_modes
 
 T = TypeVar("T")
@@ -117,7 +117,7 @@ def _attempt(work: Callable[[], T], total: bool) -> T | Obstacle:
     except Exception as error:
         if not total:
             raise
-        return Obstacle(KernelizeFallback.CANNOT_LOAD, str(error), error)
+        return as_obstacle(KernelizeFallback.CANNOT_LOAD, error)
 
 
 def _kept(group: Group, targets: Targets, obstacle: Obstacle) -> PlannedGroup:

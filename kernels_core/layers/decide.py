@@ -16,7 +16,6 @@ from torch import nn
 from kernels_core.errors import (
     ApplyError,
     InvalidLayerError,
-    KernelsError,
     LayerModeError,
     LoadError,
     NoFittingBuildError,
@@ -30,6 +29,7 @@ from kernels_core.layers.load import LoadedLayer, Resolutions, load_layer
 from kernels_core.layers.report import Outcome, ReportRow
 from kernels_core.layers.repositories import name_of
 from kernels_core.layers.scan import FOREIGN_FORWARD, Group
+from kernels_core.layers.targets import as_obstacle
 from kernels_core.layers.validation import (
     check_members,
     check_signature,
@@ -40,6 +40,7 @@ from kernels_core.layers.validation import (
 )
 from kernels_core.layers.watched import class_for
 from kernels_core.mode import Mode
+from kernels_core.plugins.backend import describe
 
 
 @attrs.frozen(eq=False)
@@ -77,7 +78,7 @@ class Decision:
 
     def kept(self, error: Exception) -> Decision:
         """The decision after applying this one failed."""
-        obstacle = Obstacle(KernelizeFallback.CANNOT_LOAD, str(error), error)
+        obstacle = as_obstacle(KernelizeFallback.CANNOT_LOAD, error)
         group = self.planned.group
         return Decision(self.planned, group.original, obstacles=(*self.obstacles, obstacle))
 
@@ -118,16 +119,11 @@ class _Search:
         try:
             obstacle = self._try(candidate, name, mode, resolutions)
         except NoFittingBuildError as error:
-            obstacle = Obstacle(KernelizeFallback.NO_BUILD, str(error), error)
-        except (LoadError, ApplyError) as error:
-            obstacle = Obstacle(KernelizeFallback.CANNOT_LOAD, str(error), error)
+            obstacle = as_obstacle(KernelizeFallback.NO_BUILD, error)
         except Exception as error:
-            if allowed != KernelizeFallback.ALL:
+            if allowed != KernelizeFallback.ALL and not isinstance(error, (LoadError, ApplyError)):
                 raise
-            reason = str(error)
-            if not isinstance(error, KernelsError):
-                reason = f"{name}: {type(error).__name__}: {reason}"
-            obstacle = Obstacle(KernelizeFallback.CANNOT_LOAD, reason, error)
+            obstacle = as_obstacle(KernelizeFallback.CANNOT_LOAD, error, name)
         if obstacle is None:
             self.is_served = True
             self.candidates.clear()
@@ -198,8 +194,7 @@ def _by_conditions(
         ]
     except Exception as error:
         raise InvalidLayerError(
-            f"A condition of layer {layer.__name__!r} of {name} raised {type(error).__name__}: "
-            f"{error}",
+            f"A condition of layer {layer.__name__!r} of {name} raised {describe(error)}",
             repository=name,
             layer=layer.__name__,
             rule="conditions",

@@ -20,6 +20,7 @@ from kernels_core.loading.resolver import warm_up
 from kernels_core.mode import Mode
 from kernels_core.parallel import Cancelled, in_parallel
 from kernels_core.plugins import Backend
+from kernels_core.plugins.backend import describe
 from kernels_core.repository.builds import Build
 
 _Key = tuple[Any, Backend, int]
@@ -125,7 +126,7 @@ def _load(repository: Any, target: Target, resolutions: Resolutions) -> LoadedLa
     except BaseException as error:
         of = f"{name} (variant {build.variant})" if build else name
         raise KernelImportError(
-            f"{of} could not be loaded: {type(error).__name__}: {error}", repository=name
+            f"{of} could not be loaded: {describe(error)}", repository=name
         ) from error
     check_layer(layer, repository=name, name=getattr(layer, "__name__", repr(layer)))
     if build is not None:

@@ -68,7 +68,9 @@ def _groups(model: nn.Module, made: KernelizeReport) -> list[Group]:
     try:
         return scan(model, None)
     except MissingDeviceError:  # kernelize was given a device, or the model had tensors
-        return scan(model, torch.device(made.rows[0].device if made.rows else "meta"))
+        # A row without a kernel may name a device that torch does not know.
+        device = next((row.device for row in made.rows if row.kernel), "meta")
+        return scan(model, torch.device(device))
 
 
 def _outcome(

@@ -19,6 +19,7 @@ from kernels_core.layers.classes import original_class
 from kernels_core.layers.copying import reference_to
 from kernels_core.layers.extensible import Condition, mark_of
 from kernels_core.layers.swap import has_foreign_forward
+from kernels_core.plugins.backend import describe
 
 FOREIGN_FORWARD = (
     "another package set a forward on the instance itself (a hook or a wrapper), "
@@ -136,7 +137,7 @@ class _Class:
 
 
 def _raised(error: Exception) -> str:
-    return f"its condition raised {type(error).__name__}: {error}"
+    return f"its condition raised {describe(error)}"
 
 
 class _Walk:

@@ -8,9 +8,15 @@ import attrs
 import torch
 
 from kernels_core.device import Device, DeviceFacts
-from kernels_core.errors import BackendNotInstalledError, BackendUnavailableError, PluginError
+from kernels_core.errors import (
+    BackendNotInstalledError,
+    BackendUnavailableError,
+    KernelsError,
+    PluginError,
+)
 from kernels_core.layers.fallback import KernelizeFallback, Obstacle
 from kernels_core.plugins import Backend, registry
+from kernels_core.plugins.backend import describe
 from kernels_core.plugins.registry import NAMED
 
 
@@ -53,7 +59,7 @@ class Targets:
     def refuse(self, error: Exception, name: str) -> torch.device:
         """Let a device be an obstacle; returns the torch device that stands for it."""
         device = torch.device("meta")
-        self._found[device] = _obstacle(error)
+        self._found[device] = as_obstacle(KernelizeFallback.NO_DEVICE, error)
         self._names[device] = name
         return device
 
@@ -82,7 +88,7 @@ class Targets:
         except Exception as error:
             if not self._total and not _is_of_backend(error):
                 raise
-            return _obstacle(error)
+            return as_obstacle(KernelizeFallback.NO_DEVICE, error)
 
 
 def _is_of_backend(error: Exception) -> bool:
@@ -92,8 +98,11 @@ def _is_of_backend(error: Exception) -> bool:
     return error.backend != os.environ.get(NAMED, "").strip().lower() or not error.backend
 
 
-def _obstacle(error: Exception) -> Obstacle:
-    return Obstacle(KernelizeFallback.NO_DEVICE, str(error), error)
+def as_obstacle(case: KernelizeFallback, error: Exception, of: str = "") -> Obstacle:
+    """An exception as an obstacle; one that is not ours is described, and does not say of what."""
+    if isinstance(error, KernelsError):
+        return Obstacle(case, str(error), error)
+    return Obstacle(case, f"{of}: {describe(error)}" if of else describe(error), error)
 
 
 def _parse(device: str | torch.device | Device) -> tuple[str, int | None]:

@@ -115,7 +115,9 @@ def _problem(answer: object, expected: type[_T], check: Callable[[_T], str] | No
 
 def describe(error: BaseException) -> str:
     """Type and text of an exception, even where its `__str__` fails."""
-    return traceback.format_exception_only(error)[-1].strip()
+    described = traceback.TracebackException(type(error), error, None)
+    vars(described)["__notes__"] = None  # which would come last
+    return list(described.format_exception_only())[-1].strip()
 
 
 def without_frames(error: PluginError) -> PluginError:

@@ -100,7 +100,7 @@ def test_activating_twice_changes_nothing_and_deactivating_undoes_it(run: Run) -
         import sys
 
         def finders():
-            return [finder for finder in sys.meta_path if "kernels_core" in type(finder).__module__]
+            return [finder for finder in sys.meta_path if "kernels_core.compat" in type(finder).__module__]
 
         assert len(finders()) == 1
         kernels_core.compat.activate()
@@ -149,7 +149,7 @@ def test_a_program_that_has_imported_the_other_package_is_refused(run: Run, tmp_
             print(error)
         import sys
 
-        assert not [f for f in sys.meta_path if "kernels_core" in type(f).__module__]
+        assert not [f for f in sys.meta_path if "kernels_core.compat" in type(f).__module__]
         assert sys.modules["kernels"].LOADED
     """
     printed = run(textwrap.dedent(program), activate=False, path=(site,))
@@ -194,8 +194,57 @@ def test_a_transformers_that_found_kernels_missing_is_refused(run: Run, tmp_path
             print(error)
         import sys
 
-        assert not [f for f in sys.meta_path if "kernels_core" in type(f).__module__]
+        assert not [f for f in sys.meta_path if "kernels_core.compat" in type(f).__module__]
     """
     printed = run(textwrap.dedent(program), activate=False, path=(tmp_path / "site",))
     assert "transformers has looked for 'kernels' before" in printed
     assert "before importing transformers" in printed
+
+
+NORM = """
+import kernels
+import kernels_core.compat
+import torch
+from torch import nn
+
+
+@kernels.use_kernel_forward_from_hub("RMSNorm")
+class RMSNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+        self.variance_epsilon = 1e-6
+
+    def forward(self, hidden_states):
+        variance = hidden_states.pow(2).mean(-1, keepdim=True)
+        return self.weight * hidden_states * torch.rsqrt(variance + self.variance_epsilon)
+
+
+def kernel():
+    model = kernels.kernelize(nn.Sequential(RMSNorm()), mode=kernels.Mode.INFERENCE)
+    return kernels_core.report(model).rows[0].kernel
+
+
+def registered_by_transformers():
+    layer = kernels.LayerRepository("org/norm", layer_name="Norm", version=1)
+    kernels.register_kernel_mapping({"RMSNorm": {"cpu": layer, "cuda": layer}})
+
+
+"""
+
+
+def test_bundled_kernels_are_used_while_it_is_active(run: Run) -> None:
+    program = """
+print(kernel())
+registered_by_transformers()
+print(kernel())
+with kernels.use_kernel_mapping({}, inherit_mapping=False):
+    print(kernel())
+kernels_core.compat.deactivate()
+with kernels.use_kernel_mapping({}, inherit_mapping=False):
+    print(kernel())
+kernels.register_kernel_mapping({}, inherit_mapping=False)
+print(kernel())
+"""
+    printed = run(NORM + program, HF_HUB_OFFLINE="1")
+    assert printed.split() == ["RMSNorm", "RMSNorm", "None", "None", "None"]

@@ -88,6 +88,7 @@ def test_no_device_at_all(make_kernel):
 
     mapping = {"Gate": {"cpu": make_kernel("class Gate(nn.Module): pass")("Gate")}}
     check(Gate(), mapping, "Pass device=", others=EVERY_OTHER, error=ValueError)
+    check(Gate(), mapping, "no plugin provides 'warp'", others=EVERY_OTHER, device="warp")
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,20 @@ class Unequal:
         raise RuntimeError("no hash")
 
 
-@pytest.mark.parametrize(("repository", "text"), [(Nameless(), "no layer"), (Unequal(), "no hash")])
+class WordlessError(RuntimeError):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+class Unspeakable:
+    def load(self):
+        raise WordlessError
+
+
+@pytest.mark.parametrize(
+    ("repository", "text"),
+    [(Nameless(), "no layer"), (Unequal(), "no hash"), (Unspeakable(), "Wordless")],
+)
 def test_a_repository_that_fails_at_everything(repository, text):
     check(Scale(), {"Scale": {"cpu": repository}}, text)
 
