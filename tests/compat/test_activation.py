@@ -100,7 +100,7 @@ def test_activating_twice_changes_nothing_and_deactivating_undoes_it(run: Run) -
         import sys
 
         def finders():
-            return [finder for finder in sys.meta_path if "kernels_core.compat" in type(finder).__module__]
+            return [f for f in sys.meta_path if "kernels_core.compat" in type(f).__module__]
 
         assert len(finders()) == 1
         kernels_core.compat.activate()
