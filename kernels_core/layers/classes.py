@@ -62,6 +62,13 @@ def original_class(cls: type[nn.Module]) -> type[nn.Module]:
     return original
 
 
+def plain_class(cls: type[nn.Module]) -> type[nn.Module]:
+    """The original class, without the classes that torch made around it."""
+    while _is_generated(cls):
+        cls = cls.__bases__[-1]
+    return original_class(cls)
+
+
 def layer_of_forward(function: object) -> type[nn.Module] | None:
     """The layer of the kernel whose forward a function is, or None."""
     known = _forwards.get(function) if isinstance(function, FunctionType) else None

@@ -32,11 +32,10 @@ from kernels_core.layers.scan import FOREIGN_FORWARD, Group
 from kernels_core.layers.targets import as_obstacle
 from kernels_core.layers.validation import (
     check_members,
+    check_of_modules,
     check_signature,
     conditions,
-    module_conditions,
     unmet,
-    unmet_by_module,
 )
 from kernels_core.layers.watched import class_for
 from kernels_core.mode import Mode
@@ -183,13 +182,14 @@ def _by_conditions(
 ) -> tuple[list[nn.Module], list[nn.Module], str]:
     """The modules that meet a layer's conditions, the others, and why not."""
     required = conditions(layer)
-    # A module that runs the layer met these before.
-    of_module = () if swapped_layer(group.current) is layer else module_conditions(layer)
-    if not required and not of_module:
+    # A module that runs the layer met those on the whole module before.
+    is_known = swapped_layer(group.current) is layer
+    check = None if is_known else check_of_modules(group.original, layer)
+    if not required and check is None:
         return group.modules, [], ""
     try:
         checked = [
-            (module, unmet(module, required) or unmet_by_module(module, layer, of_module))
+            (module, unmet(module, required) or (check(module) if check else ""))
             for module in group.modules
         ]
     except Exception as error:

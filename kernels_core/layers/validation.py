@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from kernels_core.errors import InvalidLayerError, LayerNotFoundError, SignatureMismatchError
-from kernels_core.layers.classes import original_class
+from kernels_core.layers.classes import plain_class
 from kernels_core.layers.members import FLAGS, HARMLESS
 from kernels_core.repository.builds import Build
 
@@ -176,11 +176,7 @@ def _name_of(condition: Any) -> str:
     return getattr(condition, "__name__", repr(condition))
 
 
-def module_conditions(layer: type[nn.Module]) -> tuple[Callable[[nn.Module], object], ...]:
-    """What a layer requires of the whole module: the callables that annotate its forward's `self`.
-
-    They are called with a copy of the module, as `unmet_by_module` says.
-    """
+def _module_conditions(layer: type[nn.Module]) -> tuple[Callable[[nn.Module], object], ...]:
     forward: Any = layer.forward
     first = next(iter(inspect.signature(forward).parameters), "")
     annotation = forward.__annotations__.get(first)
@@ -191,27 +187,32 @@ def module_conditions(layer: type[nn.Module]) -> tuple[Callable[[nn.Module], obj
     return tuple(one for one in getattr(hints[first], "__metadata__", ()) if callable(one))
 
 
-# By original class: what was found for a layer and a configuration of the class's instances.
-_found: weakref.WeakKeyDictionary[type, dict[Any, str]] = weakref.WeakKeyDictionary()
+# By class and layer: what was found for modules, by their settings.
+_found: weakref.WeakKeyDictionary[type, dict[type, dict[Any, str]]] = weakref.WeakKeyDictionary()
 
 
-def unmet_by_module(
-    module: nn.Module, layer: type[nn.Module], required: tuple[Callable[[nn.Module], object], ...]
-) -> str:
-    """Why a module does not meet the conditions on the whole of it, or "".
+def check_of_modules(
+    cls: type[nn.Module], layer: type[nn.Module]
+) -> Callable[[nn.Module], str] | None:
+    """What says why a module does not meet a layer's conditions on the whole of it; None for none.
 
-    Each is called once for modules of one class with equal settings: with a copy that has the
-    original forward, the same tensors and no hooks, in training mode. A condition may give the copy
-    other members and call it, to compare what it computes with what the layer computes.
+    They are the callables that annotate the `self` of its forward. Each is called once for modules
+    of one class with equal settings: with a copy that has the original forward, the same tensors
+    and no hooks, in training mode. A condition may give the copy other members and call it, to
+    compare what it computes with what the layer computes.
     """
+    required = _module_conditions(layer)
     if not required:
-        return ""
-    original = original_class(type(module))
-    key = (layer, _settings(module))
-    known = _found.setdefault(original, {})
-    if key not in known:
-        known[key] = next(filter(None, (_objection(one, module) for one in required)), "")
-    return known[key]
+        return None
+    known = _found.setdefault(plain_class(cls), {}).setdefault(layer, {})
+
+    def check(module: nn.Module) -> str:
+        key = _settings(module)
+        if key not in known:
+            known[key] = next(filter(None, (_objection(one, module) for one in required)), "")
+        return known[key]
+
+    return check
 
 
 def _objection(condition: Callable[[nn.Module], object], module: nn.Module) -> str:
@@ -227,7 +228,7 @@ def _objection(condition: Callable[[nn.Module], object], module: nn.Module) -> s
 
 
 def _copy_of(module: nn.Module) -> nn.Module:
-    cls = original_class(type(module))
+    cls = plain_class(type(module))
     copied = cls.__new__(cls)
     nn.Module.__init__(copied)
     own = {"forward", *copied.__dict__}  # hooks, and the forward of a hook
@@ -239,21 +240,21 @@ def _copy_of(module: nn.Module) -> nn.Module:
     return copied
 
 
-_SETTINGS = (bool, int, float, str, type(None), FunctionType, BuiltinFunctionType)
+_SETTINGS = frozenset({bool, int, float, str, FunctionType, BuiltinFunctionType})
+_OF_EVERY_MODULE = frozenset(nn.Module().__dict__)
 
 
 def _settings(module: nn.Module) -> tuple[Any, ...]:
-    values = (
+    attributes = module.__dict__
+    found: list[tuple[str, Any]] = [
         (name, value)
-        for name, value in module.__dict__.items()
-        if isinstance(value, _SETTINGS) and name != "training"
-    )
-    tensors = ((name, tensor is None) for name, tensor in module._parameters.items())
-    children = (
-        (name, type(child), () if child is None else _settings(child))
-        for name, child in module._modules.items()
-    )
-    return (*values, *tensors, *children)
+        for name, value in attributes.items()
+        if type(value) in _SETTINGS and name not in _OF_EVERY_MODULE
+    ]
+    found += [(name, None) for name, one in attributes["_parameters"].items() if one is None]
+    for name, child in attributes["_modules"].items():
+        found.append((name, None if child is None else (type(child), _settings(child))))
+    return tuple(found)
 
 
 def check_members(modules: Iterable[nn.Module], layer: type[nn.Module], repository: str) -> None:

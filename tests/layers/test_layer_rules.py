@@ -359,6 +359,20 @@ def test_a_condition_on_the_module_gets_a_copy_with_the_original_forward(make_ke
     assert not hooked
 
 
+def test_a_condition_on_the_module_gets_a_copy_without_its_parametrizations(make_kernel):
+    class Doubled(nn.Module):
+        def forward(self, shift):
+            return 2 * shift
+
+    module = Shifting()
+    nn.utils.parametrize.register_parametrization(module, "shift", Doubled())
+    kernelize(
+        module, mode=Mode.INFERENCE, mapping={"Shifting": {"cpu": make_kernel(OF_MODULE)("Add")}}
+    )
+    assert kernels_of(module) == {("Add", 1)}
+    assert int(module(torch.zeros(1))[0]) == 110
+
+
 def test_what_training_adds_counts_although_the_module_is_not_in_training(make_kernel):
     mapping = {"Shifting": {"cpu": make_kernel(OF_MODULE)("Add")}}
     model = nn.Sequential(Shifting(noise=0.9999), Shifting()).eval()

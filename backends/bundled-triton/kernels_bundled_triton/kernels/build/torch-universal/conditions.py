@@ -177,7 +177,7 @@ def _numbers(*shape: int) -> torch.Tensor:
 
 
 def _linear(fan_in: int, fan_out: int) -> nn.Linear:
-    made = nn.utils.skip_init(nn.Linear, fan_in, fan_out, bias=False)
+    made = nn.utils.skip_init(nn.Linear, fan_in, fan_out, bias=False, dtype=torch.float32)
     made.weight.copy_(_numbers(fan_out, fan_in))
     return made
 
