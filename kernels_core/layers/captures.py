@@ -27,7 +27,12 @@ import attrs
 import torch
 from torch import nn
 
-from kernels_core.layers.classes import captured_forwards, layer_of_forward, swapped_layer
+from kernels_core.layers.classes import (
+    captured_forwards,
+    is_of_kernelized_class,
+    layer_of_forward,
+    swapped_layer,
+)
 
 # Undoes the replacement of one reference.
 Undo = Callable[[], None]
@@ -61,7 +66,7 @@ def running(module: nn.Module) -> Running:
         cls = type(module)
         defining = next(base for base in cls.__mro__ if "forward" in base.__dict__)
         layer = swapped_layer(defining)
-        if layer is not None and _is_unfit(cls.forward, module):
+        if layer is not None and not _uses_kernel(cls.forward, module):
             layer = None
         if layer is None and derives_from_kernelized(cls):
             layer = _called_by(cls.forward, module)
@@ -82,7 +87,7 @@ def _is_bound(module: nn.Module, forward: object) -> bool:
         isinstance(forward, MethodType)
         and forward.__self__ is module
         and (
-            layer_of_forward(forward.__func__) is not None
+            is_of_kernelized_class(forward.__func__)
             or any(
                 base.__dict__.get("forward") is forward.__func__ for base in type(module).__mro__
             )
@@ -92,13 +97,18 @@ def _is_bound(module: nn.Module, forward: object) -> bool:
 
 def _layer_run_by(function: object, module: nn.Module) -> type[nn.Module] | None:
     layer = layer_of_forward(function)
-    return None if layer is None or _is_unfit(function, module) else layer
+    if layer is None or not _uses_kernel(function, module):
+        return None
+    cls: Any = type(module)
+    return swapped_layer(cls) if function is cls.forward else layer
 
 
-def _is_unfit(forward: Any, module: nn.Module) -> bool:
-    """Whether a forward that looks at the kernel's conditions in each call finds them unmet."""
-    unfit = getattr(forward, "unfit", None)
-    return unfit is not None and bool(unfit(module))
+def _uses_kernel(forward: Any, module: nn.Module) -> bool:
+    """Whether the forward of a kernelized class uses the kernel for a module."""
+    if is_of_kernelized_class(forward) and layer_of_forward(forward) is None:
+        return False  # it stands in for a kernel
+    unfit = getattr(forward, "unfit", None)  # where the conditions are looked at in each call
+    return unfit is None or not unfit(module)
 
 
 def casts(module: nn.Module) -> bool:
@@ -121,7 +131,7 @@ def follows(module: nn.Module) -> bool:
 
 
 def _can_follow(method: MethodType) -> bool:
-    return layer_of_forward(method.__func__) is not None or id(method) in _following
+    return is_of_kernelized_class(method.__func__) or id(method) in _following
 
 
 def _called_by(forward: object, module: nn.Module) -> type[nn.Module] | None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _LAYER = "_kernels_core_layer"
 _VARIANT = "_kernels_core_variant"
+SUSPENDED = "suspended"  # the variant with the original forward
 _AROUND = "_kernels_core_around"  # in a recreated class: the one that it was recreated from
 
 # What a class has that is not for one recreated from it; type() creates the first two for each.
@@ -37,9 +38,10 @@ _PER_CLASS = frozenset({"__dict__", "__weakref__", _AROUND})
 # A class refers weakly to its subclasses, and so does not keep ours. Those are kept here whose
 # original is found by its name, and lives on: they may be needed again at any time.
 _lasting: set[type[nn.Module]] = set()
-# By forward of a kernel, guarded or not, its layer and the classes that have it.
+# By forward of a kernel, guarded or not, its layer and the classes that have it. A stand-in, the
+# original forward in a class for modules that do not suit the kernel, has no layer.
 _forwards: weakref.WeakKeyDictionary[
-    FunctionType, tuple[weakref.ref[type[nn.Module]], weakref.WeakSet[type[nn.Module]]]
+    FunctionType, tuple[Callable[[], type[nn.Module] | None], weakref.WeakSet[type[nn.Module]]]
 ] = weakref.WeakKeyDictionary()
 # Changes the members that a class is about to get, for its original class.
 Members = Callable[[Any, dict[str, Any]], None]
@@ -73,6 +75,11 @@ def layer_of_forward(function: object) -> type[nn.Module] | None:
     """The layer of the kernel whose forward a function is, or None."""
     known = _forwards.get(function) if isinstance(function, FunctionType) else None
     return known[0]() if known else None
+
+
+def is_of_kernelized_class(function: object) -> bool:
+    """Whether a function is the forward of a kernel, or stands in for one."""
+    return isinstance(function, FunctionType) and function in _forwards
 
 
 def captured_forwards() -> list[FunctionType]:
@@ -186,13 +193,18 @@ def _make(
     made = _subclass(original, namespace)
     forward = namespace.get("forward")
     if isinstance(forward, FunctionType):
-        _forwards.setdefault(forward, (weakref.ref(layer), weakref.WeakSet()))[1].add(made)
+        of_layer = _no_layer if variant == SUSPENDED else weakref.ref(layer)
+        _forwards.setdefault(forward, (of_layer, weakref.WeakSet()))[1].add(made)
     if _is_found(original):
         _lasting.add(made)
         if _forget not in gc.callbacks:
             gc.callbacks.append(_forget)
             atexit.register(gc.callbacks.remove, _forget)
     return made
+
+
+def _no_layer() -> None:
+    return None
 
 
 def _subclass(original: type[nn.Module], namespace: dict[str, Any]) -> type[nn.Module]:

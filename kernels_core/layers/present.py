@@ -78,6 +78,8 @@ def _outcome(
 ) -> Outcome:
     now = running(module)
     layer = swapped_layer(cls) if cls and row.kernel else None
+    if group is not None and not group.function:
+        row = attrs.evolve(row, class_name=group.original.__qualname__)
     notes = [row.note] if row.note else []
     if now.layer is None:
         unfit = _suspended(module, layer)

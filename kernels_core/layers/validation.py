@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from kernels_core.errors import InvalidLayerError, LayerNotFoundError, SignatureMismatchError
 from kernels_core.layers.classes import plain_class
@@ -155,6 +156,8 @@ def unmet(module: nn.Module, required: Conditions) -> str:
     for member, requirements in required:
         value = getattr(module, member)
         dtypes = [one for one in requirements if isinstance(one, torch.dtype)]
+        if dtypes and is_traceable_wrapper_subclass(value) and not _is_gathered(module):
+            return f"its {member} is a {type(value).__name__}, and a plain tensor is required"
         if dtypes and getattr(value, "dtype", None) not in dtypes:
             found = getattr(value, "dtype", type(value).__name__)
             return f"its {member} is {found}, and {' or '.join(map(str, dtypes))} is required"
@@ -164,12 +167,31 @@ def unmet(module: nn.Module, required: Conditions) -> str:
     return ""
 
 
+def _is_gathered(module: nn.Module) -> bool:
+    """Whether FSDP2 makes plain tensors of a module's parameters before each of its calls."""
+    # FSDP2 keeps what it knows of a parameter in a hook on the module that has the parameter.
+    for hook in module._load_state_dict_post_hooks.values():
+        for cell in getattr(hook, "__closure__", None) or ():
+            state = cell.cell_contents
+            if type(state).__name__ == "FSDPParam":
+                return not state.is_dtensor
+    return False
+
+
 def unsuitable(module: nn.Module, layer: type[nn.Module]) -> str:
     """Why a module cannot be the one that a layer's forward runs on, or ""."""
     for member in required_members(layer):
         if not hasattr(module, member):
             return f"it has no {member}"
-    return unmet(module, conditions(layer))
+    return unmet_now(module, conditions(layer))
+
+
+def unmet_now(module: nn.Module, required: Conditions) -> str:
+    """As `unmet`, for a module in use: a condition that raises is not met."""
+    try:
+        return unmet(module, required)
+    except Exception as error:
+        return f"a condition raised {type(error).__name__}: {error}"
 
 
 def _name_of(condition: Any) -> str:

@@ -9,17 +9,20 @@ So calls cost nothing.
 from __future__ import annotations
 
 import functools
+from types import FunctionType
 from typing import Any
 
 from torch import nn
 
 from kernels_core import environment
 from kernels_core.layers.captures import follow_on_instance
-from kernels_core.layers.classes import kernelized_class
+from kernels_core.layers.classes import SUSPENDED, kernelized_class
 from kernels_core.layers.report import is_news
 from kernels_core.layers.swap import change_class
-from kernels_core.layers.validation import Conditions, conditions, required_members, unmet
+from kernels_core.layers.validation import Conditions, conditions, required_members, unmet_now
 from kernels_core.notices import say
+
+WATCHED, CHECKED = "watched", "checked"  # variants; the other one is SUSPENDED
 
 
 def class_for(cls: type[nn.Module], layer: type[nn.Module]) -> type[nn.Module]:
@@ -27,47 +30,67 @@ def class_for(cls: type[nn.Module], layer: type[nn.Module]) -> type[nn.Module]:
     required = conditions(layer)
     if not required:
         return kernelized_class(cls, layer)
-    checks_calls = environment.flag("KERNELS_CHECK_CALLS")
-    return _variant(cls, layer, required, "checked" if checks_calls else "watched")
+    return _variant(cls, layer, required, _usual())
+
+
+def _usual() -> str:
+    return CHECKED if environment.flag("KERNELS_CHECK_CALLS") else WATCHED
 
 
 def _variant(
     cls: type[nn.Module], layer: type[nn.Module], required: Conditions, variant: str
 ) -> type[nn.Module]:
+    expected = required_members(layer)
+
+    def reconsider(module: Any) -> None:
+        if not all(hasattr(module, member) for member in expected):
+            return  # in the middle of being built
+        unfit = unmet_now(module, required)
+        if unfit and variant != SUSPENDED:
+            _change_to(SUSPENDED, module, layer, required)
+            _warn(module, layer, unfit)
+        elif not unfit and variant == SUSPENDED:
+            _change_to(_usual(), module, layer, required)
+
     def members(original: Any, namespace: dict[str, Any]) -> None:
         def _apply(self: Any, *args: Any, **kwargs: Any) -> Any:
             original._apply(self, *args, **kwargs)
-            _reconsider(self, layer, required)
+            reconsider(self)
             return self
 
         def register_parameter(self: Any, name: str, param: Any) -> None:
             original.register_parameter(self, name, param)
-            _reconsider(self, layer, required)
+            reconsider(self)
 
         namespace.update(_apply=_apply, register_parameter=register_parameter)
-        if variant == "suspended":
-            del namespace["forward"]
-        elif variant == "checked":
+        if variant == SUSPENDED:
+            namespace["forward"] = _stand_in(original.forward)
+        elif variant == CHECKED:
             namespace["forward"] = _checked(namespace["forward"], original, layer, required)
 
     return kernelized_class(cls, layer, members, variant)
 
 
-def _reconsider(module: nn.Module, layer: type[nn.Module], required: Conditions) -> None:
-    if not all(hasattr(module, member) for member in required_members(layer)):
-        return  # in the middle of being built
-    unfit = unmet(module, required)
-    cls = (
-        _variant(type(module), layer, required, "suspended")
-        if unfit
-        else class_for(type(module), layer)
+def _stand_in(forward: Any) -> Any:
+    """A copy of a forward, which is told apart from it where a hook captured it."""
+    if not isinstance(forward, FunctionType):
+        return forward
+    copied = FunctionType(
+        forward.__code__,
+        forward.__globals__,
+        forward.__name__,
+        forward.__defaults__,
+        forward.__closure__,
     )
-    if type(module) is cls:
-        return
-    change_class(module, cls)
+    copied.__kwdefaults__ = forward.__kwdefaults__
+    return functools.update_wrapper(copied, forward)
+
+
+def _change_to(
+    variant: str, module: nn.Module, layer: type[nn.Module], required: Conditions
+) -> None:
+    change_class(module, _variant(type(module), layer, required, variant))
     follow_on_instance(module, [])
-    if unfit:
-        _warn(module, layer, unfit)
 
 
 def _warn(module: nn.Module, layer: type[nn.Module], unfit: str) -> None:
@@ -83,11 +106,11 @@ def _checked(forward: Any, original: Any, layer: type[nn.Module], required: Cond
     """A kernel's forward that looks at the conditions in each call."""
 
     def unfit_of(module: nn.Module) -> str:
-        return unmet(module, required)
+        return unmet_now(module, required)
 
     @functools.wraps(forward)
     def checked_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        unfit = unmet(self, required)
+        unfit = unmet_now(self, required)
         if not unfit:
             return forward(self, *args, **kwargs)
         _warn(self, layer, unfit)

@@ -283,6 +283,7 @@ def test_a_lazy_module_keeps_its_kernel_when_it_becomes_what_it_is():
     assert [value(model), value(model)] == [20, 20]
     assert isinstance(model[0], Scale)
     assert not isinstance(model[0], LazyScale)
+    assert kernels_core.report(model).rows[0].class_name == "Scale"
     assert "Times10, from" in decision(model)
     unkernelize(model)
     assert (type(model[0]), value(model), captured[0](X)[0].item()) == (Scale, 2, 2)
@@ -393,6 +394,30 @@ def test_a_module_that_ceases_to_meet_conditions_runs_its_own_forward(model, cha
     assert [type(module) for module in model] == before
 
 
+def test_a_condition_that_raises_does_not_stop_what_the_user_does(make_kernel):
+    kernel = make_kernel(
+        """
+        from typing import Annotated
+
+        def is_three_long(weight):
+            return weight.reshape(3) is not None
+
+        class Three(nn.Module):
+            weight: Annotated[torch.Tensor, is_three_long]
+
+            def forward(self, x):
+                return 10 * self.weight * x
+        """,
+        name="raising",
+    )
+    model = nn.Sequential(Scale())
+    kernelize(model, mode=Mode.INFERENCE, mapping={"Scale": {"cpu": kernel("Three")}})
+    with pytest.warns(RuntimeWarning, match="a condition raised RuntimeError"):
+        model[0].weight = nn.Parameter(torch.full((1,), 2.0))
+    assert value(model) == 2
+    assert "original forward: a condition raised RuntimeError" in decision(model)
+
+
 def test_undoing_a_module_that_runs_its_own_forward(model):
     with pytest.warns(RuntimeWarning):
         model.half()
@@ -445,8 +470,12 @@ def test_calls_are_checked_on_request(float32_only, monkeypatch):
     assert model(X)[0].item() == 400
 
 
-def test_casting_around_calls_uses_the_kernel_in_them(model):
+@pytest.mark.parametrize("cast_first", [True, False])
+def test_casting_around_calls_uses_the_kernel_in_them(model, cast_first):
     module = model[0]
+    if cast_first:  # as diffusers' layerwise casting does
+        with pytest.warns(RuntimeWarning):
+            module.to(torch.bfloat16)
     captured = module.forward
 
     def forward(x):
@@ -457,9 +486,62 @@ def test_casting_around_calls_uses_the_kernel_in_them(model):
             module.to(torch.bfloat16)
 
     module.forward = forward
-    with pytest.warns(RuntimeWarning):
-        module.to(torch.bfloat16)
+    if not cast_first:
+        with pytest.warns(RuntimeWarning):
+            module.to(torch.bfloat16)
     assert module(X)[0].item() == 20
     (row, _) = dict(kernels_core.report(model).modules()).values()
     assert "Float32, from" in row.decision
     assert "makes it fit" in row.decision
+
+
+@pytest.fixture
+def mesh(tmp_path):
+    from torch.distributed.device_mesh import init_device_mesh
+
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+def shard(model, mesh):
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor.parallel import SequenceParallel, parallelize_module
+
+    parallelize_module(model, mesh, {"0": SequenceParallel(), "1": SequenceParallel()})
+    assert isinstance(model[0].weight, DTensor)
+
+
+def test_tensor_parallelism_after_kernelize(model, mesh):
+    with pytest.warns(RuntimeWarning, match="its weight is a DTensor, and a plain tensor is"):
+        shard(model, mesh)
+    assert "original forward: its weight is a DTensor" in decision(model)
+    assert model(torch.ones(1, 1, 3)).to_local().flatten().tolist() == [4, 4, 4]
+
+
+def test_tensor_parallelism_before_kernelize(float32_only, mesh):
+    model = nn.Sequential(Scale(), Scale())
+    shard(model, mesh)
+    kernelize(model, mode=Mode.INFERENCE, mapping=float32_only)
+    assert "its weight is a DTensor, and a plain tensor is required" in decision(model)
+    assert model(torch.ones(1, 1, 3)).to_local().flatten().tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize("sharded_first", [True, False])
+def test_fsdp_gathers_plain_tensors_for_the_kernel(float32_only, mesh, sharded_first):
+    from torch.distributed.fsdp import fully_shard
+
+    model = nn.Sequential(Scale(), Scale())
+    if sharded_first:
+        fully_shard(model, mesh=mesh)
+    kernelize(model, mode=Mode.TRAINING, mapping=float32_only)
+    if not sharded_first:
+        fully_shard(model, mesh=mesh)
+    assert "Float32, from" in decision(model)
+    assert "any more" not in decision(model)
+    assert model(X)[0].item() == 400
+    model.to("cpu")
+    assert model(X)[0].item() == 400
+    unkernelize(model)
+    assert model(X)[0].item() == 4
