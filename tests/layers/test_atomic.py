@@ -109,6 +109,20 @@ def test_an_interrupt_anywhere_leaves_all_as_it_was_or_comes_after_all_was_done(
     assert [type(module) for module in model.modules()] == after
 
 
+def test_an_interrupt_before_the_body_of_a_with_block_leaves_all_as_it_was(scaled):
+    mapping = {"Scale": {"cpu": scaled("Times10")}}
+    model = nn.Sequential(Scale())
+    before = state(model)
+
+    def enter():
+        with kernelized(model, mode=Mode.INFERENCE, mapping=mapping):
+            sys.settrace(None)
+
+    for _ in interrupt_everywhere(enter):
+        assert state(model) == before
+    assert state(model) == before
+
+
 def expect_unchanged(error, text, mapping, **arguments):
     model = make_model()
     before = state(model)
