@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from typing import Any, TypeVar
 
 import attrs
@@ -145,7 +146,9 @@ def _plan(
         for by_type in named
         if name in by_type
     ]
-    candidates = tuple(one for ranked in found if isinstance(ranked, tuple) for one in ranked)
+    ranked = [one for one in found if isinstance(one, tuple)]
+    # One level is the common case, and its candidates may be a thousand.
+    candidates = ranked[0] if len(ranked) == 1 else tuple(chain.from_iterable(ranked))
     obstacles = tuple(one for one in found if isinstance(one, Obstacle))
     if not found:
         types = ", ".join(sorted({device_type for by_type in named for device_type in by_type}))

@@ -7,7 +7,6 @@ when none is left does the policy decide.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 
 import attrs
@@ -88,16 +87,16 @@ def decide(
     """Decide for every group, and load the layers; raises where no fallback is allowed."""
     searches = [_Search(one) for one in planned]
     resolutions = Resolutions()
-    searching = [one for one in searches if one.candidates]
+    searching = [one for one in searches if one.next is not None]
     while searching:
         resolutions.resolve_ahead(
-            (one.candidates[0].repository, one.planned.target)
+            (one.next.repository, one.planned.target)
             for one in searching
-            if one.planned.target
+            if one.next and one.planned.target
         )
         for one in searching:
             one.try_next(mode, allowed, resolutions)
-        searching = [one for one in searching if one.candidates]
+        searching = [one for one in searching if one.next is not None]
     return [decision for one in searches for decision in one.decisions(allowed)]
 
 
@@ -106,14 +105,16 @@ class _Search:
 
     def __init__(self, planned: PlannedGroup) -> None:
         self.planned = planned  # with the modules that have no kernel yet
-        self.candidates = deque(planned.candidates)
+        self._candidates = iter(planned.candidates)
+        self.next = next(self._candidates, None)  # the candidate to try
         self.found: list[Decision] = []
         self.obstacles = list(planned.obstacles)
         self.is_served = False  # whether every module has a kernel
 
     def try_next(self, mode: Mode, allowed: KernelizeFallback, resolutions: Resolutions) -> None:
         """Try the next candidate, for the modules that have no kernel yet."""
-        candidate = self.candidates.popleft()
+        candidate = self.next
+        assert candidate is not None
         name = name_of(candidate.repository)
         try:
             obstacle = self._try(candidate, name, mode, resolutions)
@@ -124,10 +125,10 @@ class _Search:
                 raise
             obstacle = as_obstacle(KernelizeFallback.CANNOT_LOAD, error, name)
         if obstacle is None:
-            self.is_served = True
-            self.candidates.clear()
+            self.is_served, self.next = True, None
         else:
             self.obstacles.append(obstacle)
+            self.next = next(self._candidates, None)
 
     def _try(
         self, candidate: Candidate, name: str, mode: Mode, resolutions: Resolutions

@@ -62,6 +62,8 @@ class Resolutions:
             if isinstance(repository, HubLayer) and not _known(repository, target)
         )
         wanted = [key for key in new if key not in self._outcomes]
+        if not wanted:
+            return
         if len(wanted) > 1:
             warm_up()
         try:
