@@ -182,7 +182,11 @@ class _Walk:
                     kept = "" if is_plain else known.kept(module)
                     device = given
                     if device is None:
-                        for parameter in module._parameters.values():
+                        try:
+                            parameters = attributes["_parameters"]
+                        except KeyError:  # it has them through `__getattr__`
+                            parameters = module._parameters
+                        for parameter in parameters.values():
                             if parameter is not None:
                                 device = parameter.device
                                 break
