@@ -2,4 +2,4 @@
 
 # Unique per build, since several builds may be loaded into one process. The suffix is the beginning
 # of a SHA-256 of the sources, which a test computes; metadata.json has it as `id`.
-NAMESPACE = "_bundled_triton_d339795b"
+NAMESPACE = "_bundled_triton_130e674a"

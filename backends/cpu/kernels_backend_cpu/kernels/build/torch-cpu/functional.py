@@ -88,17 +88,19 @@ def apply_rotary_pos_emb(
 def can_rotate(
     q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, unsqueeze_dim: int
 ) -> bool:
-    """Whether `apply_rotary_pos_emb` takes tensors of these shapes and broadcasts no head."""
-    if not (_widths_fit(q, k, cos, sin) and cos.dim() < min(q.dim(), k.dim())):
+    """Whether tensors have the shapes of the arguments of `apply_rotary_pos_emb`."""
+    of_q, of_k, of_angles = q.shape, k.shape, cos.shape
+    if not len(of_q) == len(of_k) == len(of_angles) + 1 == 4 or unsqueeze_dim not in (1, 2):
         return False
-    if cos.shape != sin.shape:
-        return False
-    before = cos.unsqueeze(unsqueeze_dim).shape[-2::-1]
-    return all(all(map(_broadcasts, before, heads.shape[-2::-1])) for heads in (q, k))
-
-
-def _broadcasts(size: int, to: int) -> bool:
-    return size in (1, to)
+    batch, length, width = of_angles
+    tokens = 3 - unsqueeze_dim
+    return (
+        sin.shape == of_angles
+        and of_q[tokens] == of_k[tokens] == length
+        and (batch == 1 or of_q[0] == of_k[0] == batch)
+        and of_q[3] == of_k[3]
+        and width in (of_q[3], of_q[3] / 2)
+    )
 
 
 def _widths_fit(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> bool:
