@@ -13,9 +13,7 @@ import warnings
 from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-import attrs
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from kernels_core import environment
 from kernels_core.device import Device, DeviceRepositories
@@ -34,8 +32,7 @@ KernelMapping: TypeAlias = "Mapping[str, Mapping[Any, Any]]"
 Level: TypeAlias = "Mapping[str, Mapping[str, DeviceRepositories]]"
 
 
-@attrs.frozen(eq=False)
-class Levels:
+class Levels(NamedTuple):  # which takes less time to import than a class of attrs
     """A mapping: its levels, the first one first, and whether bundled kernels may stand below."""
 
     levels: tuple[Level, ...]
@@ -43,14 +40,14 @@ class Levels:
 
     def extended(self, added: Level, inherit: bool) -> Levels:
         """With one more level in front, or with nothing else."""
-        return attrs.evolve(self, levels=(added, *self.levels)) if inherit else _alone(added)
+        return self._replace(levels=(added, *self.levels)) if inherit else _alone(added)
 
     def merged(self, added: Level, inherit: bool) -> Levels:
         """With more entries in the first level, or with nothing else."""
         if not inherit:
             return _alone(added)
         first, *others = self.levels
-        return attrs.evolve(self, levels=(_overlaid(first, added), *others))
+        return self._replace(levels=(_overlaid(first, added), *others))
 
 
 def _alone(level: Level) -> Levels:
