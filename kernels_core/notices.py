@@ -8,11 +8,14 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 logger = logging.getLogger("kernels_core")
 
 _said: dict[Hashable, object] = {}
+
+before_saying: list[Callable[[], object]] = []
+"""Functions that remove from the terminal what is only shown for a moment, such as progress."""
 
 
 def is_new(about: Hashable) -> bool:
@@ -23,6 +26,8 @@ def is_new(about: Hashable) -> bool:
 
 def say(text: str) -> None:
     """Warn the caller of this package."""
+    for remove in before_saying:
+        remove()
     # Where no logging is configured, Python would print the text a second time.
     if logger.hasHandlers():
         logger.warning(text)

@@ -10,13 +10,33 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
+
+import attrs
 
 from kernels_core.errors import BundleError
 
-_Add = Callable[[str, IO[bytes], int], None]
-
 _ZIP, _TAR, _TAR_GZ = (".zip",), (".tar",), (".tar.gz", ".tgz")
+
+
+class _Readable(Protocol):
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+_Add = Callable[[str, _Readable, int], None]
+
+
+@attrs.frozen
+class _Counted:
+    """A file that tells how much of it was read."""
+
+    source: IO[bytes]
+    progress: Callable[[int], object]
+
+    def read(self, size: int = -1, /) -> bytes:
+        chunk = self.source.read(size)
+        self.progress(len(chunk))
+        return chunk
 
 
 def is_archive(path: Path) -> bool:
@@ -33,8 +53,7 @@ def write_files(path: Path, files: Mapping[str, Path], progress: Callable[[int],
         for name, file in files.items():
             size = file.stat().st_size
             with file.open("rb") as source:
-                add(name, source, size)
-            progress(size)
+                add(name, _Counted(source, progress), size)
 
 
 @contextlib.contextmanager
@@ -57,7 +76,7 @@ def _writer(path: Path) -> Iterator[_Add]:
             yield lambda *file: _add_to_directory(path, *file)
 
 
-def _add_to_zip(archive: zipfile.ZipFile, name: str, source: IO[bytes], size: int) -> None:
+def _add_to_zip(archive: zipfile.ZipFile, name: str, source: _Readable, size: int) -> None:
     about = zipfile.ZipInfo(name)  # dated 1980
     about.compress_type = zipfile.ZIP_DEFLATED
     about.external_attr = 0o644 << 16
@@ -66,13 +85,13 @@ def _add_to_zip(archive: zipfile.ZipFile, name: str, source: IO[bytes], size: in
         shutil.copyfileobj(source, target)
 
 
-def _add_to_tar(archive: tarfile.TarFile, name: str, source: IO[bytes], size: int) -> None:
+def _add_to_tar(archive: tarfile.TarFile, name: str, source: _Readable, size: int) -> None:
     about = tarfile.TarInfo(name)  # dated 1970, without an owner
     about.size = size
     archive.addfile(about, source)
 
 
-def _add_to_directory(root: Path, name: str, source: IO[bytes], size: int) -> None:
+def _add_to_directory(root: Path, name: str, source: _Readable, size: int) -> None:
     target = root / name
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as file:

@@ -59,7 +59,7 @@ def write_bundle(
         listing.write_bytes(manifest.content)
         read_manifest(manifest.content, path)  # refuses one with too many files
         size = manifest.size + len(manifest.content)
-        with progress_bar(f"Writing {path.name}", size) as progress:
+        with progress_bar("Writing", path.name, size) as progress:
             # The manifest comes first, because unpacking verifies each file as it is read.
             write_files(new, {MANIFEST: listing, **files}, progress)
     return manifest
@@ -186,7 +186,7 @@ def _unpack(archive: Path, directory: Path, expected: str | None) -> Manifest:
         manifest = _read_first(members, archive, expected)
         (directory / MANIFEST).write_bytes(manifest.content)
         missing = dict(manifest.files)
-        with progress_bar(f"Unpacking {archive.name}", manifest.size) as progress:
+        with progress_bar("Unpacking", archive.name, manifest.size) as progress:
             for name, size, source in members:
                 listed = missing.pop(name, None)
                 if listed is None or listed.size != size:
@@ -197,13 +197,12 @@ def _unpack(archive: Path, directory: Path, expected: str | None) -> Manifest:
                     )
                 target = directory / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _copy(source, target, size)
+                _copy(source, target, size, progress)
                 if hash_file(target, "sha256") != listed.sha256:
                     raise BundleError(
                         f"{name!r} in {archive} is damaged: its hash is not that in the manifest.",
                         path=archive,
                     )
-                progress(size)
     if missing:
         some = ", ".join(list(missing)[:5])
         raise BundleError(
@@ -214,12 +213,13 @@ def _unpack(archive: Path, directory: Path, expected: str | None) -> Manifest:
     return manifest
 
 
-def _copy(source: IO[bytes], target: Path, size: int) -> None:
+def _copy(source: IO[bytes], target: Path, size: int, progress: Progress) -> None:
     with target.open("xb") as file:
         # The archive may contain more than it says.
         while size > 0 and (chunk := source.read(min(size, _CHUNK))):
             file.write(chunk)
             size -= len(chunk)
+            progress(len(chunk))
 
 
 def verify_bundle(directory: Path, expected: str | None = None) -> Manifest:
@@ -238,7 +238,7 @@ def verify_bundle(directory: Path, expected: str | None = None) -> Manifest:
         raise BundleError(f"{MANIFEST} in {directory}: {error}", path=directory) from error
     _check_digest(manifest, directory, expected)
     try:
-        with progress_bar(f"Verifying {directory.name}", manifest.size) as progress:
+        with progress_bar("Verifying", directory.name, manifest.size) as progress:
             _verify_files(manifest, directory, progress)
     except DigestError as error:
         raise BundleError(f"The bundle {directory} is damaged. {error}", path=directory) from error

@@ -86,7 +86,7 @@ def check(
     # Imported on use, as is `observe`: together they take a fifth of the time of a small check.
     from kernels_core.check.facts.hub import fetched
 
-    with fetched(str(subject), revision, patterns, progress) as repository:
+    with fetched(str(subject), revision, patterns) as repository:
         return _check_repository(repository, rules, run=run, progress=progress)
 
 

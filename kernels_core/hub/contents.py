@@ -10,6 +10,7 @@ import attrs
 from kernels_core.errors import KernelsError
 from kernels_core.hub.answers import BUILD_FOLDER
 from kernels_core.hub.cache import OWN_FOLDER, cache_root
+from kernels_core.hub.progress import progress_bar
 from kernels_core.hub.repository import HubRepository
 from kernels_core.parallel import in_parallel
 
@@ -64,8 +65,18 @@ def verify_cache(commits: Iterable[CachedCommit]) -> tuple[Checked, ...]:
 
     Nothing is changed: a program that loads a damaged build downloads its files again.
     """
-    builds = [(commit, variant) for commit in commits for variant in commit.builds]
-    return tuple(in_parallel(lambda one: _verified(*one), builds))
+    builds = [
+        (commit, variant, _size(commit, variant)) for commit in commits for variant in commit.builds
+    ]
+    with progress_bar("Verifying", str(cache_root()), sum(size for *_, size in builds)) as progress:
+
+        def verified(build: tuple[CachedCommit, str, int]) -> Checked:
+            commit, variant, size = build
+            checked = _verified(commit, variant)
+            progress(size)
+            return checked
+
+        return tuple(in_parallel(verified, builds))
 
 
 def prune_cache(*, dry_run: bool) -> tuple[tuple[CachedCommit, ...], int]:
@@ -117,6 +128,12 @@ def _described(repository: CachedRepoInfo, revision: CachedRevisionInfo) -> Cach
         tuple(sorted(path.name for path in folder.glob("*") if path.is_dir())),
         revision.size_on_disk,
     )
+
+
+def _size(commit: CachedCommit, variant: str) -> int:
+    snapshot = HubRepository(commit.repo_id, local_files_only=True).cache.snapshot(commit.commit)
+    files = (snapshot / BUILD_FOLDER / variant).rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _verified(commit: CachedCommit, variant: str) -> Checked:

@@ -235,8 +235,8 @@ class Installer:
                 repository=self.cache.repo_id,
                 request=f"download of {files[0].path}",
             )
-        title = f"{self.cache.repo_id} ({build.variant})"
-        with progress_bar(title, sum(file.size for file in files)) as progress:
+        size = sum(file.size for file in files)
+        with progress_bar("Downloading", self.cache.repo_id, size) as progress:
             in_parallel(lambda file: self._download_file(client, file, progress), files)
 
     def _download_file(self, client: HubClient, file: TreeFile, progress: Progress) -> None:

@@ -19,6 +19,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from kernels_core.errors import EnvironmentVariableError
+from kernels_core.hub.progress import one_line
 from kernels_core.parallel import pause
 
 if TYPE_CHECKING:
@@ -85,13 +86,17 @@ _budget: contextvars.ContextVar[_Budget | None] = contextvars.ContextVar("budget
 
 @contextlib.contextmanager
 def one_load() -> Iterator[None]:
-    """All requests of the block share one patience; a block inside of another is part of it."""
+    """All requests of the block share one patience, and one line of progress.
+
+    A block inside of another is part of it.
+    """
     if _budget.get() is not None:
         yield
         return
     token = _budget.set(_Budget())
     try:
-        yield
+        with one_line():
+            yield
     finally:
         _budget.reset(token)
 

@@ -31,6 +31,7 @@ from kernels_core.errors import (
     HubUnreachableError,
 )
 from kernels_core.hub.patience import VARIABLE, limits, one_load, stated_wait
+from kernels_core.hub.progress import show_waiting
 from kernels_core.parallel import apart, pause
 
 if TYPE_CHECKING:
@@ -159,6 +160,7 @@ def fetch(request: Request, read: Callable[[Answer], T], *, attempts: int = ATTE
     class that fits what the Hub said, or `HubUnreachableError` when every attempt failed.
     """
     with one_load():
+        show_waiting()
         failed = limited = 0
         while True:
             if not limits.wait(request.server):

@@ -264,11 +264,3 @@ def test_the_command_tells_what_it_found_and_what_it_could_not(hub: Hub) -> None
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("Error: org/nothing could not be checked. ")
     assert os.linesep + "Traceback" not in result.stderr
-
-
-def test_progress_is_called_with_downloads(hub: Hub) -> None:
-    hub.add("org/activation", kernel_files(digest=True))
-    calls: list[tuple[str, int, int]] = []
-    check("org/activation", select=FAMILIES, progress=lambda *what: calls.append(what))
-    downloads = [(done, count) for what, done, count in calls if what.startswith("download of")]
-    assert sorted(downloads) == [(1, 3), (2, 3), (3, 3)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kernels_core.check.facts.build_names import is_selected
@@ -18,6 +18,7 @@ from kernels_core.errors import CheckError, KernelsError
 from kernels_core.hub.answers import TreeFile
 from kernels_core.hub.client import HubClient, client
 from kernels_core.hub.install import download_file
+from kernels_core.hub.progress import progress_bar
 from kernels_core.hub.versions import Pinned, Refs, choose_ref, is_commit, newest_version
 from kernels_core.parallel import in_parallel
 from kernels_core.repository.metadata import read_repo_id
@@ -33,7 +34,6 @@ def fetched(
     repo_id: str,
     revision: str | None,
     variants: tuple[str, ...],
-    progress: Callable[[str, int, int], None] | None = None,
 ) -> Iterator[Repository]:
     """Download the builds of a repository for as long as the context lasts.
 
@@ -45,7 +45,7 @@ def fetched(
             hub = client()
             pinned = _pin(hub, repo_id, revision)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kernels-")))
-            unwritable = _download(hub, repo_id, pinned.commit, folder, variants, progress)
+            unwritable = _download(hub, repo_id, pinned.commit, folder, variants)
             kind = hub.repository_type(repo_id) or "kernel"
         except (KernelsError, OSError) as error:
             raise CheckError(f"{repo_id} could not be checked. {error}", path=repo_id) from error
@@ -83,7 +83,6 @@ def _download(
     commit: str,
     folder: Path,
     variants: tuple[str, ...],
-    progress: Callable[[str, int, int], None] | None,
 ) -> tuple[tuple[str, str], ...]:
     """Download a commit. Returns the files that cannot be written here, each with the reason."""
     listing = hub.listing(repo_id, commit)
@@ -98,7 +97,7 @@ def _download(
             unwritable.append((file.path, reason))
         else:
             places.append(file)
-    _download_all(hub, repo_id, commit, folder, places, progress)
+    _download_all(hub, repo_id, commit, folder, places)
     return tuple(unwritable)
 
 
@@ -121,19 +120,14 @@ def _download_all(
     repo_id: str,
     commit: str,
     folder: Path,
-    files: Iterable[TreeFile],
-    progress: Callable[[str, int, int], None] | None,
+    files: Sequence[TreeFile],
 ) -> None:
-    files = list(files)
-    done: list[str] = []
+    with progress_bar("Downloading", repo_id, sum(file.size for file in files)) as progress:
 
-    def download(file: TreeFile) -> None:
-        download_file(hub, repo_id, commit, file, folder / file.path)
-        done.append(file.path)
-        if progress:
-            progress(f"download of {file.path}", len(done), len(files))
+        def download(file: TreeFile) -> None:
+            download_file(hub, repo_id, commit, file, folder / file.path, progress=progress)
 
-    in_parallel(download, files)
+        in_parallel(download, files)
 
 
 def _subject(repo_id: str, pinned: Pinned) -> str:
