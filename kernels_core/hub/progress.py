@@ -42,10 +42,12 @@ class _Line:
 
     def begin(self) -> None:
         """There is something to wait for, so the line may appear."""
-        if self._thread is None and _is_terminal():
+        with self._writing:
+            if self._thread is not None or not _is_terminal():
+                return
             self._start = time.monotonic()
             self._thread = threading.Thread(target=self._run, name="kernels progress", daemon=True)
-            # Without threads, there is no line.
+            # Where the system has no more threads, there is no line.
             with contextlib.suppress(RuntimeError):
                 self._thread.start()
 
@@ -58,7 +60,7 @@ class _Line:
     def _run(self) -> None:
         if self._ended.wait(_DELAY):
             return
-        from huggingface_hub.utils import are_progress_bars_disabled
+        from huggingface_hub.utils import are_progress_bars_disabled  # type: ignore[attr-defined]
 
         if are_progress_bars_disabled("kernels_core.download"):
             return
@@ -99,7 +101,7 @@ class _Line:
         return str(
             tqdm.format_meter(
                 self.done,
-                self.total or None,  # type: ignore[arg-type]  # None: not known
+                self.total or None,
                 time.monotonic() - self._start,
                 ncols=_columns() - 1,
                 prefix=f"{self.verb} {what}".rstrip(),

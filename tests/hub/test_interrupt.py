@@ -110,7 +110,7 @@ def test_commands(hub: Hub, project: Path, tmp_path: Path, name: str) -> None:
     programs = {
         "download": (command("download", project, "--all-variants"), "file"),
         "bundle": (command("bundle", bundle, "org/name@1", "--all-variants"), "file"),
-        "lock": (command("lock", project), "refs"),
+        "lock": (command("lock", project, "--upgrade"), "refs"),
         "check": (command("check", "org/name"), "file"),
     }
     program, kind = programs[name]
