@@ -1,5 +1,6 @@
 """All or nothing: whatever is raised, wherever, every module and the report are as they were."""
 
+import gc
 import linecache
 import logging
 import sys
@@ -56,11 +57,13 @@ class InterruptAtNewLine:
         self.is_done = False
 
     def __enter__(self):
+        gc.disable()  # what is raised in a callback of the collector is lost
         self._before = sys.gettrace()
         sys.settrace(self._trace)
 
     def __exit__(self, *_):
         sys.settrace(self._before)
+        gc.enable()
 
     def _trace(self, frame, event, argument):
         path = frame.f_code.co_filename.replace("\\", "/")
