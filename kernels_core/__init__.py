@@ -10,10 +10,10 @@ when it is first used.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
 from kernels_core.unpickling import explain_missing_kernels
 
+TYPE_CHECKING = False  # as in typing, whose import would take most of the time of this one
 if TYPE_CHECKING:
     from kernels_core.api.kernelize import kernelize as kernelize
     from kernels_core.api.kernelize import kernelized as kernelized
@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     from kernels_core.loading.loaded import get_kernel_dep as get_kernel_dep
     from kernels_core.loading.loaded import get_loaded_kernels as get_loaded_kernels
     from kernels_core.mode import Mode as Mode
+
+    __version__: str
 
 _MODULES = {
     "api.kernelize": ("kernelize", "kernelized", "unkernelize"),
@@ -115,7 +117,7 @@ __all__ = sorted(_MODULE_OF)
 explain_missing_kernels()
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "__version__":
         from importlib.metadata import version
 

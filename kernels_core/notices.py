@@ -5,12 +5,9 @@ A notice is a `RuntimeWarning` at the caller's line, and a warning of the logger
 
 from __future__ import annotations
 
-import logging
 import sys
 import warnings
 from collections.abc import Callable, Hashable
-
-logger = logging.getLogger("kernels_core")
 
 _said: dict[Hashable, object] = {}
 
@@ -28,6 +25,10 @@ def say(text: str) -> None:
     """Warn the caller of this package."""
     for remove in before_saying:
         remove()
+    # Imported here, so that declaring layers does not need it.
+    import logging
+
+    logger = logging.getLogger("kernels_core")
     # Where no logging is configured, Python would print the text a second time.
     if logger.hasHandlers():
         logger.warning(text)

@@ -8,7 +8,10 @@ which code is run.
 from __future__ import annotations
 
 import sys
-from typing import Any
+
+TYPE_CHECKING = False  # see kernels_core/__init__.py
+if TYPE_CHECKING:
+    from typing import Any
 
 PREFIX = "kernel_build_"
 """How the names of the modules of builds begin; sixteen hexadecimal digits are the end."""

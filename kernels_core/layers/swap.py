@@ -11,7 +11,6 @@ that accelerate's hook keeps in `_old_forward` and calls.
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterable
 from types import MethodType
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 
     # A group of modules: the class that they have, the class that they get, the modules.
     Change = tuple[type[nn.Module], type[nn.Module], list[nn.Module]]
-
-logger = logging.getLogger("kernels_core")
 
 # How many names a warning lists.
 _SHOWN = 5
@@ -92,6 +89,10 @@ def replace(model: nn.Module, changes: list[Change], made: KernelizeReport | Non
         set_report(model, made)
         if made is not None:
             _follow(model, [module for _, _, modules in changes for module in modules], undo)
+            # Imported here, so that declaring layers does not need it.
+            import logging
+
+            logger = logging.getLogger("kernels_core")
             logger.info("kernelized %s:\n%s", type(model).__qualname__, made)
         else:
             _follow(model, [*each_module(model), *functions_of(model)], undo)
