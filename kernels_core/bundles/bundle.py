@@ -23,6 +23,7 @@ from kernels_core.bundles.manifest import (
     BundledFile,
     Manifest,
     build_of,
+    may_change,
     read_manifest,
 )
 from kernels_core.errors import BundleError, DigestError
@@ -93,8 +94,9 @@ def _files(
                     yield shown.relative_to(cache.root).as_posix(), shown
         target = attrs.evolve(cache, root=folder, endpoint=endpoint or cache.endpoint)
         _write_records(kernel, target, refs[kernel.repository.repo_id])
-    for record in folder.rglob("*.json"):
-        yield record.relative_to(folder).as_posix(), record
+    for record in folder.rglob("*"):
+        if record.is_file():
+            yield record.relative_to(folder).as_posix(), record
 
 
 def _refs(kernels: Iterable[Downloaded]) -> dict[str, Refs]:
@@ -120,6 +122,7 @@ def _write_records(kernel: Downloaded, target: RepositoryCache, refs: Refs) -> N
     source = kernel.repository.cache
     listed = [file for build in kernel.builds.values() for file in build.files.values()]
     records.remember_tree(target, kernel.commit, tuple(listed))
+    target.keep_commit(kernel.commit)
     if refs != Refs({}, {}):
         records.remember_refs(target, refs)
     publisher = publisher_of(source.repo_id)
@@ -149,7 +152,7 @@ def unpack_bundle(archive: Path, directory: Path, expected: str | None = None) -
 def unpack_if_missing(archive: Path, directory: Path, expected: str | None = None) -> Manifest:
     """As `unpack_bundle`, unless the directory has this very bundle, which is then verified.
 
-    Several processes may do this at the same time.
+    Several processes may do this at the same time, and programs may have used the directory since.
     """
     if not os.path.lexists(directory):
         try:
@@ -159,7 +162,7 @@ def unpack_if_missing(archive: Path, directory: Path, expected: str | None = Non
             if not os.path.lexists(directory):
                 raise
     wanted = _manifest_of(archive, expected)
-    return verify_bundle(directory, wanted.digest)
+    return verify_bundle(directory, wanted.digest, is_used=True)
 
 
 def _manifest_of(archive: Path, expected: str | None) -> Manifest:
@@ -222,9 +225,12 @@ def _copy(source: IO[bytes], target: Path, size: int, progress: Progress) -> Non
             progress(len(chunk))
 
 
-def verify_bundle(directory: Path, expected: str | None = None) -> Manifest:
+def verify_bundle(
+    directory: Path, expected: str | None = None, *, is_used: bool = False
+) -> Manifest:
     """Verify every file of a bundle that is a directory.
 
+    If it is used as a cache, programs may have recorded newer answers of the Hub about branches.
     Raises a BundleError when it is not a bundle, has a digest other than the expected one, or when
     a file is missing, differs, or is in a build without being listed.
     """
@@ -239,20 +245,20 @@ def verify_bundle(directory: Path, expected: str | None = None) -> Manifest:
     _check_digest(manifest, directory, expected)
     try:
         with progress_bar("Verifying", directory.name, manifest.size) as progress:
-            _verify_files(manifest, directory, progress)
+            _verify_files(manifest, directory, is_used, progress)
     except DigestError as error:
         raise BundleError(f"The bundle {directory} is damaged. {error}", path=directory) from error
     return manifest
 
 
-def _verify_files(manifest: Manifest, directory: Path, progress: Progress) -> None:
+def _verify_files(manifest: Manifest, directory: Path, is_used: bool, progress: Progress) -> None:
     builds: dict[str, dict[str, FileHash]] = {}
     for name, file in manifest.files.items():
         file_hash = FileHash("sha256", file.sha256)
         if place := build_of(name):
             build, inside = place
             builds.setdefault(build, {})[inside] = file_hash
-        else:
+        elif not (is_used and may_change(name)):
             integrity.verify_file(directory / name, file_hash)
             progress(file.size)
     for build, hashes in builds.items():

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from kernels_core.errors import BundleError
+from kernels_core.hub.records import REFS
 from kernels_core.repository import schema
 from kernels_core.repository.paths import first_collision, is_safe
 
@@ -23,7 +24,9 @@ _REPOSITORY = r"(?:kernel|model)s--(?P<org>[\w.-]+)--(?P<name>[\w.-]+)"
 _BUILD = re.compile(
     rf"{_REPOSITORY}/snapshots/(?P<commit>[0-9a-f]{{40}})/build/(?P<variant>[^/]+)/"
 )
-_RECORD = re.compile(rf"{_REPOSITORY}/kernels-core/.+\.json")
+_RECORD = re.compile(
+    rf"{_REPOSITORY}/(kernels-core/(?P<record>.+)\.json|refs/kernels-core/[0-9a-f]{{40}})"
+)
 
 
 @attrs.frozen
@@ -84,6 +87,12 @@ def build_of(path: str) -> tuple[str, str] | None:
     """Split a path in a bundle into the directory of a build and the rest; None for other files."""
     match = _BUILD.match(path)
     return (match[0].rstrip("/"), path[match.end() :]) if match else None
+
+
+def may_change(path: str) -> bool:
+    """Whether programs that load from a bundle may replace a file: a new answer about branches."""
+    match = _RECORD.fullmatch(path)
+    return match is not None and match["record"] == REFS
 
 
 def read_manifest(content: bytes, bundle: Path) -> Manifest:

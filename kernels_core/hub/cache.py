@@ -39,6 +39,7 @@ _FORMAT = 1
 # A process that holds a lock for longer hangs, or downloads over an unusable connection.
 _LOCK_TIMEOUT = 900.0
 _STALE = 3600.0
+_MOMENT = 0.1
 _INCOMPLETE = ".incomplete"
 
 
@@ -192,15 +193,18 @@ class RepositoryCache:
 
         Its tools remove snapshots without such a record.
         """
-        if not is_safe(ref):
-            return
         path = self.path / "refs" / ref
         try:
+            if not is_safe(ref):
+                raise OSError("no file may have this name")
             if not path.is_file() or path.read_text(encoding="utf-8") != commit:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(commit, encoding="utf-8")
         except OSError as error:
             logger.info("Not writing %s: %s", path, error)
+            # There may be a branch `a` where this one is `a/b`, for example.
+            if not ref.startswith(OWN_FOLDER):
+                self.keep_commit(commit)
 
     def keep_commit(self, commit: str) -> None:
         """Record that a commit is used, whatever branches and tags there are.
@@ -232,6 +236,24 @@ class RepositoryCache:
             except OSError as error:
                 raise self._unwritable(error) from error
             yield
+
+    @contextlib.contextmanager
+    def idle(self) -> Iterator[bool]:
+        """Hold every lock, and yield True; or yield False if another process holds one."""
+        from filelock import Timeout
+        from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
+
+        with contextlib.ExitStack() as stack:
+            try:
+                for path in (self.root / ".locks" / self.path.name).glob("kernels-core-*.lock"):
+                    stack.enter_context(WeakFileLock(path, timeout=_MOMENT))
+            except Timeout:
+                is_idle = False
+            except OSError as error:
+                raise self._unwritable(error) from error
+            else:
+                is_idle = True
+            yield is_idle
 
     def _make(self, directory: Path) -> None:
         with self.writing():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -9,13 +11,16 @@ import attrs
 
 from kernels_core.errors import KernelsError
 from kernels_core.hub.answers import BUILD_FOLDER
-from kernels_core.hub.cache import OWN_FOLDER, cache_root
+from kernels_core.hub.cache import OWN_FOLDER, RepositoryCache, cache_root
+from kernels_core.hub.client import client
 from kernels_core.hub.progress import progress_bar
 from kernels_core.hub.repository import HubRepository
 from kernels_core.parallel import in_parallel
 
 if TYPE_CHECKING:
     from huggingface_hub import CachedRepoInfo, CachedRevisionInfo, HFCacheInfo
+
+logger = logging.getLogger("kernels_core")
 
 
 @attrs.frozen
@@ -85,19 +90,41 @@ def prune_cache(*, dry_run: bool) -> tuple[tuple[CachedCommit, ...], int]:
     Returns them, and the number of bytes that this frees. With `dry_run`, nothing is removed.
     """
     cache = _scan()
-    if cache is None:
-        return (), 0
-    unnamed = [
-        (repository, revision)
-        for repository in _kernels(cache)
-        for revision in repository.revisions
-        if not revision.refs
-    ]
-    strategy = cache.delete_revisions(*(revision.commit_hash for _, revision in unnamed))
-    commits = tuple(_described(repository, revision) for repository, revision in unnamed)
-    if unnamed and not dry_run:
-        strategy.execute()
-    return commits, int(strategy.expected_freed_size)
+    with contextlib.ExitStack() as stack:
+        # What another process downloads has no name yet.
+        idle = {
+            repository.repo_path
+            for repository in (_kernels(cache) if cache else ())
+            if _unnamed(repository) and _is_idle(repository, stack)
+        }
+        cache = _scan() if idle else None
+        if cache is None:
+            return (), 0
+        unnamed = [
+            (repository, revision)
+            for repository in _kernels(cache)
+            if repository.repo_path in idle
+            for revision in _unnamed(repository)
+        ]
+        strategy = cache.delete_revisions(*(revision.commit_hash for _, revision in unnamed))
+        commits = tuple(_described(repository, revision) for repository, revision in unnamed)
+        if unnamed and not dry_run:
+            strategy.execute()
+        return commits, int(strategy.expected_freed_size)
+
+
+def _unnamed(repository: CachedRepoInfo) -> list[CachedRevisionInfo]:
+    return [revision for revision in repository.revisions if not revision.refs]
+
+
+def _is_idle(repository: CachedRepoInfo, stack: contextlib.ExitStack) -> bool:
+    cache = RepositoryCache(
+        repository.repo_id, repository.repo_type, cache_root(), client().endpoint
+    )
+    is_idle = stack.enter_context(cache.idle())
+    if not is_idle:
+        logger.warning("%s stays as it is, because it is being downloaded.", repository.repo_id)
+    return is_idle
 
 
 def _scan() -> HFCacheInfo | None:

@@ -14,13 +14,13 @@ from kernels_core.repository import schema
 
 T = TypeVar("T")
 
-_REFS = "refs"
+REFS = "refs"
 _PUBLISHER = "publisher"
 
 
 def recall_refs(cache: RepositoryCache) -> Refs | None:
     """The branches and tags of a repository at the last request; None when there was none."""
-    return _read(cache, _REFS, refs_from_json)
+    return _read(cache, REFS, refs_from_json)
 
 
 def remember_refs(cache: RepositoryCache, refs: Refs) -> None:
@@ -30,7 +30,7 @@ def remember_refs(cache: RepositoryCache, refs: Refs) -> None:
         return [{"name": name, "targetCommit": commit} for name, commit in named.items()]
 
     named = {"branches": refs.branches, "tags": refs.tags, "others": refs.others}
-    cache.remember(_REFS, {kind: listed(names) for kind, names in named.items()})
+    cache.remember(REFS, {kind: listed(names) for kind, names in named.items()})
 
 
 def of_another_hub(cache: RepositoryCache, commit: str | None = None) -> RepositoryCache | None:
@@ -39,7 +39,7 @@ def of_another_hub(cache: RepositoryCache, commit: str | None = None) -> Reposit
     The record is that of branches and tags, or of the files of a commit. What another Hub answered
     about publishers is never used.
     """
-    endpoint = cache.endpoint_of(_REFS if commit is None else _tree(commit))
+    endpoint = cache.endpoint_of(REFS if commit is None else _tree(commit))
     if endpoint is None or endpoint == cache.endpoint:
         return None
     return attrs.evolve(cache, endpoint=endpoint)

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from hub_server import Forks, Hub, client_environment, kernel_files
+from hub_server import Forks, Hub, client_environment, forget, kernel_files
 
+from kernels_core import get_kernel
 from kernels_core.bundles.bundle import unpack_bundle, verify_bundle
 from kernels_core.cli.main import main
 from kernels_core.errors import BundleError
@@ -247,6 +248,31 @@ def test_a_record_that_was_changed_is_noticed(commit: str, tmp_path: Path) -> No
     (record,) = tmp_path.glob("bundle/kernels--org--name/kernels-core/publisher.json")
     record.write_text(record.read_text().replace("true", "false"))
     assert run("unbundle", tmp_path / "bundle").exit_code == 1
+
+
+def test_a_directory_that_programs_use_has_the_bundle_still(
+    hub: Hub, commit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, unpacked = tmp_path / "kernels.tar", tmp_path / "unpacked"
+    write(bundle)
+    arguments = ["unbundle", bundle, unpacked, "--if-missing"]
+    assert run(*arguments).exit_code == 0
+    before = {path for path in unpacked.rglob("*") if path.is_file()}
+    # Online, with a newer commit and another kernel.
+    hub.add("org/name", kernel_files("name", source="answer = 43"), branch="v1")
+    hub.add("org/another", kernel_files("another"), branch="v1")
+    monkeypatch.setenv("KERNELS_CACHE", str(unpacked))
+    forget()
+    assert get_kernel("org/name", version=1, backend="cpu").answer == 43
+    get_kernel("org/another", version=1, backend="cpu")
+    assert run(*arguments).exit_code == 0
+    for path in before:
+        content = path.read_bytes()
+        path.write_bytes(content + b" ")
+        changed = run(*arguments).exit_code
+        assert changed == (0 if path.name == "refs.json" else 1), path
+        path.write_bytes(content)
+    assert run(*arguments).exit_code == 0
 
 
 def test_a_bundle_that_is_not_the_expected_one_is_refused(commit: str, tmp_path: Path) -> None:

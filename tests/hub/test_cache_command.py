@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +98,57 @@ def test_what_nothing_names_is_removed_and_the_rest_still_loads(
     forget()
     assert get_kernel("org/name", revision=commits["locked"], backend="cpu").answer == 3
     assert get_kernel("org/name", version=1, backend="cpu").answer == 2
+
+
+@pytest.mark.parametrize("how", ["cache prune", "the client's"])
+def test_what_was_unpacked_or_locked_is_not_removed(
+    hub: Hub, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("org/name", kernel_files("name", source="answer = 1"), branch="v1")
+    hub.add("org/name", kernel_files("name", source="answer = 2"), tag="v0.1.0", branch=None)
+    bundle, unpacked = tmp_path / "bundle.tar", tmp_path / "unpacked"
+    kernels = ["org/name@1", "org/name@==0.1.0"]
+    assert run("bundle", bundle, *kernels, "--all-variants").exit_code == 0
+    assert run("unbundle", bundle, unpacked).exit_code == 0
+    monkeypatch.setenv("KERNELS_CACHE", str(unpacked))
+    forget()
+    if how == "cache prune":
+        assert data("cache", "prune")["removed"] == []
+    else:
+        from huggingface_hub import scan_cache_dir
+
+        (repository,) = scan_cache_dir(unpacked).repos
+        assert all(revision.refs for revision in repository.revisions)
+    hub.stop()
+    assert get_kernel("org/name", version=1, backend="cpu").answer == 1
+    assert get_kernel("org/name", version="==0.1.0", backend="cpu").answer == 2
+
+
+def test_what_another_process_downloads_is_not_removed(
+    hub: Hub, commits: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    new = hub.add("org/name", kernel_files("name", source="answer = 5"), branch="v5")
+    hub.fault("stall-body", "file", times=None, seconds=30)
+    program = "from kernels_core import get_kernel; get_kernel('org/name', version=5)"
+    environment = os.environ | {"KERNELS_BACKEND": "cpu"}
+    with subprocess.Popen([sys.executable, "-c", program], env=environment) as process:
+        while not any(request.kind == "file" and new in request.path for request in hub.requests):
+            assert process.poll() is None
+            time.sleep(0.02)
+        result = run("cache", "prune", "--json")
+        process.kill()
+    assert (result.exit_code, json.loads(result.stdout)["removed"]) == (0, [])
+    assert "org/name stays as it is" in caplog.text
+    assert len(data("cache", "prune")["removed"]) > 0
+
+
+def test_a_branch_whose_name_no_file_may_have_is_kept(hub: Hub, tmp_path: Path) -> None:
+    for branch in ("feature", "feature/x", "feature/x/y"):
+        hub.add("org/name", kernel_files("name", source=f"answer = {branch!r}"), branch=branch)
+        hub.repository("org/name").branches.pop("feature" if "/" in branch else "", None)
+        forget()
+        assert get_kernel("org/name", revision=branch, backend="cpu").answer == branch
+    assert data("cache", "prune")["removed"] == []
 
 
 def test_trust_is_explained(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
