@@ -353,9 +353,10 @@ def _difference(old: list[Tensor], new: list[Tensor], exact: list[Tensor]) -> st
     for index, (theirs, ours) in enumerate(zip(old, new, strict=True)):
         if (theirs.dtype, theirs.shape) != (ours.dtype, ours.shape):
             return f"result {index} is {ours.dtype} {tuple(ours.shape)}, not {theirs.dtype}"
-        error, bound = _error(ours, exact[index]), 2 * _error(theirs, exact[index])
-        if error > bound + 4 * torch.finfo(theirs.dtype).eps:
-            return f"result {index} has an error of {error}, that of the original is {bound / 2}"
+        # Both round a few numbers in other places, so that their errors differ by chance.
+        error, own = _error(ours, exact[index]), _error(theirs, exact[index])
+        if error > 3 * own + 4 * torch.finfo(theirs.dtype).eps:
+            return f"result {index} has an error of {error}, that of the original is {own}"
     return ""
 
 
