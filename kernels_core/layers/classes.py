@@ -16,11 +16,11 @@ import gc
 import sys
 import threading
 import weakref
+from abc import ABCMeta
 from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from kernels_core.errors import ApplyError
 from kernels_core.layers import copying
 from kernels_core.layers.extensible import mark_of
 
@@ -109,25 +109,18 @@ def kernelized_class(
 ) -> type[nn.Module]:
     """The class that runs a layer's forward instead, the same one at each call.
 
-    Variants of it have other members. ApplyError where the class cannot be subclassed.
+    Variants of it have other members.
     """
     original = original_class(cls)
     if _is_generated(original):
         base = kernelized_class(original.__bases__[-1], layer, members, variant)
         return _around(original, base)
-    try:
-        with _lock:
-            for made in type.__subclasses__(original):
-                own = made.__dict__
-                if own.get(_LAYER) is layer and own[_VARIANT] == variant:
-                    return made
-            return _make(original, layer, members, variant)
-    except TypeError as error:
-        raise ApplyError(
-            f"The forward of {original.__qualname__} cannot be replaced: its class cannot be "
-            f"subclassed ({error}).",
-            layer=layer.__name__,
-        ) from error
+    with _lock:
+        for made in type.__subclasses__(original):
+            own = made.__dict__
+            if own.get(_LAYER) is layer and own[_VARIANT] == variant:
+                return made
+        return _make(original, layer, members, variant)
 
 
 def _is_generated(cls: type) -> bool:
@@ -190,7 +183,7 @@ def _make(
             "__slots__": (),
         }
     )
-    made = _subclass(original, namespace)
+    made = _derive(original, (original,), namespace)
     forward = namespace.get("forward")
     if isinstance(forward, FunctionType):
         of_layer = _no_layer if variant == SUSPENDED else weakref.ref(layer)
@@ -207,17 +200,24 @@ def _no_layer() -> None:
     return None
 
 
-def _subclass(original: type[nn.Module], namespace: dict[str, Any]) -> type[nn.Module]:
-    from torch import nn
+class _Unnoticed:
+    """The first base of a class that is being made."""
 
-    metaclass: Any = type(original)
-    if original.__basicsize__ != nn.Module.__basicsize__:  # it has __slots__
-        derived: type[nn.Module] = metaclass(original.__name__, (original,), namespace)
-        return derived
-    # Creating it with its real base would run the original's __init_subclass__, which may register
-    # the class or require arguments.
-    made: type[nn.Module] = metaclass(original.__name__, (nn.Module,), namespace)
-    made.__bases__ = (original,)
+    def __init_subclass__(cls, **arguments: object) -> None:
+        pass
+
+
+def _derive(
+    like: type[nn.Module], bases: tuple[type, ...], namespace: dict[str, Any]
+) -> type[nn.Module]:
+    """A class with the name and metaclass of another, made without running code of its bases.
+
+    `__init_subclass__` and metaclasses may require arguments, or register each class that is made.
+    """
+    metaclass: Any = type(like)
+    make: Any = ABCMeta.__new__ if issubclass(metaclass, ABCMeta) else type.__new__
+    made: type[nn.Module] = make(metaclass, like.__name__, (_Unnoticed, *bases), namespace)
+    type.__setattr__(made, "__bases__", bases)
     return made
 
 
@@ -235,10 +235,7 @@ def _around(cls: type[nn.Module], base: type[nn.Module]) -> type[nn.Module]:
             # torch may have changed it since, for example by parametrizing one more tensor.
             if related and _has(made, namespace):
                 return made
-        metaclass: Any = type(cls)
-        bases = (*cls.__bases__[:-1], base)
-        recreated: type[nn.Module] = metaclass(cls.__name__, bases, {**namespace, _AROUND: cls})
-        return recreated
+        return _derive(cls, (*cls.__bases__[:-1], base), {**namespace, _AROUND: cls})
 
 
 def _has(cls: type, namespace: dict[str, Any]) -> bool:

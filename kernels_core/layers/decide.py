@@ -13,7 +13,6 @@ import attrs
 from torch import nn
 
 from kernels_core.errors import (
-    ApplyError,
     InvalidLayerError,
     LayerModeError,
     LoadError,
@@ -121,7 +120,7 @@ class _Search:
         except NoFittingBuildError as error:
             obstacle = as_obstacle(KernelizeFallback.NO_BUILD, error)
         except Exception as error:
-            if allowed != KernelizeFallback.ALL and not isinstance(error, (LoadError, ApplyError)):
+            if allowed != KernelizeFallback.ALL and not isinstance(error, LoadError):
                 raise
             obstacle = as_obstacle(KernelizeFallback.CANNOT_LOAD, error, name)
         if obstacle is None:

@@ -3,7 +3,8 @@
 import gc
 import sys
 import weakref
-from types import ModuleType
+from types import FunctionType, ModuleType
+from typing import ForwardRef
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from layers.models import Scale
 from torch import nn
 from torch.nn.utils import parametrize
 
-from kernels_core import Mode, kernelize, unkernelize
+from kernels_core import Mode, kernelize, report, unkernelize
 
 X = torch.ones(3)
 MODE = Mode.INFERENCE | Mode.TORCH_COMPILE
@@ -128,3 +129,121 @@ def test_models_of_one_class_are_compiled_once(mapping, library):
         del model
         gc.collect()
     assert len(compilations) == 1
+
+
+LIBRARY = """
+from typing import Annotated, Generic, TypeVar
+import abc
+import torch
+from torch import nn
+from layers.models import Scale as Base
+from kernels_core import (
+    replace_kernel_forward_from_hub, use_kernel_forward_from_hub, use_kernelized_func
+)
+
+
+class Scale(Base):
+    registered = []
+
+    def __init_subclass__(cls, **arguments):
+        super().__init_subclass__(**arguments)
+        Scale.registered.append(cls)
+
+    def forward(self, x):
+        return super().forward(x)
+
+
+replace_kernel_forward_from_hub(Scale, "Scale")
+
+
+class Slotted(Scale):
+    __slots__ = ("extra",)
+
+
+class OfABC(Scale, abc.ABC):
+    pass
+
+
+class Typed(Scale, Generic[TypeVar("T")]):
+    pass
+
+
+@use_kernel_forward_from_hub("Float32", condition=lambda module: True)
+class Conditional(Base):
+    def forward(self, x):
+        return self.weight * x
+
+
+@use_kernel_forward_from_hub("double")
+def double(x):
+    return x + x
+
+
+@use_kernelized_func(double)
+class Doubling(Scale):
+    def forward(self, x):
+        return double(x)
+"""
+
+
+def reachable(name, start):
+    """What users' objects hold, by its path: what it is, and where it was defined."""
+    found, seen, pending = {}, set(), [("", start)]
+    while pending:
+        path, one = pending.pop()
+        described = one if isinstance(one, (type, FunctionType)) else type(one)
+        found[path] = f"{described.__module__}.{described.__qualname__}"
+        is_foreign = isinstance(one, (type, FunctionType)) and one.__module__ != name
+        if isinstance(one, (ModuleType, weakref.ref, ForwardRef)) or is_foreign or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, dict):
+            parts = one.items()
+        elif isinstance(one, type):
+            parts = [*vars(one).items(), ("bases", one.__bases__), ("class", type(one))]
+        else:
+            for made_when_asked_for in ("__dict__", "__annotations__"):
+                getattr(one, made_when_asked_for, None)
+            parts = enumerate(gc.get_referents(one))
+        pending.extend((f"{path}.{key}", part) for key, part in parts)
+    return found
+
+
+def test_nothing_of_ours_is_reachable_from_what_users_have(make_kernel, monkeypatch):
+    kernel = make_kernel(
+        """
+        from typing import Annotated
+
+        class Times10(nn.Module):
+            def forward(self, x): return 10 * self.weight * x
+
+        class Float32(nn.Module):
+            weight: Annotated[torch.Tensor, torch.float32]
+            def forward(self, x): return 10 * self.weight * x
+
+        class Double(nn.Module):
+            def forward(self, x): return 10 * x
+        """
+    )
+    names = {"Scale": "Times10", "Float32": "Float32", "double": "Double"}
+    mapping = {name: {"cpu": kernel(layer)} for name, layer in names.items()}
+    library = ModuleType("library_of_a_user")
+    monkeypatch.setitem(sys.modules, library.__name__, library)
+    exec(LIBRARY, library.__dict__)
+    classes = [getattr(library, name) for name in ("Slotted", "OfABC", "Typed", "Conditional")]
+
+    def make():
+        return nn.Sequential(*(cls() for cls in (*classes, library.Scale, library.Doubling)))
+
+    model, sibling = make(), make()
+    hook = model[0].register_forward_hook(lambda module, arguments, output: None)
+    users = {"library": dict(vars(library)), "model": model, "sibling": sibling, "hook": hook}
+    torchs = {"Module": dict(vars(nn.Module)), "module": dict(vars(nn.modules.module))}
+    before = reachable(library.__name__, users | torchs)
+    for mode in (Mode.INFERENCE, Mode.TRAINING):
+        kernelize(model, mode=mode, mapping=mapping)
+        assert model[:-1](X)[0] >= 10**5
+        report(model)
+        unkernelize(model)
+    torchs = {"Module": dict(vars(nn.Module)), "module": dict(vars(nn.modules.module))}
+    assert reachable(library.__name__, users | torchs) == before

@@ -264,24 +264,6 @@ def test_a_kernelized_class_looks_like_the_original(scaled):
     assert module.can_torch_compile is True
 
 
-def test_a_class_that_cannot_be_derived_from(scaled):
-    class Final(type):
-        def __new__(cls, name, bases, namespace):
-            if any(isinstance(base, Final) for base in bases):
-                raise TypeError("it is final")
-            return super().__new__(cls, name, bases, namespace)
-
-    class Sealed(Scale, metaclass=Final):
-        __slots__ = ("extra",)
-
-    register_kernel_mapping({"Scale": {"cpu": scaled("Times10")}})
-    with pytest.raises(
-        errors.ApplyError, match=r"Sealed cannot be replaced.*it is final"
-    ) as caught:
-        kernelize(Sealed(), mode=Mode.INFERENCE)
-    assert caught.value.layer == "Times10"
-
-
 # Modes
 
 

@@ -9,6 +9,7 @@ import weakref
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from kernels_core import (
     Mode,
@@ -184,18 +185,52 @@ def test_a_kernelized_model_is_freed_by_del(scaled):
 def test_classes_that_register_their_subclasses_do_not_see_ours(scaled):
     registered = []
 
+    class Registry(type):
+        def __new__(cls, name, bases, namespace, key=None):
+            registered.append(key)
+            return super().__new__(cls, name, bases, namespace)
+
+        def __init__(cls, name, bases, namespace, key=None):
+            super().__init__(name, bases, namespace)
+            registered.append(key)
+
     class Registering(Scale):
-        def __init_subclass__(cls, *, key, **kwargs):
+        def __init_subclass__(cls, key=None, **kwargs):
             super().__init_subclass__(**kwargs)
             registered.append(key)
 
     class Registered(Registering, key="one"):
         pass
 
+    class Slotted(Registering, key="two"):
+        __slots__ = ("extra",)
+
+    class OfRegistry(Scale, metaclass=Registry, key="three"):
+        pass
+
+    before = registered.copy()
     register_kernel_mapping({"Scale": {"cpu": scaled("Times10")}})
-    module = kernelize(Registered(), mode=Mode.INFERENCE)
-    assert module(X).tolist() == [20, 20, 20]
-    assert registered == ["one"]
+    for cls in (Registered, Slotted, OfRegistry):
+        module = cls()
+        parametrize.register_parametrization(module, "weight", nn.Identity())
+        del registered[len(before) :]  # torch derives a class too
+        assert kernelize(module, mode=Mode.INFERENCE)(X).tolist() == [20, 20, 20]
+        assert unkernelize(module)(X).tolist() == [2, 2, 2]
+        assert registered == before
+
+
+def test_a_class_that_forbids_subclasses(scaled):
+    class Final(type):
+        def __new__(cls, name, bases, namespace):
+            if any(isinstance(base, Final) for base in bases):
+                raise TypeError("it is final")
+            return super().__new__(cls, name, bases, namespace)
+
+    class Sealed(Scale, metaclass=Final):
+        __slots__ = ("extra",)
+
+    register_kernel_mapping({"Scale": {"cpu": scaled("Times10")}})
+    assert kernelize(Sealed(), mode=Mode.INFERENCE)(X).tolist() == [20, 20, 20]
 
 
 def test_generic_and_abstract_classes(scaled):

@@ -53,6 +53,18 @@ class WithArguments(Scale):
         return self.made[:1], {"name": self.made[1]}
 
 
+class Recording(type):
+    known = {}
+
+    def __init__(cls, name, bases, namespace):
+        super().__init__(name, bases, namespace)
+        Recording.known[name] = cls
+
+
+class Recorded(Scale, metaclass=Recording):
+    pass
+
+
 class Registered(Scale):
     pass
 
@@ -97,7 +109,9 @@ dumps = {
     "dill, recurse": lambda module: dill.dumps(module, recurse=True),
     "torch.save": saved,
 }
-makes = [Scale, lambda: Reducing(3), lambda: WithArguments(3, name="a"), Registered, Doubling]
+makes = [
+    Scale, lambda: Reducing(3), lambda: WithArguments(3, name="a"), Registered, Doubling, Recorded
+]
 dill.dump({
     f"{number} {state}, {name}": dump(ready(make(), state))
     for number, make in enumerate(makes)
@@ -105,6 +119,8 @@ dill.dump({
     for name, dump in dumps.items()
     # by default, dill sends no globals of a script that is run with -c, and these need some
     if not (name == "dill" and number in (1, 3, 4))
+    # nor classes that hold themselves
+    if not (name.startswith("dill") and number == 5)
 }, open(sent, "wb"))
 """
 
@@ -147,5 +163,5 @@ def test_they_arrive_as_the_original(make_kernel, tmp_path):
     )
     run(SENDER, tmp_path / "kernel", tmp_path / "sent")
     outputs = json.loads(run(RECEIVER, tmp_path / "sent"))
-    assert len(outputs) == 51
+    assert len(outputs) == 57
     assert {name: out for name, out in outputs.items() if out != [2, 2, 2]} == {}

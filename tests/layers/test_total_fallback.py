@@ -306,19 +306,6 @@ def test_a_member_that_raises(scaled):
     check(Lazy(), {"Scale": {"cpu": scaled("NeedsBias")}}, "not built yet")
 
 
-def test_a_class_that_cannot_be_derived_from(scaled):
-    class Final(type):
-        def __new__(cls, name, bases, namespace):
-            if any(isinstance(base, Final) for base in bases) or bases == (nn.Module,):
-                raise RuntimeError("it is final")
-            return super().__new__(cls, name, bases, namespace)
-
-    class Sealed(Scale, metaclass=Final):
-        pass
-
-    check(Sealed(), {"Scale": {"cpu": scaled("Times10")}}, "it is final")
-
-
 @pytest.mark.parametrize("error", [TypeError, AttributeError, RuntimeError])
 def test_a_module_that_refuses_another_class(scaled, error):
     class Frozen(Scale):
