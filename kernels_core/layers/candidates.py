@@ -20,7 +20,7 @@ from kernels_core.device import Device, DeviceProperties, DeviceRepositories
 from kernels_core.errors import MissingDeviceError
 from kernels_core.hookspecs import Candidate, SelectionRequest
 from kernels_core.layers.fallback import KernelizeFallback, Obstacle
-from kernels_core.layers.mapping import Level, Levels, levels_to_search
+from kernels_core.layers.mapping import Level, Levels, is_bundled, levels_to_search
 from kernels_core.layers.report import ReportRow
 from kernels_core.layers.repositories import name_of
 from kernels_core.layers.scan import Group, scan
@@ -42,6 +42,7 @@ class PlannedGroup:
     target: Target | None = None  # None if no backend serves the device, or none is needed
     candidates: tuple[Candidate, ...] = ()  # best first
     obstacles: tuple[Obstacle, ...] = ()  # why there is no candidate
+    bundled: frozenset[int] = frozenset()  # ids of the candidates that no user mapped
 
     def part(self, modules: list[nn.Module]) -> PlannedGroup:
         """This group with only some of its modules."""
@@ -133,7 +134,11 @@ def _plan(
         group.kept = group.kept or SWITCHED_OFF
     if group.kept or levels is None:
         return PlannedGroup(group, device)
-    named = [level[group.layer_name] for level in levels if group.layer_name in level]
+    named = [
+        (level[group.layer_name], is_bundled(level))
+        for level in levels
+        if group.layer_name in level
+    ]
     if not named:
         reason = f"the mapping has no layer {group.layer_name!r}"
         return _kept(group, targets, Obstacle(KernelizeFallback.NO_LAYER, reason))
@@ -141,20 +146,23 @@ def _plan(
     if isinstance(target, Obstacle):
         return _kept(group, targets, target)
     name = target.backend.name
-    found = [
-        _ranked(target, mode, by_type[name], group.layer_name)
-        for by_type in named
-        if name in by_type
-    ]
+    found = []
+    bundled: frozenset[int] = frozenset()
+    for by_type, comes_bundled in named:
+        if name in by_type:
+            found.append(_ranked(target, mode, by_type[name], group.layer_name))
+            if comes_bundled and isinstance(found[-1], tuple):
+                bundled = frozenset(map(id, found[-1]))
     ranked = [one for one in found if isinstance(one, tuple)]
     # One level is the common case, and its candidates may be a thousand.
     candidates = ranked[0] if len(ranked) == 1 else tuple(chain.from_iterable(ranked))
     obstacles = tuple(one for one in found if isinstance(one, Obstacle))
     if not found:
-        types = ", ".join(sorted({device_type for by_type in named for device_type in by_type}))
+        types = ", ".join(sorted({of_type for by_type, _ in named for of_type in by_type}))
         reason = f"the mapping has {group.layer_name!r} for {types}, not for {name}"
         obstacles = (Obstacle(KernelizeFallback.NO_DEVICE, reason),)
-    return PlannedGroup(group, device, target, candidates, () if candidates else obstacles)
+    obstacles = () if candidates else obstacles
+    return PlannedGroup(group, device, target, candidates, obstacles, bundled)
 
 
 def _ranked(

@@ -119,6 +119,12 @@ class _Search:
             obstacle = self._try(candidate, name, mode, resolutions)
         except NoFittingBuildError as error:
             obstacle = as_obstacle(KernelizeFallback.NO_BUILD, error)
+        except InvalidLayerError as error:
+            # Nobody said that a bundled layer suits the class, so it is no mistake if it does not.
+            is_bundled = id(candidate) in self.planned.bundled
+            case = KernelizeFallback.NO_COMPATIBLE_PROPERTIES
+            case = case if is_bundled else KernelizeFallback.CANNOT_LOAD
+            obstacle = as_obstacle(case, error)
         except Exception as error:
             if allowed != KernelizeFallback.ALL and not isinstance(error, LoadError):
                 raise

@@ -247,6 +247,11 @@ def levels_to_search(mapping: Levels, bundled: bool | None) -> tuple[Level, ...]
     return (*mapping.levels, _bundled_level())
 
 
+def is_bundled(level: Level) -> bool:
+    """Whether a level is that of the bundled kernels."""
+    return _bundled is not None and level is _bundled[1]
+
+
 def _bundled_level() -> Level:
     """The bundled kernels; kept, so that what was found in them is kept, too."""
     global _bundled

@@ -93,3 +93,32 @@ def test_derivatives_are_right_and_those_of_the_original(module, kernel, shape):
     torch.testing.assert_close(run(*inputs), output)
     ours = torch.autograd.grad(run(*inputs).square().sum(), inputs)
     torch.testing.assert_close(ours, gradients)
+
+
+class OtherMembers(RMSNorm):
+    def __init__(self):
+        super().__init__()
+        self.eps = self.__dict__.pop("variance_epsilon")
+
+    def forward(self, hidden_states):
+        return hidden_states * self.weight * self.eps
+
+
+class OtherSignature(RMSNorm):
+    def forward(self, hidden_states, residual):
+        return hidden_states + residual
+
+
+@pytest.mark.parametrize("cls", [OtherMembers, OtherSignature])
+def test_a_class_of_the_name_that_does_not_suit_a_bundled_layer_keeps_its_forward(cls):
+    extensible = use_kernel_forward_from_hub("RMSNorm")(type("Own", (cls,), dict(vars(cls))))
+    model = nn.Sequential(extensible(), RMSNorm())
+    with pytest.warns(RuntimeWarning, match="RMSNorm on cpu keeps its forward"):
+        kernelize(model, mode=Mode.INFERENCE, mapping={}, bundled=True)
+    kernels = {row.class_name: row.kernel for row in kernels_core.report(model).rows}
+    assert kernels == {extensible.__qualname__: None, "RMSNorm": "RMSNorm"}
+    with pytest.raises(kernels_core.errors.InvalidLayerError):
+        kernelize(model, mode=Mode.INFERENCE, mapping={}, bundled=True, use_fallback=False)
+    # What a user maps to it is a mistake of the user's.
+    with pytest.raises(kernels_core.errors.InvalidLayerError):
+        kernelize(model, mode=Mode.INFERENCE, mapping=bundled_mapping())
