@@ -30,7 +30,8 @@ _C: Any = torch._C  # torch declares no types for some of it
 _PLAIN = (
     *(type(None), bool, int, float, complex, str, bytes, range, slice, type, enum.Enum),
     *(torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size),
-    *(torch.SymInt, torch.SymFloat, torch.SymBool, torch.Stream, torch.Event, nn.Module),
+    *(torch.SymInt, torch.SymFloat, torch.SymBool, torch.Stream, torch.Event),
+    *(nn.Module, torch.fx.Proxy),
 )
 # Classes written in C whose instances can be looked into.
 _BASES = (
@@ -44,13 +45,15 @@ _UNFINISHED = object()
 def guarded(forward: Callable[..., Any], layer: str) -> Callable[..., Any]:
     """The forward of a kernel without a backward, through whose results no gradients are computed.
 
-    It costs something only where gradients are recorded; under `torch.no_grad` or
-    `torch.inference_mode` the kernel's forward runs as it is.
+    It costs something only where gradients are recorded; under `torch.no_grad`,
+    `torch.inference_mode` and `torch.jit.trace` the kernel's forward runs as it is.
     """
 
     @functools.wraps(forward)
     def guarded_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled() and forward_ad._current_level < 0:
+        if (
+            not torch.is_grad_enabled() and forward_ad._current_level < 0
+        ) or _C._get_tracing_state():
             return forward(self, *args, **kwargs)
         call = _Call(layer, self, (*args, *kwargs.values()))
         return call.results(forward(self, *args, **kwargs))
@@ -71,7 +74,12 @@ class _Call:
         self.own = _tensors_of(module)
         self.transformed = _C._are_functorch_transforms_active() or forward_ad._current_level >= 0
         self.eager = not self.transformed and not torch.compiler.is_compiling()
-        self.recorded = self._recorded(self.arguments) + self._recorded(self.own)
+        own = self._recorded(self.own)
+        # Through what a call stored in the module, the next would keep alive the graphs of all.
+        stored = [one for one in own if _is_marked(one)] if self.eager and own else ()
+        self.recorded = self._recorded(self.arguments)
+        self.recorded += [one for one in own if not _contains(stored, one)] if stored else own
+        self.recorded = self.recorded or own
         self.versions = [_version(tensor) for tensor in self.arguments] if self.eager else []
         self.marked: dict[torch.Tensor, torch.Tensor] = {}
         self.rebuilt: dict[int, tuple[Any, Any]] = {}
@@ -168,14 +176,15 @@ class _Call:
         if self.transformed:
             if torch.compiler.is_compiling():
                 _take_as_it_is()
+            elif _only_functionalized():  # for which torch has no rule for a Function
+                return torch.ops.kernels_core.without_backward(tensor, self.layer, self.recorded)
             return _apply_in_transform(tensor, self.layer, "traced", *self.recorded)
-        if torch.compiler.is_compiling():
+        if not self.eager:
             return torch.ops.kernels_core.without_backward(tensor, self.layer, self.recorded)
-        how = "alias"
-        for other in self.arguments + self.own:
-            if _C._is_alias_of(tensor, other):
-                how = "view"
-        return _apply(tensor, self.layer, how, *self.recorded)
+        # What is changed in place must not be a weight, without autograd knowing of it.
+        fixed = [other for other in self.arguments if other.is_leaf and other.requires_grad]
+        shared = any(_C._is_alias_of(tensor, other) for other in fixed + self.own)
+        return _apply(tensor, self.layer, "view" if shared else "alias", *self.recorded)
 
     def _take_over(self, tensor: torch.Tensor) -> None:
         """Mark a tensor that the kernel wrote to."""
@@ -196,7 +205,18 @@ class _Call:
         )
 
 
-def _contains(tensors: list[torch.Tensor], value: Any) -> bool:
+def _only_functionalized() -> bool:
+    """Whether the one transform is that which has nothing to do with gradients."""
+    functionalize = _C._functorch.TransformType.Functionalize
+    stack = _C._functorch.get_interpreter_stack()
+    return bool(stack) and all(one.key() == functionalize for one in stack)
+
+
+def _is_marked(tensor: torch.Tensor) -> bool:
+    return type(tensor.grad_fn) is _NoBackward._backward_cls
+
+
+def _contains(tensors: Iterable[torch.Tensor], value: Any) -> bool:
     return any(value is tensor for tensor in tensors)
 
 
@@ -336,7 +356,8 @@ _LIBRARY.define("no_backward(Tensor gradient, str layer) -> Tensor")
 
 
 def _without_backward(tensor: torch.Tensor, layer: str, recorded: list[torch.Tensor]) -> Any:
-    return _apply(tensor, layer, "traced", *recorded)
+    # Detached, so that no backward is looked for where the kernel's operator has none.
+    return _apply(tensor.detach(), layer, "traced", *recorded)
 
 
 def _no_backward(gradient: torch.Tensor, layer: str) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -51,6 +52,14 @@ class Mapping(collections.OrderedDict):
 Named = collections.namedtuple("Named", "hidden rest")
 
 GLOBAL = torch.ones(3, requires_grad=True)
+
+@torch.library.custom_op("kernels_core_tests::operate", mutates_args=())
+def operate(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return weight * x
+
+@operate.register_fake
+def _(weight, x):
+    return torch.empty_like(x)
 
 def compute(module, x):
     with torch.no_grad():
@@ -304,8 +313,41 @@ def test_a_returned_argument_and_parameter(kernelized):
     assert not X.requires_grad
     assert model.scale.weight is weight
     assert weight.is_leaf
-    with pytest.raises(RuntimeError, match="modified inplace"):  # autograd could not follow
-        results[0].mul_(2)
+    for result in results[1::2]:
+        with pytest.raises(RuntimeError, match="modified inplace"):  # it would change the weight
+            result.mul_(2)
+
+
+@pytest.mark.parametrize("body", ["return x", "x.data.mul_(2); return x", "return x.view(6)[:3]"])
+def test_results_that_share_memory_with_arguments_can_be_changed_in_place(kernelized, body):
+    model = kernelized(body)
+    hidden = model.below(X)
+    output = model.scale(hidden)
+    expected = output.detach() + 1
+    output += 1
+    assert torch.equal(output, expected)
+    assert raises(output)
+
+
+def test_what_a_kernel_stores_in_its_module_keeps_alive_the_last_call_only(kernelized):
+    model = kernelized("self.workspace = x * 2; return compute(self, x)")
+    alive = []
+    for _ in range(3):
+        inner = X.clone()
+        alive.append(weakref.ref(inner))
+        model.scale(model.above * inner)
+        del inner
+    assert [one() is not None for one in alive] == [False, False, True]
+
+
+def test_state_of_an_earlier_call_is_a_dependency(kernelized):
+    model = kernelized("y = x + getattr(self, 'state', 0); self.state = y; return y.detach()")
+    model.requires_grad_(False)
+    prompt = X.clone().requires_grad_()
+    model.scale(prompt)
+    model.scale(X)
+    with pytest.raises(errors.NoBackwardError):
+        torch.autograd.grad(model.scale(X).sum(), prompt)
 
 
 def test_a_cached_output(kernelized):
@@ -368,6 +410,30 @@ def test_whole_graphs(kernelized, dynamic):
     torch._dynamo.reset()
     mapped = torch.compile(torch.vmap(model), fullgraph=True, backend="aot_eager")
     assert torch.allclose(mapped(X), 2 * model.below(X))
+
+
+def test_functionalized(kernelized):
+    model = kernelized()
+    hidden = torch.func.functionalize(model)(X)
+    hidden += X
+    assert raises(hidden)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_operators_without_a_backward_compile(kernelized, backend):
+    model = kernelized("return operate(self.weight, x)")
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    assert torch.allclose(compiled(X), 2 * model.below(X))
+    assert raises(compiled(X))
+
+
+def test_traces_while_gradients_are_recorded(kernelized, tmp_path):
+    model = kernelized()
+    torch.jit.trace(model, (X,)).save(tmp_path / "traced")
+    for traced in (torch.jit.load(tmp_path / "traced"), torch.fx.symbolic_trace(model)):
+        assert torch.allclose(traced(X), model(X))
+        assert "NoBackward" not in str(traced.graph)
 
 
 def test_traces_hold_what_the_kernel_does(kernelized):
