@@ -18,7 +18,7 @@ from kernels_core.errors import (
     RepositoryNotFoundError,
 )
 from kernels_core.host import HostInfo, TorchInfo
-from kernels_core.loading.loaded import load_build
+from kernels_core.loading.loaded import check_packages, load_build
 from kernels_core.plugins import Backend
 from kernels_core.repository.builds import Build
 from kernels_core.repository.local import LocalRepository
@@ -363,7 +363,7 @@ def test_dependencies_that_are_there_are_fine(
     (tmp_path / "only_a_module.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
     depends = {"python-depends": ["pluggy", "attrs>=20", "only-a-module"]}
-    assert best_build(make_repository(depending(**depends)), anvil).metadata is not None
+    check_packages(best_build(make_repository(depending(**depends)), anvil))
     assert "only_a_module" not in sys.modules
 
 
@@ -376,10 +376,10 @@ def test_a_directory_left_of_a_package_is_no_package(
     (tmp_path / "left_over" / "lib").mkdir(parents=True)
     (tmp_path / "damaged-1.0.dist-info").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
+    path = make_repository(depending(**{"python-depends": ["left-over", "damaged"]}))
+    build = best_build(path, anvil)
     with pytest.raises(DependencyError) as caught:
-        best_build(
-            make_repository(depending(**{"python-depends": ["left-over", "damaged"]})), anvil
-        )
+        load_build(build)
     assert caught.value.missing == ("left-over", "damaged")
 
 
