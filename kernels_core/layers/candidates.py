@@ -102,7 +102,19 @@ def plan_groups(
         else:
             found = _attempt(partial(_plan, group, mode, levels, targets), total)
         planned.append(_kept(group, targets, found) if isinstance(found, Obstacle) else found)
+    # Users may keep a plan, and frames keep alive what their functions had in variables.
+    for one in planned:
+        for error in (one.group.error, *(obstacle.error for obstacle in one.obstacles)):
+            _drop_frames(error)
     return tuple(planned)
+
+
+def _drop_frames(error: BaseException | None) -> None:
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _levels(mapping: Levels, bundled: bool | None) -> tuple[Level, ...] | None:

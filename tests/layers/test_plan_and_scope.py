@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import weakref
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 import kernels_core
 from kernels_core import (
+    KernelizeFallback,
     LayerRepository,
     LocalLayerRepository,
     Mode,
@@ -58,6 +60,36 @@ def test_the_same_input_gives_the_same_plan(scaled):
     register_kernel_mapping({"Scale": {"cpu": scaled("Times10")}})
     model = nn.Sequential(Scale(), Scale())
     assert plan(model, mode=Mode.INFERENCE).rows == plan(model, mode=Mode.INFERENCE).rows
+
+
+@pytest.mark.parametrize("device", ["cpu", "nowhere"])
+def test_a_plan_keeps_nothing_alive_but_its_model(scaled, device):
+    class Conditional(Scale):
+        pass
+
+    def raising(module):
+        raise ValueError("no") from RuntimeError("unknown")
+
+    condition = raising if device == "cpu" else None
+    kernels_core.replace_kernel_forward_from_hub(Conditional, "Scale", condition)
+
+    def make_and_keep():
+        other = nn.Linear(2, 2)
+        others.append(weakref.ref(other))
+        mapping = {"Scale": {device: scaled("Times10")}}
+        fallback = KernelizeFallback.ALL
+        return plan(
+            Conditional(),
+            mode=Mode.INFERENCE,
+            mapping=mapping,
+            device=device,
+            use_fallback=fallback,
+        )
+
+    others = []
+    kept = make_and_keep()
+    assert kept.rows[0].kernel is None
+    assert others[0]() is None
 
 
 def test_a_plan_of_a_model_that_changed_is_refused(scaled):
