@@ -134,7 +134,7 @@ def _is_generated(cls: type) -> bool:
     )
 
 
-def _is_found(cls: type) -> bool:
+def is_found(cls: type) -> bool:
     """Whether a class is found by its name."""
     found: Any = sys.modules.get(cls.__module__)
     for part in cls.__qualname__.split("."):
@@ -146,7 +146,7 @@ def _forget(phase: str, info: dict[str, int]) -> None:
     """Called before a garbage collection: classes that have lost their name may be freed by it."""
     if phase == "start" and info["generation"] == 2:
         for made in list(_lasting):
-            if not _is_found(original_class(made)):
+            if not is_found(original_class(made)):
                 _lasting.discard(made)
 
 
@@ -188,7 +188,7 @@ def _make(
     if isinstance(forward, FunctionType):
         of_layer = _no_layer if variant == SUSPENDED else weakref.ref(layer)
         _forwards.setdefault(forward, (of_layer, weakref.WeakSet()))[1].add(made)
-    if _is_found(original):
+    if is_found(original):
         _lasting.add(made)
         if _forget not in gc.callbacks:
             gc.callbacks.append(_forget)

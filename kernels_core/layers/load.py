@@ -13,6 +13,7 @@ from torch import nn
 
 from kernels_core.errors import EnvironmentVariableError, KernelImportError, KernelsError
 from kernels_core.hub.patience import one_load
+from kernels_core.layers.classes import is_found
 from kernels_core.layers.repositories import HubLayer, ResolvableRepository, name_of
 from kernels_core.layers.targets import Target
 from kernels_core.layers.validation import check_layer
@@ -32,6 +33,7 @@ class LoadedLayer:
 
     layer: type[nn.Module]
     build: Build | None  # None for a repository that only knows `load`
+    is_found: bool  # whether it is found by its name, until its module is reloaded
 
     def lacks(self, mode: Mode) -> str:
         """What a mode needs that the layer does not support, or ""."""
@@ -101,15 +103,19 @@ def load_layer(repository: Any, target: Target, resolutions: Resolutions) -> Loa
         return known
     loaded = _load(repository, target, resolutions)
     with _loaded_lock, contextlib.suppress(TypeError):
-        return _loaded.setdefault((repository, target.backend, target.index), loaded)
+        known = _known(repository, target)
+        if known is None:
+            _loaded[repository, target.backend, target.index] = loaded
+        return known or loaded
     return loaded
 
 
 def _known(repository: Any, target: Target) -> LoadedLayer | None:
     try:
-        return _loaded.get((repository, target.backend, target.index))
+        known = _loaded.get((repository, target.backend, target.index))
     except TypeError:  # a user's own repository that is not hashable is loaded each time
         return None
+    return None if known and known.is_found and not is_found(known.layer) else known
 
 
 def _load(repository: Any, target: Target, resolutions: Resolutions) -> LoadedLayer:
@@ -133,7 +139,7 @@ def _load(repository: Any, target: Target, resolutions: Resolutions) -> LoadedLa
     check_layer(layer, repository=name, name=getattr(layer, "__name__", repr(layer)))
     if build is not None:
         _builds[layer] = build
-    return LoadedLayer(layer, build)
+    return LoadedLayer(layer, build, is_found(layer))
 
 
 def build_of_layer(layer: type[nn.Module]) -> Build | None:

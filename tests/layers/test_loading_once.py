@@ -1,9 +1,11 @@
 """Kernels are imported once, apart from each other, and again after they were repaired."""
 
 import contextlib
+import importlib
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +20,8 @@ from kernels_core import (
     errors,
     get_local_kernel,
     kernelize,
+    register_kernel_mapping,
+    unkernelize,
     use_kernel_forward_from_hub,
 )
 
@@ -165,3 +169,17 @@ def test_a_kernel_that_failed_can_be_loaded_after_it_was_repaired(write, imports
     source.write_text(right)
     assert kernelize(module, mode=Mode.INFERENCE, mapping=mapping)(X).tolist() == [20, 20, 20]
     assert get_local_kernel(path, backend="cpu").layers.Scale is not None
+
+
+def test_a_kernel_that_was_reloaded_is_used_from_then_on(make_kernel):
+    source = "class Times(nn.Module):\n    def forward(self, x): return {} * self.weight * x\n"
+    repository = make_kernel(source.format(10))("Times")
+    register_kernel_mapping({"Scale": {"cpu": repository}})
+    model = kernelize(Scale(), mode=Mode.INFERENCE)
+    assert model(X).tolist() == [20, 20, 20]
+    module = get_local_kernel(repository.repo_path)
+    file = Path(module.layers.__file__)
+    file.write_text(file.read_text().replace("10 *", "1000 *"))
+    importlib.reload(module.layers)
+    assert kernelize(model, mode=Mode.INFERENCE)(X).tolist() == [2000, 2000, 2000]
+    assert unkernelize(model)(X).tolist() == [2, 2, 2]
