@@ -98,6 +98,7 @@ def is_leftover(spec: ModuleSpec) -> bool:
 # Reentrant: torch imports plugins of its own, which may use this package.
 _importing = threading.RLock()
 _failure = ""
+_usable: ModuleType | None = None
 
 
 def import_torch() -> ModuleType | None:
@@ -106,6 +107,9 @@ def import_torch() -> ModuleType | None:
     Raises a DependencyError where it is installed and cannot be imported. It is then not imported
     again in this process, which could end in a segmentation fault.
     """
+    global _usable
+    if _usable is not None and sys.modules.get("torch") is _usable:
+        return _usable
     with _importing:
         spec = None if "torch" in sys.modules else find_module("torch")
         if spec is not None:
@@ -114,7 +118,10 @@ def import_torch() -> ModuleType | None:
         return None
     torch = importlib.import_module("torch")  # waits while another thread imports it
     spec = getattr(torch, "__spec__", None)
-    return None if spec is not None and is_leftover(spec) else torch
+    if spec is not None and is_leftover(spec):
+        return None
+    _usable = torch
+    return torch
 
 
 def _import_torch(spec: ModuleSpec) -> None:

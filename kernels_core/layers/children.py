@@ -13,21 +13,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-_CHILDREN, _MODULES = ("children", "named_children"), ("modules", "named_modules")
-
-
-def _overrides(cls: type[nn.Module], names: tuple[str, ...]) -> bool:
-    from torch import nn
-
-    return any(getattr(cls, name) is not getattr(nn.Module, name) for name in names)
-
 
 class UsualClasses(dict["type[nn.Module]", bool]):
     """By class, whether `_modules` is where nn.Module keeps it, and has all children."""
 
     def __missing__(self, cls: type[nn.Module]) -> bool:
-        self[cls] = not hasattr(cls, "_modules") and not _overrides(cls, _CHILDREN + _MODULES)
-        return self[cls]
+        usual = not (hasattr(cls, "_modules") or _has_own_children(cls) or _has_own_modules(cls))
+        self[cls] = usual
+        return usual
+
+
+def _has_own_children(cls: type[nn.Module]) -> bool:
+    from torch.nn import Module
+
+    return not (cls.children is Module.children and cls.named_children is Module.named_children)
+
+
+def _has_own_modules(cls: type[nn.Module]) -> bool:
+    from torch.nn import Module
+
+    return not (cls.modules is Module.modules and cls.named_modules is Module.named_modules)
 
 
 def children_of(module: nn.Module, usual: UsualClasses) -> Iterable[Any]:
@@ -36,9 +41,9 @@ def children_of(module: nn.Module, usual: UsualClasses) -> Iterable[Any]:
     if usual[type(module)]:
         return members
     found = [*members]
-    if _overrides(type(module), _CHILDREN):
+    if _has_own_children(type(module)):
         found += module.children()
-    if _overrides(type(module), _MODULES):
+    if _has_own_modules(type(module)):
         found += module.modules()
     return found
 

@@ -121,6 +121,16 @@ def conditions(layer: type[nn.Module]) -> Conditions:
     takes weights of these dtypes only (several are alternatives), and a callable there is called
     with the member and returns whether it is suitable.
     """
+    known = _conditions.get(layer)
+    if known is None:
+        known = _conditions[layer] = _read_conditions(layer)
+    return known
+
+
+_conditions: weakref.WeakKeyDictionary[type[nn.Module], Conditions] = weakref.WeakKeyDictionary()
+
+
+def _read_conditions(layer: type[nn.Module]) -> Conditions:
     members = required_members(layer)
     raw = [str(annotation) for annotation in _raw_annotations(layer).values()]
     if not any("Annotated" in text for text in raw):
