@@ -104,8 +104,8 @@ def plan_groups(
         planned.append(_kept(group, targets, found) if isinstance(found, Obstacle) else found)
     # Users may keep a plan, and frames keep alive what their functions had in variables.
     for one in planned:
-        for error in (one.group.error, *(obstacle.error for obstacle in one.obstacles)):
-            _drop_frames(error)
+        for kept in (one.group.error, *(obstacle.error for obstacle in one.obstacles)):
+            _drop_frames(kept)
     return tuple(planned)
 
 
