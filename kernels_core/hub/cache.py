@@ -271,6 +271,8 @@ class RepositoryCache:
 
     def _unwritable(self, error: OSError) -> CacheError:
         advice = "Free some space" if error.errno == errno.ENOSPC else "Make it writable"
+        if error.errno in (errno.EROFS, errno.EACCES):
+            advice += ", set HF_HUB_OFFLINE=1 to load what is in it"
         return CacheError(
             f"{self.repo_id} cannot be written to the cache {self.root}: {error}. {advice}, or set "
             f"{CACHE_VARIABLE} to another directory.",

@@ -130,13 +130,13 @@ class Limits:
             )
         return True
 
-    def wait(self, server: str) -> bool:
+    def wait(self, server: str, longest: float) -> bool:
         """Wait until a server wants requests again. False, at once, where that is too long."""
         now = time.monotonic()
         until = self._until.get(server, 0.0)
         if until > now:
             budget = _budget.get()
-            if budget is None or not budget.spend(now, until):
+            if until - now > longest or budget is None or not budget.spend(now, until):
                 return False
             pause(until - now)
         return True

@@ -11,6 +11,7 @@ has time-outs and retries for some calls only; here all requests have them.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import random
 import threading
@@ -43,6 +44,7 @@ ATTEMPTS = 4
 _FIRST_WAIT = 0.25  # seconds; doubles with each attempt
 # A server that asks for a longer wait, but does not limit requests, is down.
 _LONGEST_WAIT = 60.0
+_SHORT_WAIT = 5.0
 # How long an attempt may take; a download, how long it may take for the least number of bytes.
 _LONGEST_ATTEMPT = 60.0
 _LEAST_BYTES = 64 * 1024
@@ -159,11 +161,13 @@ def fetch(request: Request, read: Callable[[Answer], T], *, attempts: int = ATTE
     `read` makes the result of the response, whose body is not read yet. Raises a `HubError`: of the
     class that fits what the Hub said, or `HubUnreachableError` when every attempt failed.
     """
+    # With fewer attempts, there is another answer: that of the Hub is not worth a long wait.
+    longest = math.inf if attempts >= ATTEMPTS else _SHORT_WAIT
     with one_load():
         show_waiting()
         failed = limited = 0
         while True:
-            if not limits.wait(request.server):
+            if not limits.wait(request.server, longest):
                 error: TransientError = _LimitedError("the server limits requests")
                 raise _lasting(request, error, failed)
             try:
@@ -172,7 +176,7 @@ def fetch(request: Request, read: Callable[[Answer], T], *, attempts: int = ATTE
                 # Does not count as a failure: the wait is bounded by the user's patience.
                 wait = min(2.0**limited, _LONGEST_WAIT) if error.wait is None else error.wait
                 limited += 1
-                if not limits.hold(request.server, wait, str(error)):
+                if wait > longest or not limits.hold(request.server, wait, str(error)):
                     raise _lasting(request, error, failed + 1) from error.__cause__
             except TransientError as error:
                 failed += 1
@@ -292,7 +296,7 @@ def _lasting(request: Request, error: TransientError, attempts: int) -> HubError
     if isinstance(error, _LimitedError):
         wait = "" if error.wait is None else f" for {error.wait:.0f} s"
         more = (
-            f" It does not want requests{wait}, which is longer than this load may still wait; "
+            f" It does not want requests{wait}, and this load may not wait any longer; "
             f"{VARIABLE} is the number of seconds that it may wait in total."
         )
     elif error.wait is not None and error.wait > _LONGEST_WAIT:

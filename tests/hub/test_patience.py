@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hub_server import Hub, client_environment, kernel_files
+from hub_server import Hub, client_environment, forget, kernel_files
 from hub_server.faults import DRIPS
 
 from kernels_core import errors, get_kernel
@@ -82,6 +82,23 @@ def test_the_requests_of_a_load_share_their_patience(
     monkeypatch.setenv("KERNELS_HUB_PATIENCE", "5")
     with pytest.raises(errors.HubUnreachableError, match="KERNELS_HUB_PATIENCE"):
         get_kernel("org/name", version=1, backend="cpu")
+
+
+def test_what_is_in_the_cache_is_not_worth_a_long_wait(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.add("org/name", kernel_files("name"), branch="v1")
+    get_kernel("org/name", version=1, backend="cpu")
+    for limit in ("30", None):
+        forget()
+        caplog.clear()
+        hub.heal()
+        hub.fault("429", "refs", times=None, retry_after=limit)
+        hub.fault("429", "organization", times=None, retry_after=limit)
+        start = time.monotonic()
+        assert get_kernel("org/name", version=1, backend="cpu").answer == 42
+        assert time.monotonic() - start < 25
+        assert "Using the last known" in caplog.text
 
 
 @pytest.mark.parametrize(

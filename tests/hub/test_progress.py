@@ -26,7 +26,7 @@ DOWNLOAD = ["-m", "kernels_core", "download"]
 class Terminal:
     """A program whose standard error is a terminal."""
 
-    def __init__(self, arguments: list[str], *, width: int = WIDTH, **variables: str) -> None:
+    def __init__(self, arguments: list[str], width: int = WIDTH, **variables: str) -> None:
         self._ours, its = pty.openpty()
         fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 25, width, 0, 0))
         environment = os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "0", "TERM": "xterm"}
@@ -72,7 +72,7 @@ class Terminal:
 
 
 def finished(*arguments: str, **variables: str) -> Terminal:
-    terminal = Terminal(list(arguments), **variables)
+    terminal = Terminal(list(arguments), WIDTH, **variables)
     terminal.finish()
     assert terminal.process.returncode == 0, terminal.text
     return terminal
