@@ -130,6 +130,11 @@ def kernelized(
         apply_plan(made)
         yield model
     finally:
+        if classes:
+            # Imported here, so that `kernelize` can be imported without torch.
+            from kernels_core.layers.watched import classes_again
+
+            classes = classes_again(classes)
         restore(model, classes, before)
 
 

@@ -30,6 +30,7 @@ from torch import nn
 from kernels_core.layers.classes import (
     captured_forwards,
     is_of_kernelized_class,
+    is_replaced,
     layer_of_forward,
     swapped_layer,
 )
@@ -66,6 +67,8 @@ def running(module: nn.Module) -> Running:
         cls = type(module)
         defining = next(base for base in cls.__mro__ if "forward" in base.__dict__)
         layer = swapped_layer(defining)
+        if layer is not None and is_replaced(defining):
+            return Running(_called_by(cls.forward, module), True)
         if layer is not None and not _uses_kernel(cls.forward, module):
             layer = None
         if layer is None and derives_from_kernelized(cls):
@@ -115,7 +118,7 @@ def casts(module: nn.Module) -> bool:
     """Whether another package's forward on the instance may convert its tensors in each call."""
     return any(
         isinstance(one, FunctionType) and not _CASTING.isdisjoint(one.__code__.co_names)
-        for one in _reachable(module.__dict__["forward"], module)
+        for one in _reachable(module.forward, module)
     )
 
 
@@ -166,6 +169,9 @@ def _reachable(start: object, module: nn.Module) -> Iterator[Any]:
             pending.extend((one.func, *one.args, *one.keywords.values()))
         else:
             pending.extend(gc.get_referents(one))
+            called: Any = type(one).__call__ if callable(one) else None
+            if isinstance(called, FunctionType):
+                pending.append(called)
 
 
 def _held_by_function(function: FunctionType, module: nn.Module) -> Iterator[Any]:
@@ -174,11 +180,20 @@ def _held_by_function(function: FunctionType, module: nn.Module) -> Iterator[Any
     yield from (function.__kwdefaults__ or {}).values()
     yield from (value for name, value in function.__dict__.items() if name != "__wrapped__")
     names = function.__code__.co_names
-    for name in names:  # accelerate's forward, for one, reads `module._old_forward`
-        if name != "forward" and name in module.__dict__:
+    # accelerate's forward, for one, reads `module._old_forward`; others use getattr
+    for name in (*names, *function.__code__.co_consts):
+        if name != "forward" and isinstance(name, str) and name in module.__dict__:
             yield module.__dict__[name]
+    for name in names:
+        value = function.__globals__.get(name)
+        if isinstance(value, _CONTAINERS):
+            yield value
     if "forward" in names:
         yield from _forwards_by_class(function, module)
+
+
+# What is looked into where a forward refers to a global variable.
+_CONTAINERS = (MethodType, functools.partial, dict, list, tuple, deque)
 
 
 def _forwards_by_class(function: FunctionType, module: nn.Module) -> Iterator[Any]:

@@ -56,6 +56,13 @@ def swapped_layer(cls: type[nn.Module]) -> type[nn.Module] | None:
     return cls.__dict__.get(_LAYER)
 
 
+def variant_of(cls: type[nn.Module]) -> str:
+    """The variant of a class that was made for a layer."""
+    while _is_generated(cls):
+        cls = cls.__bases__[-1]
+    return str(cls.__dict__.get(_VARIANT, ""))
+
+
 def original_class(cls: type[nn.Module]) -> type[nn.Module]:
     """The class without a kernel's forward, which may be the class itself."""
     if _is_generated(cls):
@@ -80,6 +87,12 @@ def layer_of_forward(function: object) -> type[nn.Module] | None:
 def is_of_kernelized_class(function: object) -> bool:
     """Whether a function is the forward of a kernel, or stands in for one."""
     return isinstance(function, FunctionType) and function in _forwards
+
+
+def is_replaced(made: type[nn.Module]) -> bool:
+    """Whether somebody set another forward on a class that was made for a layer."""
+    forward = made.__dict__.get("forward")
+    return isinstance(forward, FunctionType) and forward not in _forwards
 
 
 def captured_forwards() -> list[FunctionType]:
@@ -118,7 +131,7 @@ def kernelized_class(
     with _lock:
         for made in type.__subclasses__(original):
             own = made.__dict__
-            if own.get(_LAYER) is layer and own[_VARIANT] == variant:
+            if own.get(_LAYER) is layer and own[_VARIANT] == variant and not is_replaced(made):
                 return made
         return _make(original, layer, members, variant)
 

@@ -148,6 +148,10 @@ def _why_original(
         return row.reason
     if wrapped:
         return FOREIGN_FORWARD
+    if "forward" in module.__dict__:
+        return f"its forward was set on the instance after kernelize, {_AGAIN}"
+    if swapped_layer(type(module)) is layer:
+        return f"it did not suit the kernel {layer.__name__} when it was last looked at, {_AGAIN}"
     cls = original_class(type(module)).__qualname__
     if cls == row.class_name or group is None:
         return f"its class was set to {cls} after kernelize, {_AGAIN}"

@@ -110,7 +110,7 @@ def restore(
     classes: list[tuple[type[nn.Module], list[nn.Module]]],
     before: KernelizeReport | None,
 ) -> None:
-    """Give modules the class and the model the report that they had, whatever they have now."""
+    """Give modules these classes and the model the report that it had, whatever they have now."""
     _put_back(classes)
     set_report(model, before)
     _follow(model, [module for _, modules in classes for module in modules], [])

@@ -15,8 +15,14 @@ from typing import Any
 from torch import nn
 
 from kernels_core import environment
-from kernels_core.layers.captures import follow_on_instance
-from kernels_core.layers.classes import SUSPENDED, kernelized_class
+from kernels_core.layers.captures import derives_from_kernelized, follow_on_instance
+from kernels_core.layers.classes import (
+    SUSPENDED,
+    kernelized_class,
+    original_class,
+    swapped_layer,
+    variant_of,
+)
 from kernels_core.layers.report import is_news
 from kernels_core.layers.swap import change_class
 from kernels_core.layers.validation import Conditions, conditions, required_members, unmet_now
@@ -31,6 +37,43 @@ def class_for(cls: type[nn.Module], layer: type[nn.Module]) -> type[nn.Module]:
     if not required:
         return kernelized_class(cls, layer)
     return _variant(cls, layer, required, _usual())
+
+
+def classes_again(
+    classes: list[tuple[type[nn.Module], list[nn.Module]]],
+) -> list[tuple[type[nn.Module], list[nn.Module]]]:
+    """The classes with which modules run again what they ran with these, with what changed since.
+
+    Torch may have made or removed classes around theirs, a lazy module may have become what it is,
+    and conditions may not be met any more.
+    """
+    found: dict[type[nn.Module], list[nn.Module]] = {}
+    for before, modules in classes:
+        layer = swapped_layer(before)
+        required = conditions(layer) if layer else ()
+        known: dict[type[nn.Module], type[nn.Module]] = {}
+        for module in modules:
+            cls = type(module)
+            if cls not in known:
+                known[cls] = _with_layer(cls, before, layer)
+            again = known[cls]
+            if layer and required:
+                unfit = unmet_now(module, required)
+                if unfit:
+                    _warn(module, layer, unfit)
+                if bool(unfit) != (variant_of(again) == SUSPENDED):
+                    again = _variant(again, layer, required, SUSPENDED if unfit else _usual())
+            found.setdefault(again, []).append(module)
+    return list(found.items())
+
+
+def _with_layer(
+    now: type[nn.Module], before: type[nn.Module], layer: type[nn.Module] | None
+) -> type[nn.Module]:
+    original = original_class(now)
+    if original is original_class(before) or derives_from_kernelized(original):
+        return before
+    return class_for(original, layer) if layer else original
 
 
 def _usual() -> str:

@@ -116,7 +116,27 @@ def compiled(module):
     module.forward = torch.compile(module.forward, backend="eager")
 
 
+def by_name(module):
+    module._original = module.forward
+    module.forward = lambda x: getattr(module, "_original")(x)  # noqa: B009 # as hooks do it
+
+
+class FromRegistry:
+    def __call__(self, x):
+        return REGISTRY[0](x)
+
+
+REGISTRY = {}
+
+
+def in_global_registry(module):
+    REGISTRY[0] = module.forward
+    module.forward = FromRegistry()
+
+
 HOOKS = [
+    by_name,
+    in_global_registry,
     in_closure,
     in_partial,
     in_keyword,
@@ -236,7 +256,62 @@ def test_a_class_derived_from_the_kernelized_one():
     assert "original forward" in decision(model)
 
 
+def test_a_forward_that_was_set_on_the_class_of_a_kernelized_module():
+    model = kernelize(nn.Sequential(Scale()), mode=Mode.INFERENCE)
+    type(model[0]).forward = lambda self, x: 3 * x
+    assert value(model) == 3
+    assert "original forward: another package set a forward" in decision(model)
+    assert kernel_of(model[0]) is None
+    kernelize(unkernelize(model), mode=Mode.INFERENCE)
+    assert (value(model), "Times10, from" in decision(model)) == (20, True)
+
+
+def test_a_forward_that_was_bound_by_hand():
+    model = kernelize(nn.Sequential(Scale()), mode=Mode.INFERENCE)
+    model[0].forward = functools.partial(Scale.forward, model[0])
+    assert "original forward: another package" in decision(model)
+    model[0].forward = Scale.forward.__get__(model[0])
+    assert value(model) == 2
+    assert "original forward: its forward was set on the instance" in decision(model)
+
+
 # Modules that change
+
+
+class Same(nn.Module):
+    def forward(self, weight):
+        return weight
+
+
+def test_a_with_block_keeps_what_torch_did_to_classes_inside_of_it(mesh, times100):
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    model = nn.Sequential(Scale(), Scale(), Scale())
+    parametrize.register_parametrization(model[1], "weight", Same())
+    with kernelized(model, mode=Mode.INFERENCE):
+        parametrize.register_parametrization(model[0], "weight", Same())
+        parametrize.remove_parametrizations(model[1], "weight")
+        fully_shard(model[2], mesh=mesh)
+        assert value(model) == 8000
+    assert [parametrize.is_parametrized(module) for module in model] == [True, False, False]
+    assert type(model[1]) is Scale
+    assert isinstance(model[2], FSDPModule)
+    assert value(model) == 8
+
+    kernelize(model, mode=Mode.INFERENCE)
+    with kernelized(model, mode=Mode.INFERENCE, mapping=times100):
+        parametrize.remove_parametrizations(model[0], "weight")
+        assert value(model) == 8_000_000
+    assert type(model[0]) is type(model[1])
+    assert value(model) == 8000
+
+
+def test_a_lazy_module_that_becomes_what_it_is_inside_a_with_block():
+    model = nn.Sequential(LazyScale())
+    with kernelized(model, mode=Mode.INFERENCE, device="cpu"):
+        assert value(model) == 20
+    assert type(model[0]) is Scale
+    assert value(model) == 2
 
 
 def test_modules_that_came_and_went():
@@ -418,6 +493,19 @@ def test_a_condition_that_raises_does_not_stop_what_the_user_does(make_kernel):
     assert "original forward: a condition raised RuntimeError" in decision(model)
 
 
+def test_a_with_block_in_which_a_module_ceases_to_meet_conditions(model):
+    with (
+        pytest.warns(RuntimeWarning, match="Float32 is not used"),
+        kernelized(model, mode=Mode.INFERENCE, mapping={}),
+    ):
+        model.half()
+    assert model(X.half())[0].item() == 4
+    assert decision(model).startswith("original forward: its weight is torch.float16")
+    with kernelized(model, mode=Mode.INFERENCE, mapping={}):
+        model.float()
+    assert model(X)[0].item() == 400
+
+
 def test_undoing_a_module_that_runs_its_own_forward(model):
     with pytest.warns(RuntimeWarning):
         model.half()
@@ -425,6 +513,15 @@ def test_undoing_a_module_that_runs_its_own_forward(model):
     assert type(model[0]) is Scale
     model.float()
     assert model(X)[0].item() == 4
+
+
+def test_a_module_that_was_not_looked_at_since_it_met_the_conditions_again(model):
+    with pytest.warns(RuntimeWarning):
+        model.half()
+    for module in model:
+        module.weight.data = module.weight.data.float()
+    assert model(X)[0].item() == 4
+    assert "original forward: it did not suit the kernel Float32 when" in decision(model)
 
 
 def test_tensors_that_were_changed_behind_the_back_of_the_module_are_reported(model):
