@@ -22,8 +22,10 @@ Rules read facts and never open files: `facts/` gathers them once, and expects u
 
 from __future__ import annotations
 
+import ast
 import enum
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -121,12 +123,20 @@ registered: dict[str, Rule] = {}
 """All rules whose modules were imported, by id; `rules.all_rules` imports every module."""
 
 
+def _docstring(function: Callable[..., object]) -> str:
+    if function.__doc__ is None and sys.flags.optimize >= 2:  # Python left it out
+        (parsed,) = ast.parse(inspect.getsource(function)).body
+        assert isinstance(parsed, ast.FunctionDef)
+        return ast.get_docstring(parsed) or ""
+    return inspect.cleandoc(function.__doc__ or "")
+
+
 def rule(scope: Scope, severity: Severity) -> Callable[[_F], _F]:
     """Make a function a rule. Raises `TypeError` for an incomplete docstring or a taken id."""
 
     def register(judge: _F) -> _F:
         name = judge.__name__.replace("_", "-")
-        requirement, *rest = inspect.cleandoc(judge.__doc__ or "").split("\n\n")
+        requirement, *rest = _docstring(judge).split("\n\n")
         parts = dict(_part(text) for text in rest)
         if tuple(parts) != _PARTS or not requirement:
             raise TypeError(f"the docstring of {name} must have a requirement, 'Why:' and 'Fix:'")

@@ -231,3 +231,10 @@ def test_the_workflows_in_the_documentation_are_yaml() -> None:
         ["True", "jobs", "name"],
         ["repos"],
     ]
+
+
+def test_docstrings_that_python_leaves_out_are_not_needed(broken: Path) -> None:
+    command = [sys.executable, "-OO", "-m", "kernels_core", "check", str(broken), *FAMILIES]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout == run(broken, *FAMILIES).output
