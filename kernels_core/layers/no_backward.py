@@ -348,12 +348,6 @@ def _take_as_it_is() -> None:
 # The compiler calls it while it traces. At import, it would import the whole compiler.
 _take_as_it_is._dynamo_marked_constant = True  # type: ignore[attr-defined] # read by torch
 
-# The compiler cannot trace a Function with a jvp, but it takes operators as they are.
-_Library: Any = torch.library.Library  # torch declares no types for it
-_LIBRARY = _Library("kernels_core", "FRAGMENT")
-_LIBRARY.define("without_backward(Tensor tensor, str layer, Tensor[] recorded) -> Tensor")
-_LIBRARY.define("no_backward(Tensor gradient, str layer) -> Tensor")
-
 
 def _without_backward(tensor: torch.Tensor, layer: str, recorded: list[torch.Tensor]) -> Any:
     # Detached, so that no backward is looked for where the kernel's operator has none.
@@ -366,11 +360,6 @@ def _no_backward(gradient: torch.Tensor, layer: str) -> torch.Tensor:
 
 def _no_backward_traced(gradient: torch.Tensor, layer: str) -> torch.Tensor:
     return gradient.new_empty(())
-
-
-_LIBRARY.impl("without_backward", _without_backward, "CompositeImplicitAutograd")
-_LIBRARY.impl("no_backward", _no_backward, "CompositeExplicitAutograd")
-torch.library.register_fake("kernels_core::no_backward", _no_backward_traced, lib=_LIBRARY)
 
 
 def _fail(gradient: torch.Tensor, layer: str) -> Any:
@@ -387,3 +376,25 @@ def _error(layer: str) -> NoBackwardError:
         f"torch.no_grad().",
         layer=layer,
     )
+
+
+def _register() -> Any:
+    """Register operators, which the compiler takes as they are; a Function with a jvp it does not.
+
+    An interrupt leaves none of them, so that this can be imported again.
+    """
+    kind: Any = torch.library.Library  # torch declares no types for it
+    library = kind("kernels_core", "FRAGMENT")
+    try:
+        library.define("without_backward(Tensor tensor, str layer, Tensor[] recorded) -> Tensor")
+        library.define("no_backward(Tensor gradient, str layer) -> Tensor")
+        library.impl("without_backward", _without_backward, "CompositeImplicitAutograd")
+        library.impl("no_backward", _no_backward, "CompositeExplicitAutograd")
+        torch.library.register_fake("kernels_core::no_backward", _no_backward_traced, lib=library)
+        return library
+    except BaseException:
+        library._destroy()
+        raise
+
+
+_LIBRARY = _register()
