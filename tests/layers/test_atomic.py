@@ -29,6 +29,14 @@ from kernels_core import (
 X = torch.ones(3)
 
 
+@pytest.fixture(autouse=True)
+def _freeze():
+    """Leave the objects of other tests out of searches for captured forwards, which are many."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @use_kernel_forward_from_hub("Other")
 class Other(Scale):
     pass
