@@ -174,7 +174,10 @@ def fetch(request: Request, read: Callable[[Answer], T], *, attempts: int = ATTE
                 return _try(request, read)
             except _LimitedError as error:
                 # Does not count as a failure: the wait is bounded by the user's patience.
-                wait = min(2.0**limited, _LONGEST_WAIT) if error.wait is None else error.wait
+                # A server that refuses again after the time that it stated is asked less often.
+                wait = min(2.0**limited, _LONGEST_WAIT)
+                if error.wait is not None:
+                    wait = max(error.wait, wait if limited else 0.0)
                 limited += 1
                 if wait > longest or not limits.hold(request.server, wait, str(error)):
                     raise _lasting(request, error, failed + 1) from error.__cause__

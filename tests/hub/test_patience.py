@@ -29,6 +29,8 @@ def test_processes_wait_until_the_hub_answers_again(hub: Hub, tmp_path: Path) ->
     hub.add("org/name", kernel_files("name"), branch="v1")
     # Eight processes send three requests each to the API.
     hub.limit, hub.window = 12, 2.0
+    # On a busy machine, they do not send them at the same time.
+    hub.fault("429", "refs", times=2, retry_after="1")
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", LOAD],
@@ -82,6 +84,17 @@ def test_the_requests_of_a_load_share_their_patience(
     monkeypatch.setenv("KERNELS_HUB_PATIENCE", "5")
     with pytest.raises(errors.HubUnreachableError, match="KERNELS_HUB_PATIENCE"):
         get_kernel("org/name", version=1, backend="cpu")
+
+
+def test_a_server_that_refuses_again_and_again_is_asked_less_often(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("org/name", kernel_files("name"), branch="v1")
+    hub.fault("429", "refs", times=None, retry_after="0")
+    monkeypatch.setenv("KERNELS_HUB_PATIENCE", "6")
+    with pytest.raises(errors.HubUnreachableError, match="KERNELS_HUB_PATIENCE"):
+        get_kernel("org/name", version=1, backend="cpu")
+    assert len([request for request in hub.requests if request.kind == "refs"]) <= 4
 
 
 def test_what_is_in_the_cache_is_not_worth_a_long_wait(
