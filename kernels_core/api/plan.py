@@ -44,6 +44,7 @@ class Plan:
     mode: Mode
     _allowed: KernelizeFallback
     _groups: tuple[PlannedGroup, ...]
+    _takes_bundled: bool  # whether bundled kernels could be used with the mapping
 
     @property
     def rows(self) -> tuple[ReportRow, ...]:
@@ -118,7 +119,7 @@ def plan(
         raise TypeError(f"bundled must be True, False or None, got {bundled!r}.")
     levels = current_mapping() if mapping is None else Levels((normalized(mapping),))
     groups = plan_groups(model, mode, device, levels, bundled, allowed)
-    return Plan(model, mode, allowed, groups)
+    return Plan(model, mode, allowed, groups, levels.takes_bundled)
 
 
 def check_model(model: object) -> None:
@@ -153,7 +154,7 @@ def apply_plan(plan: Plan) -> None:
 def _apply(plan: Plan, decisions: list[Decision]) -> None:
     from kernels_core.layers.advice import advise
 
-    advise(plan.model, decisions)
+    advise(plan.model, decisions, plan._takes_bundled)
     made = make_report(plan.model, plan.mode, (one.outcome() for one in decisions))
     for planned in plan._groups:
         if planned.group.reference:

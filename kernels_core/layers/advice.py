@@ -12,6 +12,7 @@ from kernels_core.errors import LoadError
 from kernels_core.layers.candidates import SWITCHED_OFF
 from kernels_core.layers.decide import Decision
 from kernels_core.layers.fallback import KernelizeFallback
+from kernels_core.layers.mapping import bundled_names
 
 # How many reasons one warning has; the report has all of them.
 _MOST = 10
@@ -24,8 +25,11 @@ class _Finding:
     is_told: bool  # even if most layers have a kernel
 
 
-def advise(model: nn.Module, decisions: Sequence[Decision]) -> None:
-    """Warn, in one warning, of what this process has not been told yet."""
+def advise(model: nn.Module, decisions: Sequence[Decision], takes_bundled: bool) -> None:
+    """Warn, in one warning, of what this process has not been told yet.
+
+    `takes_bundled` says whether bundled kernels could be used with the mapping.
+    """
     extensible = [one for one in decisions if one.planned.group.kept != SWITCHED_OFF]
     if all(one.loaded is not None and not one.obstacles for one in extensible):
         return
@@ -42,9 +46,12 @@ def advise(model: nn.Module, decisions: Sequence[Decision]) -> None:
         told = list(dict.fromkeys(found.text for found in findings))
         new_names = list(dict.fromkeys(names))
     if new_names:
+        bundled = bundled_names().intersection(new_names) if takes_bundled else ()
+        listed = " and ".join(map(repr, sorted(bundled)))
         told.append(
             f"no mapping has a layer {' or '.join(map(repr, new_names))}: add it with "
-            f"register_kernel_mapping, or pass bundled=True for what installed backends provide"
+            f"register_kernel_mapping"
+            + (f", or pass bundled=True: installed backends provide {listed}" if bundled else "")
         )
     if told:
         lines = told[:_MOST] + [f"... and {len(told) - _MOST} more"] * (len(told) > _MOST)

@@ -15,7 +15,7 @@ import attrs
 import torch
 from torch import nn
 
-from kernels_core import environment
+from kernels_core import environment, notices
 from kernels_core.device import Device, DeviceProperties, DeviceRepositories
 from kernels_core.errors import MissingDeviceError
 from kernels_core.hookspecs import Candidate, SelectionRequest
@@ -26,6 +26,7 @@ from kernels_core.layers.repositories import name_of
 from kernels_core.layers.scan import Group, scan
 from kernels_core.layers.targets import Target, Targets, as_obstacle
 from kernels_core.mode import Mode, serving_modes
+from kernels_core.plugins.backend import describe
 
 T = TypeVar("T")
 
@@ -90,6 +91,13 @@ def plan_groups(
         if not total:
             raise
         groups = scan(model, targets.refuse(error, "unknown"))
+    except Exception as error:
+        if not total:
+            raise
+        name = type(model).__qualname__
+        text = f"kernelize keeps every forward of {name}: its modules cannot be read"
+        notices.say_once(("unreadable", name), f"{text} ({describe(error)}).")
+        return ()
     for group in groups:
         if group.error is not None and not total:
             raise group.error

@@ -37,6 +37,7 @@ from kernels_core.layers.validation import (
 )
 from kernels_core.layers.watched import class_for
 from kernels_core.mode import Mode
+from kernels_core.parallel import Cancelled
 from kernels_core.plugins.backend import describe
 
 
@@ -198,7 +199,9 @@ def _by_conditions(
             (module, unmet(module, required) or (check(module) if check else ""))
             for module in group.modules
         ]
-    except Exception as error:
+    except (KeyboardInterrupt, Cancelled):
+        raise
+    except BaseException as error:  # a condition is foreign code, as what is run on import
         raise InvalidLayerError(
             f"A condition of layer {layer.__name__!r} of {name} raised {describe(error)}",
             repository=name,

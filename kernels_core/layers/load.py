@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +12,13 @@ from typing import Any
 import attrs
 from torch import nn
 
-from kernels_core.errors import EnvironmentVariableError, KernelImportError, KernelsError
+from kernels_core.errors import (
+    EnvironmentVariableError,
+    HubOfflineError,
+    HubUnreachableError,
+    KernelImportError,
+    KernelsError,
+)
 from kernels_core.hub.patience import one_load
 from kernels_core.layers.classes import is_found
 from kernels_core.layers.repositories import HubLayer, ResolvableRepository, name_of
@@ -49,6 +56,12 @@ _loaded_lock = threading.Lock()
 # By layer, the build that it was loaded from.
 _builds: weakref.WeakKeyDictionary[type[nn.Module], Build] = weakref.WeakKeyDictionary()
 
+# Models are kernelized at each change of their mode, and without a Hub each would take seconds.
+_PAUSE = 60.0  # seconds
+# What the Hub did not answer for, until when it is not asked again, and the failure as text, which
+# keeps no frames alive.
+_unanswered: dict[_Key, tuple[float, str, str, str]] = {}
+
 
 class Resolutions:
     """The builds that one `kernelize` call resolved on the Hub, each of them once."""
@@ -58,11 +71,11 @@ class Resolutions:
 
     def resolve_ahead(self, candidates: Iterable[tuple[Any, Target]]) -> None:
         """Resolve those repositories that are on the Hub and not loaded yet, in parallel."""
-        new = dict.fromkeys(
-            (repository, target.backend, target.index)
-            for repository, target in candidates
-            if isinstance(repository, HubLayer) and not _known(repository, target)
-        )
+        new: dict[_Key, None] = {}
+        for repository, target in candidates:
+            if isinstance(repository, HubLayer) and not _known(repository, target):
+                with contextlib.suppress(Exception):  # not hashable: resolved when it is loaded
+                    new[repository, target.backend, target.index] = None
         wanted = [key for key in new if key not in self._outcomes]
         if not wanted:
             return
@@ -78,7 +91,8 @@ class Resolutions:
         """The build of a repository, or what was raised for it."""
         outcome = None
         if isinstance(repository, HubLayer):
-            outcome = self._outcomes.get((repository, target.backend, target.index))
+            with contextlib.suppress(Exception):
+                outcome = self._outcomes.get((repository, target.backend, target.index))
         if outcome is None:
             return repository.resolve(target.backend, target.index)
         if isinstance(outcome, BaseException):
@@ -88,11 +102,19 @@ class Resolutions:
 
 def _outcome(key: tuple[HubLayer, Backend, int]) -> Build | BaseException:
     repository, backend, index = key
+    until, *failure = _unanswered.get(key, (0.0, "", "", ""))
+    if time.monotonic() < until:
+        text, name, request = failure
+        return HubUnreachableError(text, repository=name, request=request)
     try:
         return repository.resolve(backend, index)
     except (KeyboardInterrupt, Cancelled):
         raise
     except BaseException as error:
+        if isinstance(error, HubUnreachableError) and not isinstance(error, HubOfflineError):
+            text = f"{error} kernelize does not ask again within {_PAUSE:.0f} s."
+            until = time.monotonic() + _PAUSE
+            _unanswered[key] = until, text, error.repository, error.request
         return error
 
 
@@ -102,7 +124,8 @@ def load_layer(repository: Any, target: Target, resolutions: Resolutions) -> Loa
     if known is not None:
         return known
     loaded = _load(repository, target, resolutions)
-    with _loaded_lock, contextlib.suppress(TypeError):
+    # A user's own repository that cannot be hashed or compared is loaded each time.
+    with _loaded_lock, contextlib.suppress(Exception):
         known = _known(repository, target)
         if known is None:
             _loaded[repository, target.backend, target.index] = loaded
@@ -113,7 +136,7 @@ def load_layer(repository: Any, target: Target, resolutions: Resolutions) -> Loa
 def _known(repository: Any, target: Target) -> LoadedLayer | None:
     try:
         known = _loaded.get((repository, target.backend, target.index))
-    except TypeError:  # a user's own repository that is not hashable is loaded each time
+    except Exception:
         return None
     return None if known and known.is_found and not is_found(known.layer) else known
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from kernels_core import environment
 from kernels_core.device import Device, DeviceRepositories
-from kernels_core.errors import MappingError, MappingTypeError
+from kernels_core.errors import KernelsError, MappingError, MappingTypeError
 
 if TYPE_CHECKING:
     from kernels_core.plugins import Registry
@@ -250,6 +250,14 @@ def levels_to_search(mapping: Levels, bundled: bool | None) -> tuple[Level, ...]
 def is_bundled(level: Level) -> bool:
     """Whether a level is that of the bundled kernels."""
     return _bundled is not None and level is _bundled[1]
+
+
+def bundled_names() -> frozenset[str]:
+    """The layers that installed backends bundle; none where finding out fails."""
+    try:
+        return frozenset(_bundled_level())
+    except KernelsError:
+        return frozenset()
 
 
 def _bundled_level() -> Level:

@@ -18,6 +18,7 @@ from kernels_core import (  # noqa: E402
     LockedLayerRepository,
     Mode,
     errors,
+    get_kernel,
     kernelize,
     report,
     unkernelize,
@@ -176,3 +177,66 @@ def test_without_a_lock_file_the_callers_package_must_have_one(hub: Hub) -> None
     repository = LockedLayerRepository("org/kernel-0", layer_name="Twice")
     with pytest.raises(errors.LockFileNotFoundError, match="kernels-core lock"):
         repository.load()
+
+
+def test_a_hub_that_does_not_answer_is_asked_again_after_a_pause(
+    hub: Hub, commits: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "_unanswered", {})
+    one_layer = {"Layer0": {"cpu": LayerRepository("org/kernel-0", "Twice")}}
+    done = LAYERS[0]()
+
+    def kernelize_again(mode: Mode) -> Any:
+        arguments = {"mode": mode, "device": "cpu", "mapping": one_layer}
+        kernelize(done, use_fallback=KernelizeFallback.ALL, **arguments)
+        return report(done).rows[0]
+
+    hub.fault("503", times=None)
+    assert "HTTP 503" in kernelize_again(Mode.INFERENCE).reason
+    hub.heal()
+    hub.forget()
+    for mode in (Mode.TRAINING, Mode.INFERENCE):  # a model in training changes it often
+        row = kernelize_again(mode)
+        assert row.kernel is None
+        assert "HTTP 503" in row.reason
+        assert "kernelize does not ask again within 60 s" in row.reason
+    with pytest.raises(errors.HubUnreachableError, match="does not ask again"):
+        kernelize(done, mode=Mode.INFERENCE, device="cpu", mapping=one_layer)
+    assert hub.requests == []
+    assert get_kernel("org/kernel-0").__name__, "which asks whenever it is called"
+    load._unanswered.clear()
+    assert kernelize_again(Mode.INFERENCE).kernel == "Twice"
+
+
+def test_another_kernel_of_a_hub_that_failed_is_requested(
+    hub: Hub, commits: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "_unanswered", {})
+    hub.fault("503", match=lambda request: "kernel-0" in request.line, times=None)
+    both = {
+        "Layer0": {
+            "cpu": [
+                LayerRepository("org/kernel-0", "Twice"),
+                LayerRepository("org/kernel-1", "Twice"),
+            ]
+        }
+    }
+    for _ in range(2):
+        done = kernelize(LAYERS[0](), mode=Mode.INFERENCE, device="cpu", mapping=both)
+        row = report(done).rows[0]
+        assert row.repository == "org/kernel-1 at main"
+        assert "HTTP 503" in row.passed_over[0]
+
+
+class Unhashable(LayerRepository):
+    def __hash__(self) -> int:
+        raise ValueError("not hashable")
+
+
+def test_repositories_that_cannot_be_hashed_are_used(hub: Hub, commits: list[str]) -> None:
+    own = Unhashable("org/kernel-0", "Twice")
+    agent = LayerRepository("org/kernel-1", "Twice", user_agent={"library": ["a", "b"]})
+    mapped = {"Layer0": {"cpu": own}, "Layer1": {"cpu": agent}}
+    two = nn.Sequential(LAYERS[0](), LAYERS[1]())
+    done = kernelize(two, mode=Mode.INFERENCE, device="cpu", mapping=mapped)
+    assert [row.kernel for row in report(done).rows] == ["Twice", "Twice"]

@@ -13,10 +13,12 @@ from kernels_core import (
     KernelizeFallback,
     LocalLayerRepository,
     Mode,
+    bundled_mapping,
     kernelize,
     notices,
     replace_kernel_forward_from_hub,
     use_kernel_forward_from_hub,
+    use_kernel_mapping,
 )
 
 MISSING = LocalLayerRepository("/no/such/repository", layer_name="Absent")
@@ -62,6 +64,32 @@ def test_names_that_no_mapping_knows_are_one_line(scaled, caplog):
     assert [record.getMessage() for record in caplog.records] == [text]
     assert said_by(model, mapping) == ""
     assert said_by(nn.Sequential(Scale(), Gate()), mapping) == ""
+
+
+@use_kernel_forward_from_hub("RMSNorm")
+class RMSNorm(nn.Linear):
+    pass
+
+
+def test_bundled_kernels_are_advised_where_they_would_be_used():
+    model = nn.Sequential(RMSNorm(1, 1), Gate())
+    text = said_by(model, {})
+    assert "no mapping has a layer 'RMSNorm' or 'Gate': add it with register_kernel_mapping" in text
+    assert "or pass bundled=True: installed backends provide 'RMSNorm'" in text
+
+
+@pytest.mark.parametrize("mapping", [{}, bundled_mapping()])
+def test_bundled_kernels_are_not_advised_where_they_are_used(mapping):
+    text = said_by(Gate(), mapping, device="cpu", bundled=True if not mapping else None)
+    assert "no mapping has a layer 'Gate': add it with register_kernel_mapping\n" in text
+    assert "bundled" not in text
+
+
+def test_bundled_kernels_are_not_advised_where_the_mapping_hides_them():
+    with use_kernel_mapping({}, inherit_mapping=False):
+        text = said_by(RMSNorm(1, 1), None, bundled=True)
+    assert "no mapping has a layer 'RMSNorm'" in text
+    assert "bundled" not in text
 
 
 def test_a_call_that_replaced_nothing_gives_every_reason(scaled, make_kernel, monkeypatch):

@@ -214,7 +214,7 @@ class Unspeakable:
 
 @pytest.mark.parametrize(
     ("repository", "text"),
-    [(Nameless(), "no layer"), (Unequal(), "no hash"), (Unspeakable(), "Wordless")],
+    [(Nameless(), "no layer"), (Unequal(), "no layer"), (Unspeakable(), "Wordless")],
 )
 def test_a_repository_that_fails_at_everything(repository, text):
     check(Scale(), {"Scale": {"cpu": repository}}, text)
@@ -277,14 +277,15 @@ def test_a_condition_of_a_function_that_raises(make_kernel):
     check(Owner(1, 1), mapping, "its condition raised LookupError: no answer", error=LookupError)
 
 
-def test_a_condition_of_the_kernel_that_raises(make_kernel):
+@pytest.mark.parametrize("error", ["ZeroDivisionError", "SystemExit"])
+def test_a_condition_of_the_kernel_that_raises(make_kernel, error):
     kernel = make_kernel(
-        """
+        f"""
         from typing import Annotated
 
 
         def picky(weight):
-            raise ZeroDivisionError("oops")
+            raise {error}("oops")
 
 
         class Picky(nn.Module):
@@ -293,8 +294,24 @@ def test_a_condition_of_the_kernel_that_raises(make_kernel):
             def forward(self, x): return x
         """
     )
-    text = "ZeroDivisionError: oops"
+    text = f"{error}: oops"
     check(Scale(), {"Scale": {"cpu": kernel("Picky")}}, text, error=TypeError)
+
+
+def test_modules_that_cannot_be_read(scaled):
+    class Sharded(torch.Tensor):
+        @property
+        def device(self):
+            raise RuntimeError("on several devices")
+
+    model = Scale()
+    model.weight = nn.Parameter(torch.ones(()).as_subclass(Sharded))
+    arguments = {"mode": Mode.INFERENCE, "mapping": {"Scale": {"cpu": scaled("Times10")}}}
+    with pytest.raises(RuntimeError, match="on several devices"):
+        kernelize(model, **arguments)
+    with pytest.warns(RuntimeWarning, match=r"every forward of Scale: .*on several devices"):
+        kernelize(model, use_fallback=ALL, **arguments)
+    assert type(model) is Scale
 
 
 def test_a_member_that_raises(scaled):
