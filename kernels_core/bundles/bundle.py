@@ -54,8 +54,11 @@ def write_bundle(
     changed since it was verified.
     """
     with _whole_or_nothing(path) as new, tempfile.TemporaryDirectory() as folder:
-        files = dict(sorted(_files(kernels, Path(folder), endpoint)))
-        manifest = Manifest({name: _described(file) for name, file in files.items()})
+        # Every file is hashed as the Hub does, and for the manifest.
+        hashed = 2 * sum(kernel.size for kernel in kernels)
+        with progress_bar("Verifying", path.name, hashed) as progress:
+            files = dict(sorted(_files(kernels, Path(folder), endpoint, progress)))
+            manifest = Manifest({name: _described(file, progress) for name, file in files.items()})
         listing = Path(folder, MANIFEST)
         listing.write_bytes(manifest.content)
         read_manifest(manifest.content, path)  # refuses one with too many files
@@ -78,7 +81,7 @@ def _whole_or_nothing(path: Path) -> Iterator[Path]:
 
 
 def _files(
-    kernels: Iterable[Downloaded], folder: Path, endpoint: str | None
+    kernels: Iterable[Downloaded], folder: Path, endpoint: str | None, progress: Progress
 ) -> Iterator[tuple[str, Path]]:
     """The files of a bundle by their path in it."""
     kernels = list(kernels)
@@ -91,6 +94,7 @@ def _files(
                 if not integrity.is_ignored(name):
                     shown = snapshot / file.path
                     integrity.verify_file(shown, file.content_hash, repository=cache.repo_id)
+                    progress(file.size)
                     yield shown.relative_to(cache.root).as_posix(), shown
         target = attrs.evolve(cache, root=folder, endpoint=endpoint or cache.endpoint)
         _write_records(kernel, target, refs[kernel.repository.repo_id])
@@ -131,8 +135,10 @@ def _write_records(kernel: Downloaded, target: RepositoryCache, refs: Refs) -> N
         records.PublisherRecord(target).remember(publisher, trusted)
 
 
-def _described(file: Path) -> BundledFile:
-    return BundledFile(file.stat().st_size, hash_file(file, "sha256"))
+def _described(file: Path, progress: Progress) -> BundledFile:
+    described = BundledFile(file.stat().st_size, hash_file(file, "sha256"))
+    progress(described.size)
+    return described
 
 
 # Unpacking and verifying

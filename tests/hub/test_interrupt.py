@@ -125,6 +125,42 @@ def test_commands(hub: Hub, project: Path, tmp_path: Path, name: str) -> None:
     assert sorted(project.iterdir()) == before
 
 
+AGAIN = """
+import os, sys
+from kernels_core import get_kernel
+def load():
+    return get_kernel("org/name", version=1, backend="cpu").answer
+try:
+    load()
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+sys.stdin.readline()
+child = os.fork()
+if child == 0:
+    os._exit(load())
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), load())
+"""
+
+
+@pytest.mark.parametrize("kind", ["refs", "file"])
+def test_a_process_that_goes_on_loads_again_and_so_does_its_fork(
+    hub: Hub, project: Path, tmp_path: Path, kind: str
+) -> None:
+    shutil.rmtree(tmp_path / "hf-home", ignore_errors=True)
+    hub.fault("stall-body", kind, times=None, seconds=STALL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", AGAIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    while kind not in {request.kind for request in hub.requests}:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "interrupted\n"
+    hub.heal()  # what is on its way stays as it is
+    assert process.communicate("\n", timeout=STALL / 2)[0] == "42 42\n"
+
+
 def test_waiting_for_another_process(hub: Hub, project: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "hf-home", ignore_errors=True)
     hub.fault("stall-body", "file", times=1, seconds=STALL)
