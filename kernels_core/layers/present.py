@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import attrs
 import torch
 from torch import nn
 
 from kernels_core.errors import MissingDeviceError
-from kernels_core.layers.captures import casts, running
+from kernels_core.layers.captures import Running, casts, running
 from kernels_core.layers.children import each_module
 from kernels_core.layers.classes import original_class, swapped_layer
 from kernels_core.layers.load import build_of_layer
 from kernels_core.layers.report import KernelizeReport, Outcome, ReportRow, make_report
 from kernels_core.layers.scan import FOREIGN_FORWARD, Group, scan
-from kernels_core.layers.validation import unsuitable
+from kernels_core.layers.validation import requirements, unsuitable
 
 _AGAIN = "call kernelize again"
 
@@ -37,27 +39,43 @@ def refreshed(model: nn.Module, made: KernelizeReport) -> KernelizeReport:
     return now
 
 
-def _in_order(made: KernelizeReport, outcomes: Iterator[Outcome]) -> list[Outcome]:
+def _in_order(made: KernelizeReport, outcomes: Iterable[Outcome]) -> list[Outcome]:
     """The rows that stayed first, and in their order."""
     order = {attrs.evolve(row, count=0): number for number, row in enumerate(made.rows)}
     return sorted(outcomes, key=lambda outcome: order.get(outcome[0], len(order)))
 
 
-def _outcomes(model: nn.Module, made: KernelizeReport) -> Iterator[Outcome]:
-    decided = {
-        member: (attrs.evolve(row, count=0), cls())
-        for row, cls, members in zip(made.rows, made._classes, made._members, strict=True)
-        for member in members
-    }
+def _outcomes(model: nn.Module, made: KernelizeReport) -> Iterable[Outcome]:
+    decided: dict[int, tuple[ReportRow, type[nn.Module] | None]] = {}
+    for row, reference, members in zip(made.rows, made._classes, made._members, strict=True):
+        decided.update(dict.fromkeys(members, (attrs.evolve(row, count=0), reference())))
+    found: dict[int, Outcome] = {}
+    # For mypy, a class of modules is not hashable.
+    row_now: Callable[..., ReportRow] = functools.cache(_row_now)
+    needed_by: Callable[[Any], Any] = functools.cache(requirements)
+
+    def add(
+        module: nn.Module, group: Group | None, row: ReportRow, cls: type[nn.Module] | None
+    ) -> None:
+        now = running(module)
+        layer = swapped_layer(cls) if cls and row.kernel else None
+        needed = now.layer or (layer if swapped_layer(type(module)) is layer else None)
+        unfit = unsuitable(module, needed_by(needed)) if needed else ""
+        casting = bool(unfit) and now.layer is None and now.wrapped and casts(module)
+        bound = "forward" in module.__dict__
+        new = row_now(row, layer, group, type(module), now, unfit, casting, bound)
+        found.setdefault(id(new), (new, type(module), []))[2].append(module)
+
     for group in _groups(model, made):
+        added = (_added(group), None)
         for module in group.modules:
-            row, cls = decided.pop(id(module), (None, None))
-            yield _outcome(module, group, row or _added(group), cls)
-    for module in each_module(model):
-        row, cls = decided.get(id(module), (None, None))
+            add(module, group, *decided.pop(id(module), added))
+    for module in each_module(model) if decided else ():
+        known, cls = decided.get(id(module), (None, None))
         # Another module may have got the id of one that is gone, but not a class that is related.
-        if row is not None and cls is not None and _are_related(type(module), original_class(cls)):
-            yield _outcome(module, None, row, cls)
+        if known and cls and _are_related(type(module), original_class(cls)):
+            add(module, None, known, cls)
+    return found.values()
 
 
 def _are_related(one: type, other: type) -> bool:
@@ -73,33 +91,38 @@ def _groups(model: nn.Module, made: KernelizeReport) -> list[Group]:
         return scan(model, torch.device(device))
 
 
-def _outcome(
-    module: nn.Module, group: Group | None, row: ReportRow, cls: type[nn.Module] | None
-) -> Outcome:
-    now = running(module)
-    layer = swapped_layer(cls) if cls and row.kernel else None
+def _row_now(
+    row: ReportRow,
+    layer: Layer,
+    group: Group | None,
+    cls: type[nn.Module],
+    now: Running,
+    unfit: str,
+    casting: bool,
+    bound: bool,
+) -> ReportRow:
+    """The row of a module of a class; the layer is the one that was decided for it."""
     if group is not None and not group.function:
         row = attrs.evolve(row, class_name=group.original.__qualname__)
     notes = [row.note] if row.note else []
     if now.layer is None:
-        unfit = _suspended(module, layer)
-        if not (unfit and now.wrapped and casts(module)):
-            reason = unfit or _why_original(module, group, row, layer, now.wrapped)
-            return _without_kernel(row, reason), type(module), [module]
-        notes.append(f"in calls in which another package's forward makes it fit: now {unfit}")
-        return attrs.evolve(row, note="; ".join(notes)), type(module), [module]
+        if unfit and layer is not None:
+            unfit = f"{unfit} for the kernel {layer.__name__}, which is used again when it fits"
+        if casting:
+            notes.append(f"in calls in which another package's forward makes it fit: now {unfit}")
+            return attrs.evolve(row, note="; ".join(notes))
+        return _without_kernel(row, unfit or _why_original(cls, group, row, layer, now, bound))
     if now.layer is not layer:
         row = _with_kernel(row, now.layer)
     if now.wrapped:
         notes.append("inside a forward that another package set on the instance")
-    if swapped_layer(type(module)) is not now.layer:
+    if swapped_layer(cls) is not now.layer:
         notes.append("which was captured before its class changed")
-    unfit = unsuitable(module, now.layer)
     if unfit:
         notes.append(f"it does not meet the kernel's conditions any more, {_AGAIN}: {unfit}")
     if group is not None and _moved(row.device, group.device):
         notes.append(f"its device is {group.device} now, {_AGAIN}")
-    return attrs.evolve(row, note="; ".join(notes)), type(module), [module]
+    return attrs.evolve(row, note="; ".join(notes))
 
 
 def _added(group: Group) -> ReportRow:
@@ -139,35 +162,28 @@ def _with_kernel(row: ReportRow, layer: type[nn.Module]) -> ReportRow:
 
 
 def _why_original(
-    module: nn.Module, group: Group | None, row: ReportRow, layer: Layer, wrapped: bool
+    cls: type[nn.Module],
+    group: Group | None,
+    row: ReportRow,
+    layer: Layer,
+    now: Running,
+    bound: bool,
 ) -> str:
     """Why a module runs no kernel now."""
     if layer is None:
-        if row.reason == FOREIGN_FORWARD and not wrapped:
+        if row.reason == FOREIGN_FORWARD and not now.wrapped:
             return f"another package had set a forward on the instance itself, {_AGAIN}"
         return row.reason
-    if wrapped:
+    if now.wrapped:
         return FOREIGN_FORWARD
-    if "forward" in module.__dict__:
+    if bound:
         return f"its forward was set on the instance after kernelize, {_AGAIN}"
-    if swapped_layer(type(module)) is layer:
+    if swapped_layer(cls) is layer:
         return f"it did not suit the kernel {layer.__name__} when it was last looked at, {_AGAIN}"
-    cls = original_class(type(module)).__qualname__
-    if cls == row.class_name or group is None:
-        return f"its class was set to {cls} after kernelize, {_AGAIN}"
-    return f"its class is {cls} now, {_AGAIN}"
-
-
-def _suspended(module: nn.Module, layer: Layer) -> str:
-    """Why a module with the class for a kernel does not run it now, or ""."""
-    if layer is None or swapped_layer(type(module)) is not layer:
-        return ""
-    unfit = unsuitable(module, layer)
-    return (
-        f"{unfit} for the kernel {layer.__name__}, which is used again when it fits"
-        if unfit
-        else ""
-    )
+    name = original_class(cls).__qualname__
+    if name == row.class_name or group is None:
+        return f"its class was set to {name} after kernelize, {_AGAIN}"
+    return f"its class is {name} now, {_AGAIN}"
 
 
 def _moved(before: str, now: torch.device) -> bool:

@@ -188,12 +188,18 @@ def _is_gathered(module: nn.Module) -> bool:
     return False
 
 
-def unsuitable(module: nn.Module, layer: type[nn.Module]) -> str:
-    """Why a module cannot be the one that a layer's forward runs on, or ""."""
-    for member in required_members(layer):
+def requirements(layer: type[nn.Module]) -> tuple[tuple[str, ...], Conditions]:
+    """What a layer's forward requires of a module."""
+    return required_members(layer), conditions(layer)
+
+
+def unsuitable(module: nn.Module, needed: tuple[tuple[str, ...], Conditions]) -> str:
+    """Why a module does not meet requirements, or ""."""
+    members, required = needed
+    for member in members:
         if not hasattr(module, member):
             return f"it has no {member}"
-    return unmet_now(module, conditions(layer))
+    return unmet_now(module, required)
 
 
 def unmet_now(module: nn.Module, required: Conditions) -> str:
