@@ -309,17 +309,27 @@ def _lasting(request: Request, error: TransientError, attempts: int) -> HubError
     )
 
 
+def _token() -> str | None:
+    """The user's token, but not one of a file in the working directory, unless that was chosen."""
+    from huggingface_hub import constants, get_token
+
+    variables = ("HF_TOKEN_PATH", "HF_HOME", "XDG_CACHE_HOME")
+    chosen = next((os.environ[name] for name in variables if name in os.environ), "~")
+    if not os.path.isabs(constants.HF_TOKEN_PATH) and chosen[:1] in ("", "~", "$"):
+        return os.environ.get("HF_TOKEN")
+    try:
+        return get_token()
+    except NotADirectoryError:  # some users' home directory is /dev/null
+        return None
+
+
 def _common_headers(agent: str) -> dict[str, str]:
     # The client's own build_hf_headers would add the versions of torch, Python and more, and would
     # send a request of its own to find out what to add.
-    from huggingface_hub import constants, get_token
+    from huggingface_hub import constants
 
     headers = {}
-    token = None
-    if not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
-        # Without a home directory, the client would read a file of the working directory.
-        has_file = not constants.HF_TOKEN_PATH.startswith("~")
-        token = get_token() if has_file else os.environ.get("HF_TOKEN")
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else _token()
     if token:
         headers["authorization"] = f"Bearer {token}"
     if not constants.HF_HUB_DISABLE_TELEMETRY:

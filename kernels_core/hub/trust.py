@@ -328,7 +328,7 @@ def _read_variable() -> TrustList:
 def _read_file(path: Path | None) -> TrustList:
     try:
         content = path.read_text(encoding="utf-8") if path else ""
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         if FILE_VARIABLE not in os.environ:
             return TrustList()
         raise _bad_file(path, f"{FILE_VARIABLE} names this file, which does not exist.") from error

@@ -343,6 +343,12 @@ def test_a_home_that_is_no_absolute_path_has_no_trust_list(
     assert read_trust_list() == TrustList()
 
 
+def test_a_home_that_is_no_directory_has_no_trust_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("HOME", "USERPROFILE", "APPDATA"):
+        monkeypatch.setenv(variable, os.devnull)
+    assert read_trust_list() == TrustList()
+
+
 @pytest.mark.parametrize("value", ["~/trust.toml", "$PLACE/trust.toml"])
 def test_home_and_variables_are_expanded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str

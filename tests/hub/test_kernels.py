@@ -339,6 +339,53 @@ def test_the_clients_token_is_used(
     assert {r.headers["authorization"] for r in hub.requests} == {"Bearer hf_for_the_test"}
 
 
+@pytest.mark.parametrize(
+    ("variables", "token"),
+    [
+        ({"HOME": "relative", "USERPROFILE": "relative"}, "relative/.cache/huggingface/token"),
+        ({"HOME": "$NOT_SET", "USERPROFILE": "$NOT_SET"}, "$NOT_SET/.cache/huggingface/token"),
+        ({"HF_HOME": "$NOT_SET"}, "$NOT_SET/token"),
+        ({"HOME": os.devnull, "USERPROFILE": os.devnull}, "token"),
+    ],
+)
+def test_a_token_in_the_working_directory_is_not_the_users(
+    hub: Hub,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    reread_environment: Callable[[], None],
+    variables: dict[str, str],
+    token: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERNELS_CACHE", str(tmp_path / "cache"))
+    for name in ("HF_HOME", "XDG_CACHE_HOME", "HF_TOKEN", "HF_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    Path(token).parent.mkdir(parents=True, exist_ok=True)
+    Path(token).write_text("hf_of_somebody")
+    reread_environment()
+    hub.add(REPOSITORY, kernel_files())
+    get_kernel(REPOSITORY)
+    assert not [request for request in hub.requests if "authorization" in request.headers]
+
+
+def test_a_token_below_a_relative_path_that_was_chosen_is_used(
+    hub: Hub,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    reread_environment: Callable[[], None],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", "here")
+    Path("here").mkdir()
+    Path("here", "token").write_text("hf_for_the_test")
+    reread_environment()
+    hub.add(REPOSITORY, kernel_files())
+    get_kernel(REPOSITORY)
+    assert {r.headers["authorization"] for r in hub.requests} == {"Bearer hf_for_the_test"}
+
+
 def test_a_program_that_uses_directories_only_imports_no_client(fresh_python: Any) -> None:
     program = (
         "import sys, json, tempfile, pathlib\n"
