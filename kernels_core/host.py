@@ -133,7 +133,9 @@ def _import_torch(spec: ModuleSpec) -> None:
         raise _unusable_torch(spec)
     try:
         importlib.import_module("torch")
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also sys.exit(), and a panic in native code
         _failure = traceback.format_exception_only(error)[-1].strip()
         raise _unusable_torch(spec) from error
 

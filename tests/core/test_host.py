@@ -78,6 +78,14 @@ def test_a_torch_that_cannot_be_imported_is_imported_once(site, make_repository)
     assert imported.read_text() == "once\n"
 
 
+def test_a_torch_that_ends_the_program_is_named(site):
+    write(site, "import sys\nsys.exit('licence expired')\n")
+    first, second = run(ASK + ASK, site)
+    assert first == second
+    assert first.startswith(f"DependencyError: torch could not be imported from {site}")
+    assert "SystemExit: licence expired" in first
+
+
 def test_the_first_failure_may_be_the_programs_own(site):
     imported = write(site, BROKEN)
     (line,) = run("try:\n    import torch\nexcept OSError:\n    pass\n" + ASK, site)
