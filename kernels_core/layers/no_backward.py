@@ -77,9 +77,8 @@ class _Call:
         own = self._recorded(self.own)
         # Through what a call stored in the module, the next would keep alive the graphs of all.
         stored = [one for one in own if _is_marked(one)] if self.eager and own else ()
-        self.recorded = self._recorded(self.arguments)
-        self.recorded += [one for one in own if not _contains(stored, one)] if stored else own
-        self.recorded = self.recorded or own
+        new = [one for one in own if not _contains(stored, one)] if stored else own
+        self.recorded = self._recorded(self.arguments) + new or own
         self.versions = [_version(tensor) for tensor in self.arguments] if self.eager else []
         self.marked: dict[torch.Tensor, torch.Tensor] = {}
         self.rebuilt: dict[int, tuple[Any, Any]] = {}
@@ -167,6 +166,10 @@ class _Call:
         if tensor not in self.marked:
             marked = self._mark(tensor)
             self.marked[tensor] = self.marked[marked] = marked
+            if self.eager and marked is not tensor and type(tensor) is torch.Tensor:
+                for name, value in tensor.__dict__.items():
+                    kept = self._tensor(value) if isinstance(value, torch.Tensor) else value
+                    setattr(marked, name, kept)
         self.replaced += self.marked[tensor] is not tensor
         return self.marked[tensor]
 

@@ -340,6 +340,13 @@ def test_what_a_kernel_stores_in_its_module_keeps_alive_the_last_call_only(kerne
     assert [one() is not None for one in alive] == [False, False, True]
 
 
+def test_attributes_of_a_result_are_kept(kernelized):
+    model = kernelized("y = compute(self, x); y.scale = y.mean(); y.own = y; return y")
+    output = model.scale(X)
+    assert output.own is output
+    assert raises(output.scale)
+
+
 def test_state_of_an_earlier_call_is_a_dependency(kernelized):
     model = kernelized("y = x + getattr(self, 'state', 0); self.state = y; return y.detach()")
     model.requires_grad_(False)
