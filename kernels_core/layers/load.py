@@ -19,7 +19,6 @@ from kernels_core.errors import (
     KernelImportError,
     KernelsError,
 )
-from kernels_core.hub.patience import one_load
 from kernels_core.layers.classes import is_found
 from kernels_core.layers.repositories import HubLayer, ResolvableRepository, name_of
 from kernels_core.layers.targets import Target
@@ -79,6 +78,9 @@ class Resolutions:
         wanted = [key for key in new if key not in self._outcomes]
         if not wanted:
             return
+        # Imported here, because only repositories on the Hub need it.
+        from kernels_core.hub.patience import one_load
+
         if len(wanted) > 1:
             warm_up()
         try:

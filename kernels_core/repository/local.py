@@ -16,7 +16,6 @@ from kernels_core.host import HostInfo
 from kernels_core.plugins import Backend
 from kernels_core.repository.builds import Build, BuildSelector, make_build, subdirectories
 from kernels_core.repository.metadata import Metadata, read_metadata
-from kernels_core.repository.zipped import copy_of
 from kernels_core.variants.fit import BuildDecision
 from kernels_core.variants.names import is_variant_name
 
@@ -55,6 +54,9 @@ class LocalRepository:
                 return root, subdirectories(root), False
             names = subdirectories(path)
         except OSError as error:
+            # Imported here, because few repositories are in an archive.
+            from kernels_core.repository.zipped import copy_of
+
             copy = copy_of(path)
             if copy is not None:
                 return self._locate(copy)
