@@ -58,7 +58,8 @@ class Decision:
 
     def row(self) -> ReportRow:
         """The row of a report, without the number of modules."""
-        reasons = tuple(obstacle.reason for obstacle in self.obstacles)
+        # A repository may be mapped at several levels.
+        reasons = tuple(dict.fromkeys(obstacle.reason for obstacle in self.obstacles))
         if self.loaded is None or self.candidate is None:
             reason = self.planned.group.kept or "; ".join(reasons)
             return self.planned.make_row(count=0, reason=reason)

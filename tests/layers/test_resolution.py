@@ -68,6 +68,18 @@ def norm(make_kernel):
 # Lists
 
 
+def test_a_reason_is_reported_once_for_a_repository_at_several_levels(scaled):
+    model = Scale()
+    with (
+        use_kernel_mapping({"Scale": {"cpu": [MISSING, scaled("Times10")]}}),
+        use_kernel_mapping({"Scale": {"cpu": [MISSING, MISSING]}}),
+        pytest.warns(RuntimeWarning, match="no kernel repository at /no/such"),
+    ):
+        kernelize(model, mode=Mode.INFERENCE)
+    assert row(model).kernel == "Times10"
+    assert len(row(model).passed_over) == 1
+
+
 def test_the_first_repository_of_a_list_that_can_be_used_serves(scaled, make_kernel):
     elsewhere = make_kernel("class Times10(nn.Module): pass", variant="torch-metal", name="metal")
     broken = make_kernel("raise OSError('libgomp.so.1 not found')", name="broken")
