@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 import weakref
@@ -23,7 +24,7 @@ from kernels_core.layers.classes import is_found
 from kernels_core.layers.repositories import HubLayer, ResolvableRepository, name_of
 from kernels_core.layers.targets import Target
 from kernels_core.layers.validation import check_layer
-from kernels_core.loading.resolver import warm_up
+from kernels_core.loading.resolver import OVERRIDES, warm_up
 from kernels_core.mode import Mode
 from kernels_core.parallel import Cancelled, in_parallel
 from kernels_core.plugins import Backend
@@ -59,7 +60,7 @@ _builds: weakref.WeakKeyDictionary[type[nn.Module], Build] = weakref.WeakKeyDict
 _PAUSE = 60.0  # seconds
 # What the Hub did not answer for, until when it is not asked again, and the failure as text, which
 # keeps no frames alive.
-_unanswered: dict[_Key, tuple[float, str, str, str]] = {}
+_unanswered: dict[tuple[_Key, str | None], tuple[float, str, str, str]] = {}
 
 
 class Resolutions:
@@ -104,7 +105,8 @@ class Resolutions:
 
 def _outcome(key: tuple[HubLayer, Backend, int]) -> Build | BaseException:
     repository, backend, index = key
-    until, *failure = _unanswered.get(key, (0.0, "", "", ""))
+    question = (key, os.environ.get(OVERRIDES))  # a directory named meanwhile is used at once
+    until, *failure = _unanswered.get(question, (0.0, "", "", ""))
     if time.monotonic() < until:
         text, name, request = failure
         return HubUnreachableError(text, repository=name, request=request)
@@ -116,7 +118,7 @@ def _outcome(key: tuple[HubLayer, Backend, int]) -> Build | BaseException:
         if isinstance(error, HubUnreachableError) and not isinstance(error, HubOfflineError):
             text = f"{error} kernelize does not ask again within {_PAUSE:.0f} s."
             until = time.monotonic() + _PAUSE
-            _unanswered[key] = until, text, error.repository, error.request
+            _unanswered[question] = until, text, error.repository, error.request
         return error
 
 

@@ -203,6 +203,9 @@ def test_a_hub_that_does_not_answer_is_asked_again_after_a_pause(
     with pytest.raises(errors.HubUnreachableError, match="does not ask again"):
         kernelize(done, mode=Mode.INFERENCE, device="cpu", mapping=one_layer)
     assert hub.requests == []
+    monkeypatch.setenv("LOCAL_KERNELS", "org/kernel-0=/no/such/directory")
+    assert "/no/such/directory" in kernelize_again(Mode.INFERENCE).reason, "nothing to request"
+    monkeypatch.delenv("LOCAL_KERNELS")
     assert get_kernel("org/kernel-0").__name__, "which asks whenever it is called"
     load._unanswered.clear()
     assert kernelize_again(Mode.INFERENCE).kernel == "Twice"
