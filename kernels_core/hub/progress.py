@@ -21,6 +21,8 @@ Progress = Callable[[int], None]
 # Seconds: what is done by then is not shown at all, and how often the line is written.
 _DELAY = 0.5
 _INTERVAL = 0.2
+# Columns: what the figures and the verb need, and the least for the name.
+_FIGURES, _NARROWEST = 60, 12
 
 _logger = logging.getLogger("kernels_core")
 
@@ -97,6 +99,9 @@ class _Line:
 
         names = [*self.names]
         what = names[0] if len(names) == 1 else f"{len(names)} kernels" if names else ""
+        room = max(_NARROWEST, _columns() - _FIGURES)
+        if len(what) > room:  # a path; its end says more
+            what = f"...{what[3 - room :]}"
         encoding = getattr(sys.stderr, "encoding", None) or ""
         return str(
             tqdm.format_meter(

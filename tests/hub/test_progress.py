@@ -184,7 +184,7 @@ main({arguments!r})
         "Writing kernels.tar.gz": ["bundle", str(archive), "org/activation@1", "--all-variants"],
         "Unpacking kernels.tar.gz": ["unbundle", str(archive), str(folder)],
         "Verifying kernels": ["unbundle", str(folder)],
-        f"Verifying {tmp_path}": ["cache", "verify"],
+        "hf-home/hub": ["cache", "verify"],
     }
     for what, arguments in steps.items():
         terminal = finished("-c", program.format(arguments=arguments))
