@@ -12,11 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from kernels_core import LocalLayerRepository, errors
+from kernels_core import errors
+from kernels_core.host import HostInfo, TorchInfo
 from kernels_core.plugins import Backend
 from kernels_core.repository import zipped
 from kernels_core.repository.importer import import_build
 from kernels_core.repository.local import LocalRepository
+
+# A machine with torch, which these tests do not need.
+HOST = HostInfo(
+    os="linux",
+    cpu="x86_64",
+    os_version="6.1",
+    python=(3, 12),
+    free_threaded=False,
+    torch=TorchInfo(version="2.13.0", release=(2, 13), cxx11_abi=True),
+)
 
 MakeArchive = Callable[..., Path]
 SOURCE = "from .ops import answer"
@@ -57,7 +68,7 @@ def make_archive(make_repository: Callable[..., Path], tmp_path: Path) -> MakeAr
 
 
 def answer_of(path: Path, anvil: Backend) -> object:
-    return import_build(LocalRepository(path).best_build(anvil)).answer
+    return import_build(LocalRepository(path).best_build(anvil, host=HOST)).answer
 
 
 def copies(cache: Path) -> list[Path]:
@@ -71,8 +82,8 @@ def test_a_repository_in_an_archive_is_used(
     path = make_archive() / inside
     repository = LocalRepository(path)
     assert repository.builds() == ("torch-anvil",)
-    assert [decision.accepted for decision in repository.decisions(anvil)] == [True]
-    build = LocalLayerRepository(path, layer_name="Layer").resolve(anvil, 0)
+    assert [decision.accepted for decision in repository.decisions(anvil, host=HOST)] == [True]
+    build = repository.best_build(anvil, 0, host=HOST)
     assert build.repository == str(path)
     assert import_build(build).answer == 42
     assert copies(cache) == [build.path / "ops.py"]
@@ -131,7 +142,7 @@ def test_a_copy_that_was_changed_is_made_again(
     make_archive: MakeArchive, anvil: Backend, cache: Path, damage: Callable[[Path], object]
 ) -> None:
     path = make_archive()
-    LocalRepository(path).best_build(anvil)
+    LocalRepository(path).best_build(anvil, host=HOST)
     (copy,) = copies(cache)
     damage(copy)
     start_again()
@@ -143,7 +154,7 @@ def test_a_copy_that_is_removed_while_the_program_runs_is_made_again(
     make_archive: MakeArchive, anvil: Backend, cache: Path
 ) -> None:
     path = make_archive()
-    LocalRepository(path).best_build(anvil)
+    LocalRepository(path).best_build(anvil, host=HOST)
     shutil.rmtree(cache)
     assert answer_of(path, anvil) == 42
 
@@ -154,7 +165,7 @@ def test_nobody_else_can_write_to_the_copy(
 ) -> None:
     cache.mkdir(parents=True)
     cache.chmod(0o777)
-    LocalRepository(make_archive()).best_build(anvil)
+    LocalRepository(make_archive()).best_build(anvil, host=HOST)
     for directory in (cache, *cache.iterdir()):
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
