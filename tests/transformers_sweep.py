@@ -279,7 +279,7 @@ def _try(
     after = [_evaluate(target, *case) for case in cases]
     unkernelize(owner)
     for case, old, new, reference in zip(cases, before, after, exact, strict=True):
-        difference = _difference(old, new, reference)
+        difference = _difference(old, new, reference, _roundoff(*case))
         if difference:
             settings = ", ".join(map(str, case[1:]))
             outcome.failures.append(f"{settings}: {difference}")
@@ -345,7 +345,15 @@ def _evaluate(
     return [*results, *unrecorded, *(one for one in gradients if one is not None)]
 
 
-def _difference(old: list[Tensor], new: list[Tensor], exact: list[Tensor]) -> str:
+def _roundoff(
+    arguments: tuple[Any, ...], dtype: torch.dtype, autocast: torch.dtype | None
+) -> float:
+    """The relative error of rounding to the narrowest dtype that takes part."""
+    given = {one.dtype for one in arguments if isinstance(one, Tensor)} | {dtype, autocast}
+    return max(torch.finfo(one).eps for one in given if one is not None) / 2
+
+
+def _difference(old: list[Tensor], new: list[Tensor], exact: list[Tensor], roundoff: float) -> str:
     if not old:
         return ""  # the original raises, too
     if len(old) != len(new):
@@ -355,7 +363,7 @@ def _difference(old: list[Tensor], new: list[Tensor], exact: list[Tensor]) -> st
             return f"result {index} is {ours.dtype} {tuple(ours.shape)}, not {theirs.dtype}"
         # Both round a few numbers in other places, so that their errors differ by chance.
         error, own = _error(ours, exact[index]), _error(theirs, exact[index])
-        if error > 3 * own + 4 * torch.finfo(theirs.dtype).eps:
+        if error > 2 * own + max(roundoff, 4 * torch.finfo(theirs.dtype).eps):
             return f"result {index} has an error of {error}, that of the original is {own}"
     return ""
 
